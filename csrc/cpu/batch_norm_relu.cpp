@@ -1,0 +1,292 @@
+// relu(batch_norm(x)) with batch statistics, forward and backward, in two passes each: statistics, then values.
+// The backward needs only x: the mask is recomputed, the normalised map is never stored.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+#include "common/checks.h"
+#include "cpu/convert.h"
+
+#define PF_KERNEL_FILE "cpu/batch_norm_relu_kernel.h"
+#include "cpu/multiversion.h"
+
+namespace pyranet_fast::cpu {
+namespace {
+
+using torch::stable::parallel_for;
+
+// Pixels handled by one task: fixed, so that sums are formed in the same order with any number of threads.
+constexpr int64_t kChunk = 2048;
+
+struct Shape {
+  int64_t n, channels, area;
+  bool channels_last;
+  int64_t pixels() const { return n * area; }
+  int64_t chunks() const { return (pixels() + kChunk - 1) / kChunk; }
+  // Pixels of a tile: the fewest whose elements are a multiple of 16, and some work for a loop.
+  int64_t tile() const {
+    int64_t t = 1;
+    while (t * channels % 16 != 0 || t * channels < 64) ++t;
+    return t;
+  }
+};
+
+Shape shape_of(const Tensor& x) {
+  return {x.size(0), x.size(1), x.size(2) * x.size(3), is_channels_last(x)};
+}
+
+// A per-channel vector repeated over a tile (and a tile more, for a remainder that starts inside one).
+template <typename W>
+std::vector<W> repeat(const std::vector<W>& values, int64_t tile) {
+  std::vector<W> result(values.size() * tile);
+  for (int64_t t = 0; t < tile; ++t) std::copy(values.begin(), values.end(), result.begin() + t * values.size());
+  return result;
+}
+
+template <typename W>
+std::vector<W> vector_or(const std::optional<Tensor>& values, int64_t size, W otherwise) {
+  std::vector<W> result(size, otherwise);
+  if (values.has_value()) {
+    const Tensor dense_values = torch::stable::contiguous(*values);
+    STD_TORCH_CHECK(dense_values.numel() == size, "batch_norm_relu: weight and bias must have one value a channel");
+    if (dense_values.scalar_type() == ScalarType::Double) {
+      std::copy_n(dense_values.const_data_ptr<double>(), size, result.begin());
+    } else {
+      std::copy_n(dense_values.const_data_ptr<float>(), size, result.begin());
+    }
+  }
+  return result;
+}
+
+// Per-channel totals of two sums, added up in a fixed order. `pass(chunk_sums, ...)` fills one chunk or plane.
+template <typename T, typename ChannelsLast, typename Plane>
+std::vector<double> total(const Shape& s, const ChannelsLast& channels_last, const Plane& plane) {
+  std::vector<double> sums(2 * s.channels, 0.0);
+  if (s.channels_last) {
+    std::vector<double> parts(s.chunks() * 2 * s.channels, 0.0);
+    parallel_for(0, s.chunks(), 1, [&](int64_t begin, int64_t end) {
+      std::vector<wide_t<T>> scratch(2 * s.tile() * s.channels);
+      for (int64_t i = begin; i < end; ++i) {
+        channels_last(i * kChunk, std::min((i + 1) * kChunk, s.pixels()), parts.data() + i * 2 * s.channels,
+                      scratch.data());
+      }
+    });
+    for (int64_t i = 0; i < s.chunks(); ++i) {
+      for (int64_t k = 0; k < 2 * s.channels; ++k) sums[k] += parts[i * 2 * s.channels + k];
+    }
+  } else {
+    parallel_for(0, s.channels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        for (int64_t n = 0; n < s.n; ++n) plane(n, c, &sums[c], &sums[s.channels + c]);
+      }
+    });
+  }
+  return sums;
+}
+
+template <typename ChannelsLast, typename Plane>
+void each(const Shape& s, const ChannelsLast& channels_last, const Plane& plane) {
+  if (s.channels_last) {
+    parallel_for(0, s.chunks(), 1, [&](int64_t begin, int64_t end) {
+      channels_last(begin * kChunk, std::min(end * kChunk, s.pixels()));
+    });
+  } else {
+    parallel_for(0, s.n * s.channels, std::max<int64_t>(1, kChunk / std::max<int64_t>(1, s.area)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin; i < end; ++i) plane(i / s.channels, i % s.channels);
+                 });
+  }
+}
+
+template <typename T>
+void forward(const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps,
+             Tensor& y, Tensor& mean, Tensor& var) {
+  using W = wide_t<T>;
+  const Shape s = shape_of(x);
+  const T* px = static_cast<const T*>(x.const_data_ptr());
+  T* py = static_cast<T*>(y.mutable_data_ptr());
+  W* pmean = static_cast<W*>(mean.mutable_data_ptr());
+  W* pvar = static_cast<W*>(var.mutable_data_ptr());
+  const int64_t tile = s.tile();
+  // Sums are taken of the distances from one pixel's values: without that the variance of a map with a large mean
+  // would drown in rounding.
+  std::vector<W> pivot(s.channels);
+  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = load(px[s.channels_last ? c : c * s.area]);
+  const auto pivots = repeat(pivot, tile);
+  const auto sums = total<T>(
+      s,
+      [&](int64_t begin, int64_t end, double* part, W* scratch) {
+        PF_CHOOSE(moments_channels_last<T>)(px, pivots.data(), begin, end, s.channels, tile, part, scratch);
+      },
+      [&](int64_t n, int64_t c, double* a, double* b) {
+        PF_CHOOSE(moments_plane<T>)(px + (n * s.channels + c) * s.area, pivot[c], s.area, a, b);
+      });
+  std::vector<W> scale = vector_or<W>(weight, s.channels, 1);
+  std::vector<W> shift = vector_or<W>(bias, s.channels, 0);
+  const double count = static_cast<double>(s.pixels());
+  for (int64_t c = 0; c < s.channels; ++c) {
+    const double offset = sums[c] / count;
+    const double variance = std::max(0.0, sums[s.channels + c] / count - offset * offset);
+    pmean[c] = static_cast<W>(pivot[c] + offset);
+    pvar[c] = static_cast<W>(std::isnan(sums[s.channels + c]) ? sums[s.channels + c] : variance);
+    scale[c] = static_cast<W>(scale[c] / std::sqrt(static_cast<double>(pvar[c]) + eps));
+    shift[c] -= pmean[c] * scale[c];
+  }
+  const auto scales = repeat(scale, tile), shifts = repeat(shift, tile);
+  each(
+      s,
+      [&](int64_t begin, int64_t end) {
+        PF_CHOOSE(affine_relu_channels_last<T>)(px, py, scales.data(), shifts.data(), begin, end, s.channels, tile);
+      },
+      [&](int64_t n, int64_t c) {
+        const int64_t at = (n * s.channels + c) * s.area;
+        PF_CHOOSE(affine_relu_plane<T>)(px + at, py + at, scale[c], shift[c], s.area);
+      });
+}
+
+template <typename T>
+void backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& weight,
+              const std::optional<Tensor>& bias, const Tensor& mean, const Tensor& var, double eps, Tensor& grad_x,
+              Tensor& grad_weight, Tensor& grad_bias) {
+  using W = wide_t<T>;
+  const Shape s = shape_of(x);
+  const T* px = static_cast<const T*>(x.const_data_ptr());
+  const T* pg = static_cast<const T*>(grad.const_data_ptr());
+  T* pgx = static_cast<T*>(grad_x.mutable_data_ptr());
+  const W* pmean = static_cast<const W*>(mean.const_data_ptr());
+  const W* pvar = static_cast<const W*>(var.const_data_ptr());
+  W* pgw = static_cast<W*>(grad_weight.mutable_data_ptr());
+  W* pgb = static_cast<W*>(grad_bias.mutable_data_ptr());
+  const int64_t tile = s.tile();
+  std::vector<W> scale = vector_or<W>(weight, s.channels, 1);
+  std::vector<W> shift = vector_or<W>(bias, s.channels, 0);
+  const std::vector<W> centre(pmean, pmean + s.channels);
+  std::vector<double> inverse(s.channels);
+  for (int64_t c = 0; c < s.channels; ++c) {
+    inverse[c] = 1.0 / std::sqrt(static_cast<double>(pvar[c]) + eps);
+    scale[c] = static_cast<W>(scale[c] * inverse[c]);
+    shift[c] -= pmean[c] * scale[c];
+  }
+  const auto scales = repeat(scale, tile), shifts = repeat(shift, tile), means = repeat(centre, tile);
+  const auto sums = total<T>(
+      s,
+      [&](int64_t begin, int64_t end, double* part, W* scratch) {
+        PF_CHOOSE(gradient_sums_channels_last<T>)
+        (pg, px, scales.data(), shifts.data(), means.data(), begin, end, s.channels, tile, part, scratch);
+      },
+      [&](int64_t n, int64_t c, double* a, double* b) {
+        const int64_t at = (n * s.channels + c) * s.area;
+        PF_CHOOSE(gradient_sums_plane<T>)(pg + at, px + at, scale[c], shift[c], pmean[c], s.area, a, b);
+      });
+  // grad_x = scale (g - mean(g) - (x - mean) inverse^2 mean(g (x - mean)))
+  std::vector<W> slope(s.channels), offset(s.channels);
+  const double count = static_cast<double>(s.pixels());
+  for (int64_t c = 0; c < s.channels; ++c) {
+    pgb[c] = static_cast<W>(sums[c]);
+    pgw[c] = static_cast<W>(sums[s.channels + c] * inverse[c]);
+    slope[c] = static_cast<W>(-scale[c] * inverse[c] * inverse[c] * sums[s.channels + c] / count);
+    offset[c] = static_cast<W>(-scale[c] * sums[c] / count);
+  }
+  const auto slopes = repeat(slope, tile), offsets = repeat(offset, tile);
+  each(
+      s,
+      [&](int64_t begin, int64_t end) {
+        PF_CHOOSE(gradient_input_channels_last<T>)
+        (pg, px, pgx, scales.data(), shifts.data(), means.data(), slopes.data(), offsets.data(), begin, end, s.channels,
+         tile);
+      },
+      [&](int64_t n, int64_t c) {
+        const int64_t at = (n * s.channels + c) * s.area;
+        PF_CHOOSE(gradient_input_plane<T>)
+        (pg + at, px + at, pgx + at, scale[c], shift[c], pmean[c], slope[c], offset[c], s.area);
+      });
+}
+
+ScalarType wide_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+void check_input(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4, "batch_norm_relu: x must be (N, C, H, W)");
+  STD_TORCH_CHECK(x.numel() > 0, "batch_norm_relu: x is empty, batch statistics need at least one value a channel");
+}
+
+template <typename Body>
+void dispatch(ScalarType type, const Body& body) {
+  switch (type) {
+    case ScalarType::Float: return body(float{});
+    case ScalarType::Double: return body(double{});
+    case ScalarType::BFloat16: return body(BFloat16{});
+    case ScalarType::Half: return body(Half{});
+    default: STD_TORCH_CHECK(false, "batch_norm_relu: x must be float32, float64, bfloat16 or float16");
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
+                                                   double eps) {
+  check_input(x);
+  x = dense(x);
+  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  Tensor y = empty_nchw(x, sizes, is_channels_last(x), x.scalar_type());
+  Tensor mean = empty_nchw(x, {x.size(1)}, false, wide_type(x));
+  Tensor var = empty_nchw(x, {x.size(1)}, false, wide_type(x));
+  dispatch(x.scalar_type(), [&](auto type) { forward<decltype(type)>(x, weight, bias, eps, y, mean, var); });
+  return {y, mean, var};
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
+                                                            std::optional<Tensor> bias, Tensor mean, Tensor var,
+                                                            double eps) {
+  check_input(x);
+  x = dense(x);
+  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  Tensor grad_x = empty_nchw(x, sizes, is_channels_last(x), x.scalar_type());
+  const bool same_layout = is_channels_last(x) ? is_channels_last(grad) : grad.is_contiguous();
+  if (!same_layout) {  // grad_x lends its memory for the copy into x's layout: each element is read before it is written
+    torch::stable::copy_(grad_x, grad);
+    grad = grad_x;
+  }
+  Tensor grad_weight = empty_nchw(x, {x.size(1)}, false, wide_type(x));
+  Tensor grad_bias = empty_nchw(x, {x.size(1)}, false, wide_type(x));
+  dispatch(x.scalar_type(), [&](auto type) {
+    backward<decltype(type)>(grad, x, weight, bias, mean, var, eps, grad_x, grad_weight, grad_bias);
+  });
+  return {grad_x, grad_weight, grad_bias};
+}
+
+// Moving averages as nn.BatchNorm2d keeps them: the variance's is unbiased.
+void batch_norm_update(Tensor running_mean, Tensor running_var, Tensor batches, Tensor mean, Tensor var,
+                       double momentum, int64_t count) {
+  const double unbiased = count > 1 ? static_cast<double>(count) / static_cast<double>(count - 1) : 1.0;
+  batches.mutable_data_ptr<int64_t>()[0] += 1;
+  const auto follow = [&](auto type) {
+    using W = decltype(type);
+    W* pm = running_mean.mutable_data_ptr<W>();
+    W* pv = running_var.mutable_data_ptr<W>();
+    const W* bm = mean.const_data_ptr<W>();
+    const W* bv = var.const_data_ptr<W>();
+    for (int64_t c = 0; c < running_mean.numel(); ++c) {
+      pm[c] = static_cast<W>((1 - momentum) * pm[c] + momentum * bm[c]);
+      pv[c] = static_cast<W>((1 - momentum) * pv[c] + momentum * unbiased * bv[c]);
+    }
+  };
+  if (mean.scalar_type() == ScalarType::Double) {
+    follow(double{});
+  } else {
+    follow(float{});
+  }
+}
+
+}  // namespace
+}  // namespace pyranet_fast::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("batch_norm_relu", TORCH_BOX(&pyranet_fast::cpu::batch_norm_relu));
+  m.impl("batch_norm_relu_backward", TORCH_BOX(&pyranet_fast::cpu::batch_norm_relu_backward));
+  m.impl("batch_norm_update_", TORCH_BOX(&pyranet_fast::cpu::batch_norm_update));
+}

@@ -1,0 +1,57 @@
+// Compiles one kernel file several times, for AVX-512, AVX2 and the compiler's baseline, into the namespaces
+// avx512, avx2 and baseline, and chooses at run time: a wheel built once is fast here and runs everywhere.
+//
+//   // upsample_sum.cpp
+//   #define PF_KERNEL_FILE "cpu/upsample_sum_kernel.h"   // plain functions and templates, no includes of its own
+//   #include "cpu/multiversion.h"
+//   ... PF_CHOOSE(upsample_rows<float>)(arguments)
+//
+// The kernel file sits inside namespace pyranet_fast::cpu::<isa>; include what it needs before this header.
+#include "cpu/isa.h"
+
+namespace pyranet_fast::cpu {
+
+namespace baseline {
+#include PF_KERNEL_FILE
+}
+
+#ifdef PF_X86_VERSIONS
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+namespace avx2 {
+#include PF_KERNEL_FILE
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))), \
+    apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+#endif
+namespace avx512 {
+#include PF_KERNEL_FILE
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // PF_X86_VERSIONS
+
+}  // namespace pyranet_fast::cpu
+
+#ifdef PF_X86_VERSIONS
+#define PF_CHOOSE(...)                                                                             \
+  (::pyranet_fast::cpu::isa() == ::pyranet_fast::cpu::Isa::avx512 ? ::pyranet_fast::cpu::avx512::__VA_ARGS__ \
+   : ::pyranet_fast::cpu::isa() == ::pyranet_fast::cpu::Isa::avx2 ? ::pyranet_fast::cpu::avx2::__VA_ARGS__   \
+                                                                  : ::pyranet_fast::cpu::baseline::__VA_ARGS__)
+#else
+#define PF_CHOOSE(...) (::pyranet_fast::cpu::baseline::__VA_ARGS__)
+#endif

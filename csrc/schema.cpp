@@ -1,0 +1,38 @@
+// Every operator's schema, once. Kernels are registered per backend in cpu/ and cuda/; shape
+// functions, autograd and autocast in pyranet_fast/ops/*.py.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(pyranet_fast, m) {
+  // output_sizes is flat: (h_0, w_0, h_1, w_1, ...). positions (uint8, 0..3 = 2 * row + column inside the
+  // 2x2 window) is an empty list unless with_positions.
+  m.def(
+      "fractional_max_pool_pyramid(Tensor x, Tensor samples, SymInt[] output_sizes, Tensor? scale, "
+      "Tensor? shift, bool relu, bool with_positions) -> (Tensor[] values, Tensor[] positions)");
+  m.def(
+      "fractional_max_pool_pyramid_backward(Tensor[] grads, Tensor[] positions, Tensor x, Tensor samples, "
+      "Tensor? scale, Tensor? shift, bool relu) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_shift)");
+  m.def("upsample_sum(Tensor[] maps, SymInt height, SymInt width, Tensor? base, bool align_corners) -> Tensor");
+  // sizes is flat: (h_0, w_0, h_1, w_1, ...).
+  m.def("upsample_sum_backward(Tensor grad, SymInt[] sizes, bool align_corners) -> Tensor[]");
+  m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
+  m.def("heatmap_argmax_backward(Tensor grad_scores, Tensor indices, SymInt height, SymInt width) -> Tensor");
+  m.def("heatmap_loss(Tensor pred, Tensor joints, Tensor weight, float sigma) -> Tensor");
+  m.def(
+      "heatmap_loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, float sigma) -> Tensor");
+  m.def(
+      "gaussian_heatmaps(Tensor joints, Tensor weight, SymInt height, SymInt width, float sigma) -> Tensor");
+  m.def("batch_norm_relu(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor y, Tensor mean, Tensor var)");
+  m.def(
+      "batch_norm_relu_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
+      "float eps) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  m.def(
+      "batch_norm_update_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!) batches, Tensor mean, "
+      "Tensor var, float momentum, SymInt count) -> ()");
+}
+
+// `import pyranet_fast._C` only has to load this library; the operators live in torch's dispatcher.
+extern "C" PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}

@@ -1,0 +1,63 @@
+"""People with labelled joints: data sets, synthetic people, and the crops a network is fed.
+
+Importing this package is light; OpenCV and PyTorch are imported with the names that need them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyranet_fast.data.base import ConcatSource, PeopleSource, Person
+    from pyranet_fast.data.cache import CachedSource
+    from pyranet_fast.data.crops import CropDataset, worker_init
+    from pyranet_fast.data.lsp import LSPExtendedSource, LSPSource
+    from pyranet_fast.data.registry import DATASETS, open_dataset
+    from pyranet_fast.data.synthetic import SyntheticSource
+    from pyranet_fast.data.transforms import Augmentation, crop, crop_matrix, normalise
+
+_HOME = {
+    "Augmentation": "transforms",
+    "CachedSource": "cache",
+    "ConcatSource": "base",
+    "CropDataset": "crops",
+    "DATASETS": "registry",
+    "LSPExtendedSource": "lsp",
+    "LSPSource": "lsp",
+    "PeopleSource": "base",
+    "Person": "base",
+    "SyntheticSource": "synthetic",
+    "crop": "transforms",
+    "crop_matrix": "transforms",
+    "normalise": "transforms",
+    "open_dataset": "registry",
+    "worker_init": "crops",
+}
+
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "CachedSource",
+    "ConcatSource",
+    "CropDataset",
+    "LSPExtendedSource",
+    "LSPSource",
+    "PeopleSource",
+    "Person",
+    "SyntheticSource",
+    "crop",
+    "crop_matrix",
+    "normalise",
+    "open_dataset",
+    "worker_init",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module at its first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

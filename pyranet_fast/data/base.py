@@ -1,0 +1,168 @@
+"""What a set of labelled people is, and how sets are joined.
+
+Pixels are 0-based everywhere and an integer coordinate is a pixel's centre.
+"""
+
+from __future__ import annotations
+
+import bisect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pyranet_fast.errors import UserError
+from pyranet_fast.pose.skeleton import Skeleton
+
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+
+# "scale" is the side of the square around a person in units of this many pixels (MPII's convention).
+PIXELS_PER_SCALE = 200.0
+
+
+@dataclass
+class Person:
+    """One labelled person.
+
+    Attributes:
+        joints: (K, 2) float32, x and y in image pixels; meaningless where not labelled.
+        labelled: (K,) bool; occluded joints are labelled like all others.
+        centre: (2,) float32, the middle of the crop in image pixels.
+        scale: side of the crop square / 200 px.
+    """
+
+    joints: Floats
+    labelled: Flags
+    centre: Floats
+    scale: float
+
+
+class PeopleSource(ABC):
+    """People, each with an image; index i counts people from 0.
+
+    Attributes:
+        skeleton: meaning of the K joints.
+        name: what messages and reports call this set.
+        metric: ``"pck"`` (unit: torso) or ``"pckh"`` (unit: head size).
+    """
+
+    skeleton: Skeleton
+    name: str
+    metric: Literal["pck", "pckh"]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of people."""
+
+    @abstractmethod
+    def image(self, index: int) -> Image:
+        """Return the whole image, (H, W, 3) uint8 RGB; UserError names a file that cannot be read."""
+
+    @abstractmethod
+    def image_name(self, index: int) -> str:
+        """Return the name of the image for reports."""
+
+    @abstractmethod
+    def person(self, index: int) -> Person:
+        """Return the labels, in the pixels of ``image(index)``."""
+
+    @abstractmethod
+    def reference_length(self, index: int) -> float:
+        """Return the metric's unit of length in pixels; NaN where its joints are not labelled."""
+
+    def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Map points (..., 2) in the pixels of ``image(index)`` to pixels of the published image."""
+        return np.asarray(points, dtype=np.float64)
+
+
+class ConcatSource(PeopleSource):
+    """Several sets one after the other; they must share skeleton and metric."""
+
+    def __init__(self, sources: Sequence[PeopleSource]) -> None:
+        """Join ``sources``; ValueError where there is none or they differ in skeleton or metric."""
+        if not sources:
+            raise ValueError("sources is empty; at least one is needed")
+        first = sources[0]
+        for source in sources[1:]:
+            if source.skeleton != first.skeleton or source.metric != first.metric:
+                raise ValueError(
+                    f"sources differ: {first.name} has skeleton {first.skeleton.name} and metric {first.metric}, "
+                    f"{source.name} has {source.skeleton.name} and {source.metric}; they must agree"
+                )
+        self.sources = list(sources)
+        self.skeleton = first.skeleton
+        self.metric = first.metric
+        self.name = "+".join(source.name for source in sources)
+        self._starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def locate(self, index: int) -> tuple[PeopleSource, int]:
+        """Return the set that holds a person, and the person's index there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0..{len(self) - 1} of {self.name}")
+        which = bisect.bisect_right(self._starts, index) - 1
+        return self.sources[which], index - self._starts[which]
+
+    def image(self, index: int) -> Image:
+        source, local = self.locate(index)
+        return source.image(local)
+
+    def image_name(self, index: int) -> str:
+        source, local = self.locate(index)
+        return source.image_name(local)
+
+    def person(self, index: int) -> Person:
+        source, local = self.locate(index)
+        return source.person(local)
+
+    def reference_length(self, index: int) -> float:
+        source, local = self.locate(index)
+        return source.reference_length(local)
+
+    def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        source, local = self.locate(index)
+        return source.to_original(local, points)
+
+
+def read_image(path: Path) -> Image:
+    """Decode a whole file to (H, W, 3) uint8 RGB; a damaged or missing file is a UserError that names it.
+
+    Pillow rather than OpenCV: it refuses a truncated file, where OpenCV returns half a picture.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as file:
+            return np.asarray(file.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read image {path}: {_reason(error)}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) from the file's header, without decoding it; UserError as ``read_image``."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as file:
+            return file.height, file.width
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read image {path}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    import PIL
+
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "it is not an image file"
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

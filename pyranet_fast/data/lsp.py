@@ -1,0 +1,194 @@
+"""Leeds Sports Pose and LSP-extended in their published layout (Johnson and Everingham 2010, 2011)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person, image_size, read_image
+from pyranet_fast.errors import UserError
+from pyranet_fast.pose.skeleton import LSP
+
+_NAME = re.compile(r"im0*(\d+)\.(jpe?g|png)", re.IGNORECASE)
+_RIGHT_HIP, _LEFT_SHOULDER = 2, 9
+
+# The crop's side in units of an LSP image's longer side.
+_MARGIN = 1.05
+# Limbs whose length tells how large a person is, with the 85th percentile of their lengths in LSP, in pixels
+# (right and left shank and thigh, right and left side of the torso).
+_LIMBS = ((0, 1), (1, 2), (3, 4), (4, 5), (8, 2), (9, 3))
+_LIMB_PIXELS = np.array([41.5, 38.5, 38.5, 41.5, 50.5, 50.5])
+# Least squares fit of LSP's longer image side: 0.88 of the joints' box + 58 px for a person of LSP's size.
+_BOX_SHARE, _SIZE_SHARE = 0.88, 57.6
+
+
+class _LeedsSource(PeopleSource):
+    skeleton = LSP
+    metric = "pck"
+
+    def __init__(self, folder: Path, shape: tuple[int, int], other: str) -> None:
+        self.folder = folder
+        joints = _read_joints(folder, shape, other)
+        # People first, then joints, then x, y, flag; the files count pixels from 1.
+        joints = joints.transpose(2, 1, 0) if shape == (3, 14) else joints.transpose(2, 0, 1)
+        self._flags = joints[..., 2] > 0.5
+        self._joints = (joints[..., :2] - 1).astype(np.float32)
+        self._paths = _list_images(folder, len(joints))
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def _keep(self, first: int, last: int) -> None:
+        self._flags = self._flags[first - 1 : last]
+        self._joints = self._joints[first - 1 : last]
+        self._paths = self._paths[first - 1 : last]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def image(self, index: int) -> Image:
+        return read_image(self._paths[index])
+
+    def image_name(self, index: int) -> str:
+        return self._paths[index].name
+
+    def reference_length(self, index: int) -> float:
+        person = self.person(index)
+        if not (person.labelled[_RIGHT_HIP] and person.labelled[_LEFT_SHOULDER]):
+            return float("nan")
+        return float(np.linalg.norm(person.joints[_LEFT_SHOULDER] - person.joints[_RIGHT_HIP]))
+
+
+class LSPSource(_LeedsSource):
+    """Leeds Sports Pose: ``root/lsp_dataset/joints.mat`` (3, 14, N) and ``images/im0001.jpg`` and on.
+
+    The crop is centred on the image and takes its scale from the image's size, in training as in
+    testing: nothing of it comes from the labels. Occluded joints are labelled like all others.
+    """
+
+    def __init__(self, root: str | Path, images: str = "1-1000") -> None:
+        """Open images ``images``, a range such as ``"1-1000"`` or ``"1001-"`` (to the end), from 1.
+
+        Raises:
+            UserError: missing folder or files, joints.mat of another shape, images and joints that do
+                not match in number, or a range outside what is there.
+        """
+        super().__init__(_folder(root, "lsp_dataset"), (3, 14), "LSP-extended's joints.mat is (14, 3, N)")
+        first, last = _range(images, len(self), self.folder)
+        self._keep(first, last)
+        self.name = f"lsp {first}-{last}"
+
+    def person(self, index: int) -> Person:
+        if index not in self._sizes:
+            self._sizes[index] = image_size(self._paths[index])
+        height, width = self._sizes[index]
+        return Person(
+            joints=self._joints[index],
+            labelled=np.ones(len(LSP), dtype=bool),
+            centre=np.array([(width - 1) / 2, (height - 1) / 2], dtype=np.float32),
+            scale=_MARGIN * max(height, width) / PIXELS_PER_SCALE,
+        )
+
+
+class LSPExtendedSource(_LeedsSource):
+    """LSP-extended: ``root/lspet_dataset/joints.mat`` (14, 3, N) and ``images/im00001.jpg`` and on.
+
+    Its images are not cropped to the person, so centre and scale come from the labelled joints, by a rule
+    fitted to give the crops of LSP, whose images are. A size from the limbs' lengths keeps people who crouch,
+    or of whom few joints are labelled, from being cut too close.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        """Open all images; UserError as for ``LSPSource``."""
+        super().__init__(_folder(root, "lspet_dataset"), (14, 3), "LSP's joints.mat is (3, 14, N)")
+        self.name = "lspet"
+        empty = np.flatnonzero(~self._flags.any(axis=1))
+        if empty.size:
+            raise UserError(
+                f"{self.folder / 'joints.mat'}: {self.image_name(int(empty[0]))} has no labelled joint "
+                f"({empty.size} such); third column 1 = labelled"
+            )
+        self._centres, self._scales = _place(self._joints, self._flags)
+
+    def person(self, index: int) -> Person:
+        return Person(
+            joints=self._joints[index],
+            labelled=self._flags[index],
+            centre=self._centres[index],
+            scale=float(self._scales[index]),
+        )
+
+
+def _place(
+    joints: npt.NDArray[np.float32], labelled: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return centres (N, 2) and scales (N,) from labelled joints."""
+    seen = labelled[..., None]
+    low = np.where(seen, joints, np.inf).min(axis=1)
+    high = np.where(seen, joints, -np.inf).max(axis=1)
+    ends = np.array(_LIMBS)
+    lengths = np.linalg.norm(joints[:, ends[:, 0]] - joints[:, ends[:, 1]], axis=-1)
+    known = labelled[:, ends[:, 0]] & labelled[:, ends[:, 1]]
+    size = np.where(known, lengths / _LIMB_PIXELS, 0.0).max(axis=1)
+    box = (high - low).max(axis=1)
+    # No limb is labelled: take the box for a whole person. Never less than a few pixels.
+    side = np.where(size > 0, _BOX_SHARE * box + _SIZE_SHARE * size, box / 0.756)
+    side = _MARGIN * np.maximum(side, 16.0)
+    return ((low + high) / 2).astype(np.float32), (side / PIXELS_PER_SCALE).astype(np.float32)
+
+
+def _folder(root: str | Path, name: str) -> Path:
+    folder = Path(root) / name
+    if folder.is_dir():
+        return folder
+    if not Path(root).is_dir():
+        raise UserError(f"root folder {root} does not exist; it must be the folder that holds {name}/")
+    hint = f"; give the folder above {root}" if (Path(root) / "joints.mat").is_file() else ""
+    raise UserError(f"{root} holds no folder {name}/{hint}")
+
+
+def _read_joints(folder: Path, shape: tuple[int, int], other: str) -> npt.NDArray[np.float64]:
+    path = folder / "joints.mat"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; it is part of the data set's release")
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+    except Exception as error:  # scipy raises many kinds on a damaged file
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    if "joints" not in content:
+        names = ", ".join(sorted(k for k in content if not k.startswith("__"))) or "nothing"
+        raise UserError(f"{path} has no variable 'joints'; it holds {names}")
+    joints = np.asarray(content["joints"])
+    if joints.ndim != 3 or joints.shape[:2] != shape or joints.shape[2] == 0 or joints.dtype.kind not in "iuf":
+        raise UserError(
+            f"{path}: joints has shape {joints.shape} and type {joints.dtype}; numbers of shape "
+            f"({shape[0]}, {shape[1]}, N) are expected here ({other})"
+        )
+    if not np.all(np.isfinite(joints)):
+        raise UserError(f"{path}: joints holds values that are not finite")
+    return joints.astype(np.float64)
+
+
+def _list_images(folder: Path, people: int) -> list[Path]:
+    images = folder / "images"
+    if not images.is_dir():
+        raise UserError(f"{images} does not exist; it holds the images im...{1}.jpg and on")
+    found = {int(m[1]): images / m[0] for p in images.iterdir() if (m := _NAME.fullmatch(p.name))}
+    missing = [number for number in range(1, people + 1) if number not in found]
+    if missing or len(found) != people:
+        detail = f"; the first one missing is number {missing[0]}" if missing else ""
+        raise UserError(f"{images} has {len(found)} images, but joints.mat has {people} people{detail}")
+    return [found[number] for number in range(1, people + 1)]
+
+
+def _range(images: str, available: int, folder: Path) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", str(images))
+    if match is None:
+        raise UserError(f"images is {images!r}; it must be a range such as '1-1000' or '1001-'")
+    first, last = int(match[1]), int(match[2]) if match[2] else available
+    if not 1 <= first <= last <= available:
+        raise UserError(f"images {images!r} asks for more than {folder} holds: images 1 to {available}")
+    return first, last

@@ -1,0 +1,194 @@
+"""`python -m pyranet_fast.env`: what is installed, built and found, and which backend every operator uses, and why."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pyranet_fast
+
+from . import cli, ops
+from .ops import _backend
+
+SWITCHES = {
+    "PYRANET_FAST_BACKEND": "reference, native or triton for every operator",
+    "PYRANET_FAST_CPU_ISA": "baseline or avx2: never above what the CPU has",
+    "OMP_NUM_THREADS": "threads of torch and of the kernels",
+}
+# One operator, one module of its name in ops/; the other public names of ops choose and list backends.
+OPERATORS = tuple(name for name in ops.__all__ if getattr(ops, name).__module__ == f"pyranet_fast.ops.{name}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the package, Python and the libraries under it."""
+    found = {
+        "pyranet_fast": f"{pyranet_fast.__version__} in {Path(pyranet_fast.__file__).parent}",
+        "Python": f"{platform.python_version()} ({platform.python_implementation()}) on {platform.platform()}",
+        "torch": f"{torch.__version__}, {_cuda_of_torch()}",
+    }
+    for name, module in {
+        "NumPy": "numpy",
+        "OpenCV": "cv2",
+        "SciPy": "scipy",
+        "h5py": "h5py",
+        "Triton": "triton",
+    }.items():
+        try:
+            found[name] = str(importlib.import_module(module).__version__)
+        except ImportError as error:
+            found[name] = f"not found ({error})"
+    return found
+
+
+def tools() -> dict[str, str]:
+    """The compilers on PATH now; what the installed library was built with is in `native`."""
+    compiler = os.environ.get("CXX", "").strip() or next(filter(shutil.which, ("c++", "g++", "clang++")), "")
+    return {"C++ compiler": _program(compiler.split()[:1], "--version"), "nvcc": _program(["nvcc"], "--version", -1)}
+
+
+def native() -> dict[str, str]:
+    """The native library: loaded or not, what it was built from, and the record of the last build."""
+    found = {"_C": "loaded" if _backend.native_error is None else f"not loaded: {_backend.native_error}"}
+    record = build_record()
+    if _backend.native_error is None:
+        library = sys.modules["pyranet_fast._C"]
+        found["_C"] = f"loaded from {library.__file__}"
+        found["CPU kernels"] = f"{cpu_isa() or 'unknown instruction set'} (said by the library that runs them)"
+    if record.get("native"):
+        found["built"] = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in record.items() if key != "native")
+    elif record:
+        found["built"] = f"no: {record['why']}"
+    else:
+        found["built"] = "no record of a build: pip install --no-build-isolation . (or make build) has not run here"
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Processor, threads and GPUs."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "CPU": f"{_cpu_name()}, {affinity} of {os.cpu_count()} cores for this process",
+        "threads": f"{torch.get_num_threads()} (torch.set_num_threads), between operators {torch.get_num_interop_threads()}",
+        "GPU": ", ".join(gpus) or "none that this torch can use",
+    }
+
+
+def operators(devices: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
+    """For every operator and device type: the backend it would use, and why.
+
+    Args:
+        devices: device types; by default ``"cpu"``, and ``"cuda"`` where torch finds a GPU.
+    """
+    if devices is None:
+        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return {name: {device: _explained(name, device) for device in devices} for name in OPERATORS}
+
+
+def report() -> dict[str, dict[str, Any]]:
+    """Everything the command prints, by section."""
+    return {
+        "versions": versions(),
+        "tools": tools(),
+        "native": native(),
+        "machine": machine(),
+        "switches": {name: os.environ.get(name, f"not set ({text})") for name, text in SWITCHES.items()},
+        "operators": operators(),
+    }
+
+
+def cpu_isa() -> str | None:
+    """Instruction set of the CPU kernels, "avx512", "avx2" or "baseline", asked of the loaded library; else None."""
+    library = sys.modules.get("pyranet_fast._C")
+    if library is None or library.__file__ is None:
+        return None
+    try:
+        function = ctypes.CDLL(library.__file__).pyranet_fast_cpu_isa
+    except (OSError, AttributeError):  # a library built before this function was there
+        return None
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
+
+
+def build_record() -> dict[str, Any]:
+    """What setup.py wrote when the package was built here; empty where it never ran or the file is damaged."""
+    try:
+        record = json.loads((Path(__file__).parent / "_build.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _explained(operator: str, device: str) -> str:
+    backend, why = _backend.explain(device)
+    if backend == "native" and not _registered(operator, device):
+        return f"native, but no kernel is registered for it: a call raises ({why})"
+    return f"{backend}: {why}"
+
+
+def _registered(operator: str, device: str) -> bool:
+    """Whether torch's dispatcher has our kernel for this operator and device type."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device, device)
+    try:
+        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"pyranet_fast::{operator}", key))
+    except RuntimeError:  # no such operator: the library that defines it is not loaded
+        return False
+
+
+def _cuda_of_torch() -> str:
+    return f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _program(command: Sequence[str], flag: str, line: int = 0) -> str:
+    """Name and version of a program on PATH."""
+    path = shutil.which(command[0]) if command else None
+    if path is None:
+        return f"not found ({command[0]})" if command else "not found"
+    try:
+        run = subprocess.run([path, flag], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{path}, which does not run ({error})"
+    lines = run.stdout.strip().splitlines()
+    return f"{path}, {lines[line].strip()}" if lines else path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = cli.parser("env", "Tell versions, what is built, and which backend each operator uses, and why.")
+    parser.add_argument("--json", action="store_true", help="the same as JSON, for a bug report or a script")
+    arguments = parser.parse_args(argv)
+    found = report()
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for section, rows in found.items():
+        print(section)
+        for name, value in rows.items():
+            text = "; ".join(f"{key}: {part}" for key, part in value.items()) if isinstance(value, dict) else value
+            print(f"  {name:<29}{text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,11 @@
+"""Errors that are the user's to mend: said in one sentence, without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something outside the program is wrong: a file, a folder, a flag.
+
+    The message names what is wrong, what was found and what is accepted.
+    Commands print it as one line and end with exit status 2.
+    """

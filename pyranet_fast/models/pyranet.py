@@ -1,0 +1,178 @@
+"""PyraNet: the stacked hourglass with Pyramid Residual Modules (paper section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.activation import BatchNormReLU
+from ..nn.hourglass import Hourglass, max_pool
+from ..nn.residual import BNReLUConv
+from ..nn.windows import POOL_WINDOWS
+from .units import VARIANTS, Units
+
+
+class Stem(nn.Module):
+    """The image to features at a quarter of its size.
+
+    7x7 stride 2, BN, ReLU, unit (without pre-activation) at 1/2; max-pool 2, two units at 1/4. Channels
+    features/4, features/2, features/2, features.
+    """
+
+    def __init__(self, features: int, units: Units) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, features // 4, 7, stride=2, padding=3)
+        self.bn = BatchNormReLU(features // 4)
+        self.unit1 = units(features // 4, features // 2, pyramid=True, preactivate=False)
+        self.unit2 = units(features // 2, features // 2, pyramid=True)
+        self.unit3 = units(features // 2, features, pyramid=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, features, H/4, W/4)."""
+        x = max_pool(self.unit1(self.bn(self.conv(image))))
+        return self.unit3(self.unit2(x))
+
+
+class Stack(nn.Module):
+    """One hourglass and its head; all but the last also make the input of the next."""
+
+    def __init__(
+        self, joints: int, features: int, depth: int, units: Units, variance_control: bool, last: bool
+    ):
+        super().__init__()
+        self.hourglass = Hourglass(depth, features, units, variance_control=variance_control)
+        self.features = BNReLUConv(features, features)
+        self.bn = BatchNormReLU(features)
+        self.score = nn.Conv2d(features, joints, 1)
+        self.from_features = None if last else nn.Conv2d(features, features, 1)
+        self.from_score = None if last else nn.Conv2d(joints, features, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, features, h, w) to the score maps (N, joints, h, w) and the next stack's input."""
+        features = self.bn(self.features(self.hourglass(x)))
+        score = self.score(features)
+        if self.from_features is None or self.from_score is None:
+            return score, x
+        following = self.from_features(features)
+        following += self.from_score(score)
+        following += x
+        return score, following
+
+
+class PyraNet(nn.Module):
+    """Stacked hourglasses of Pyramid Residual Modules, or a baseline of the same frame.
+
+    Args:
+        stacks: number of hourglasses; each gives score maps.
+        joints: number of score maps, K.
+        features: channels of the hourglasses, a multiple of 4. The stem has features/4 and features/2.
+        variant: ``"B*"`` is the paper's model, with 3x3 filters shared by the levels; ``"A"`` has separate
+            input maps, ``"B"`` separate filters, ``"C"`` concatenates the levels, ``"D"`` dilates instead of
+            pooling. ``"plain"`` has residual units instead, ``"wide"`` wider ones, of the B* model's size.
+        levels: pyramid levels C.
+        depth: levels of an hourglass.
+        base_width: a pyramid level has (output channels) // base_width channels.
+        variance_control: section 4.2: BN-ReLU-1x1 in place of the identity skip before a sum of branches.
+        pool_windows: fractional pooling's random offsets in training are drawn for each ``"channel"`` of a
+            sample (the paper), each ``"sample"`` or the whole ``"batch"``. In evaluation they are fixed.
+
+    Raises:
+        ValueError: an argument is not as described; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        stacks: int = 8,
+        joints: int = 16,
+        *,
+        features: int = 256,
+        variant: str = "B*",
+        levels: int = 4,
+        depth: int = 4,
+        base_width: int = 9,
+        variance_control: bool = True,
+        pool_windows: str = "channel",
+    ) -> None:
+        super().__init__()
+        counts = {
+            "stacks": stacks,
+            "joints": joints,
+            "levels": levels,
+            "depth": depth,
+            "base_width": base_width,
+        }
+        for name, count in counts.items():
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} is {count!r}; a whole number of at least 1 is accepted")
+        if not isinstance(features, int) or features < 4 or features % 4:
+            raise ValueError(f"features is {features!r}; a multiple of 4, at least 4, is accepted")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant is {variant!r}; accepted are {', '.join(map(repr, VARIANTS))}")
+        if variant != "plain" and base_width > features // 2:
+            raise ValueError(
+                f"base_width is {base_width}; at most features // 2 = {features // 2} is accepted, "
+                "so that every pyramid level has a channel"
+            )
+        if pool_windows not in POOL_WINDOWS:
+            raise ValueError(
+                f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}"
+            )
+        self._config: dict[str, Any] = {
+            "stacks": stacks,
+            "joints": joints,
+            "features": features,
+            "variant": variant,
+            "levels": levels,
+            "depth": depth,
+            "base_width": base_width,
+            "variance_control": bool(variance_control),
+            "pool_windows": pool_windows,
+        }
+        units = Units(variant, levels, base_width, pool_windows)
+        self.multiple = 4 * 2**depth
+        """Height and width of an input must be multiples of this."""
+        self.stem = Stem(features, units)
+        self.stacks = nn.ModuleList(
+            Stack(joints, features, depth, units, bool(variance_control), last=i == stacks - 1)
+            for i in range(stacks)
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments; ``PyraNet(**config)`` builds the same network, JSON can hold it."""
+        return dict(self._config)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Score maps of every stack.
+
+        Args:
+            image: (N, 3, H, W), normalised, H and W multiples of 4 * 2^depth.
+
+        Returns:
+            ``stacks`` tensors (N, joints, H/4, W/4), the last the best.
+
+        Raises:
+            TypeError, ValueError: the input is not as described; the sentence names what was got.
+        """
+        self._check(image)
+        x = self.stem(image)
+        scores = []
+        for stack in self.stacks:
+            score, x = stack(x)
+            scores.append(score)
+        return scores
+
+    def _check(self, image: Tensor) -> None:
+        if not isinstance(image, Tensor):
+            raise TypeError(f"image is a {type(image).__name__}; a tensor (N, 3, H, W) is accepted")
+        if image.dim() != 4 or image.shape[1] != 3:
+            raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
+        if not torch.is_floating_point(image):
+            raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalised image is accepted")
+        h, w = image.shape[2], image.shape[3]
+        if h < 1 or w < 1 or h % self.multiple or w % self.multiple:
+            raise ValueError(
+                f"image is {h}x{w} (height x width); multiples of {self.multiple} = 4 * 2^depth are accepted"
+            )

@@ -1,0 +1,24 @@
+"""Building blocks: residual unit, Pyramid Residual Module, hourglass, initialisation."""
+
+from . import init
+from .activation import BatchNormReLU
+from .hourglass import Hourglass, upsample_add
+from .pyramid import PYRAMID_VARIANTS, DilatedPyramid, PooledPyramid, PyramidResidualModule
+from .residual import BNReLUConv, ResidualUnit
+from .windows import POOL_WINDOWS, draw_samples, level_sizes
+
+__all__ = [
+    "POOL_WINDOWS",
+    "PYRAMID_VARIANTS",
+    "BNReLUConv",
+    "BatchNormReLU",
+    "DilatedPyramid",
+    "Hourglass",
+    "PooledPyramid",
+    "PyramidResidualModule",
+    "ResidualUnit",
+    "draw_samples",
+    "init",
+    "level_sizes",
+    "upsample_add",
+]

@@ -1,0 +1,68 @@
+"""The hourglass: a symmetric encoder and decoder with a unit at every place (paper section 3.4)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class UnitFactory(Protocol):
+    """Makes one residual unit; ``pyramid`` is True at the places of the Pyramid Residual Modules."""
+
+    def __call__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        pyramid: bool,
+        project_skip: bool = False,
+        preactivate: bool = True,
+    ) -> nn.Module: ...
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C, H // 2, W // 2): the hourglass's and the stem's pooling."""
+    return F.max_pool2d(x, 2)
+
+
+def upsample_add(low: Tensor, other: Tensor) -> Tensor:
+    """Nearest-neighbour upsampling of ``low`` (N, C, h, w) by 2, plus ``other`` (N, C, 2h, 2w)."""
+    y = F.interpolate(low, size=other.shape[2:], mode="nearest")
+    y += other
+    return y
+
+
+class Hourglass(nn.Module):
+    """``depth`` levels, the outermost first.
+
+    Level n = depth ... 1: ``up1`` at the level's resolution; pooling by 2, ``low1``, the next level (one unit
+    at n = 1), ``low3``, upsampling by 2; the sum of both. Pyramid modules stand where maps are large enough
+    to have levels: ``up1`` at n >= 2, ``low1`` and ``low3`` at n >= 3.
+
+    Args:
+        depth: number of levels, at least 1.
+        features: channels of every unit.
+        make_unit: see `UnitFactory`.
+        variance_control: BN-ReLU-1x1 instead of the identity skip of ``low3``, the last unit before the two
+            branches are added (section 4.2).
+    """
+
+    def __init__(
+        self, depth: int, features: int, make_unit: UnitFactory, *, variance_control: bool = True
+    ) -> None:
+        super().__init__()
+        self.up1 = make_unit(features, features, pyramid=depth >= 2)
+        self.low1 = make_unit(features, features, pyramid=depth >= 3)
+        self.low2: nn.Module
+        if depth > 1:
+            self.low2 = Hourglass(depth - 1, features, make_unit, variance_control=variance_control)
+        else:
+            self.low2 = make_unit(features, features, pyramid=False)
+        self.low3 = make_unit(features, features, pyramid=depth >= 3, project_skip=variance_control)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features, H, W), H and W multiples of 2^depth, to the same shape."""
+        low = self.low3(self.low2(self.low1(max_pool(x))))
+        return upsample_add(low, self.up1(x))

@@ -1,0 +1,51 @@
+"""Weight initialisation. Each function changes a model in place and returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
+
+
+def _apply(model: Model, fill: Callable[[Tensor], object]) -> Model:
+    """``fill`` the weights of convolutions and linear layers; biases 0; norms 1 and 0."""
+    for module in model.modules():
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+            fill(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, _NORMS):
+            if module.weight is not None:
+                nn.init.ones_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def xavier_(model: Model) -> Model:
+    """Glorot and Bengio's rule, Var[w] = 2 / (fan_in + fan_out), normal; biases 0, norms 1 and 0."""
+    return _apply(model, nn.init.xavier_normal_)
+
+
+def kaiming_(model: Model) -> Model:
+    """He et al.'s rule for ReLU, Var[w] = 2 / fan_in, normal; biases 0, norms 1 and 0."""
+    return _apply(model, lambda weight: nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu"))
+
+
+def torch_(model: Model) -> Model:
+    """What PyTorch's layers start with: nothing is changed."""
+    return model
+
+
+INITIALIZERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "xavier": xavier_,
+    "kaiming": kaiming_,
+    "torch": torch_,
+}
+"""The initialisations by the names that commands accept."""

@@ -1,0 +1,181 @@
+"""The Pyramid Residual Module in the variants of the paper's figure 3 (section 3.1 and equation 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import fractional_max_pool_pyramid, upsample_sum
+from .activation import BatchNormReLU
+from .residual import BNReLUConv, make_skip
+from .windows import POOL_WINDOWS, draw_samples, level_sizes
+
+PYRAMID_VARIANTS = ("A", "B", "B*", "C", "D")
+
+
+class PooledPyramid(nn.Module):
+    """Levels made by fractional max-pooling: variants A, B, B* and C.
+
+    BN ReLU 1x1 inputs -> width, BN, ReLU; for every level: pool, 3x3, bilinear upsampling; sum or
+    concatenation; BN, ReLU, 1x1 -> outputs.
+
+    Args:
+        inputs, width, outputs: channels at the entry, of a level, and at the end.
+        levels: C of equation 3.
+        separate_inputs: a 1x1 (and BN) of its own for every level: variant A.
+        shared_filters: one 3x3, weight and bias, for all levels: variant B* (section 3.3).
+        concatenate: concatenate the levels instead of adding them: variant C.
+        windows: how often window offsets are drawn in training, see `draw_samples`.
+        preactivate: False leaves out the first BN-ReLU.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        outputs: int,
+        *,
+        levels: int = 4,
+        separate_inputs: bool = False,
+        shared_filters: bool = False,
+        concatenate: bool = False,
+        windows: str = "channel",
+        preactivate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.levels, self.windows, self.concatenate = levels, windows, concatenate
+        entries = levels if separate_inputs else 1
+        self.preactivation = BatchNormReLU(inputs) if preactivate else nn.Identity()
+        self.reduce = nn.ModuleList(nn.Conv2d(inputs, width, 1) for _ in range(entries))
+        self.bn = nn.ModuleList(BatchNormReLU(width) for _ in range(entries))
+        filters = 1 if shared_filters else levels
+        self.filters = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(filters))
+        self.expand = BNReLUConv(width * levels if concatenate else width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        size = (x.shape[2], x.shape[3])
+        sizes = level_sizes(size, self.levels)
+        x = self.preactivation(x)
+        entries = [reduce(x) for reduce in self.reduce]
+        samples = draw_samples(entries[0], self.levels, self.windows, self.training)
+        if len(entries) == 1:
+            maps = self._pool(entries[0], self.bn[0], sizes, samples)
+        else:
+            maps = []
+            for i, (entry, bn) in enumerate(zip(entries, self.bn, strict=True)):
+                maps += self._pool(entry, bn, sizes[i : i + 1], samples[i : i + 1])
+        maps = [self.filters[i % len(self.filters)](m) for i, m in enumerate(maps)]
+        if self.concatenate:
+            joined = torch.cat([upsample_sum([m], size, align_corners=True) for m in maps], 1)
+        else:
+            joined = upsample_sum(maps, size, align_corners=True)
+        return self.expand(joined)
+
+    @staticmethod
+    def _pool(x: Tensor, bn: nn.Module, sizes: list[tuple[int, int]], samples: Tensor) -> list[Tensor]:
+        assert isinstance(bn, BatchNormReLU)
+        if bn.foldable:
+            scale, shift = bn.folded()
+            return fractional_max_pool_pyramid(x, sizes, samples, scale=scale, shift=shift, relu=True)
+        return fractional_max_pool_pyramid(bn(x), sizes, samples)
+
+
+class DilatedPyramid(nn.Module):
+    """Variant D: level c is a 3x3 of dilation c at full size, no pooling, no upsampling; else as variant B.
+
+    The paper does not print its dilations. With 1 ... C the filters span 3 to 2C + 1 pixels; those of the
+    pooled levels span 3 / s_c, up to 6 and the pooling window.
+    """
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, *, levels: int = 4, preactivate: bool = True
+    ) -> None:
+        super().__init__()
+        self.reduce = BNReLUConv(inputs, width, preactivate=preactivate)
+        self.bn = BatchNormReLU(width)
+        self.filters = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=c, dilation=c) for c in range(1, levels + 1)
+        )
+        self.expand = BNReLUConv(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        x = self.bn(self.reduce(x))
+        first, *others = self.filters
+        total = first(x)
+        for dilated in others:
+            total += dilated(x)
+        return self.expand(total)
+
+
+class PyramidResidualModule(nn.Module):
+    """x + g(sum_c f_c(x) + f_0(x)), equation 2: f_0 keeps the resolution, f_c are the pyramid's levels.
+
+    Args:
+        inputs, outputs: channels.
+        variant: ``"A"``, ``"B"``, ``"B*"`` (the paper's model), ``"C"`` or ``"D"``.
+        levels: C of equation 3.
+        base_width: a level has outputs // base_width channels.
+        project_skip: BN-ReLU-1x1 skip although ``inputs == outputs`` (variance control, section 4.2).
+        preactivate: False leaves out the first BN-ReLU of f_0 and of the pyramid; the skip keeps its own.
+        pool_windows: ``"channel"`` (the paper), ``"sample"`` or ``"batch"``, see `draw_samples`.
+
+    Raises:
+        ValueError: an argument is not as described; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        variant: str = "B*",
+        levels: int = 4,
+        base_width: int = 9,
+        project_skip: bool = False,
+        preactivate: bool = True,
+        pool_windows: str = "channel",
+    ) -> None:
+        super().__init__()
+        if variant not in PYRAMID_VARIANTS:
+            raise ValueError(f"variant is {variant!r}; accepted are {', '.join(map(repr, PYRAMID_VARIANTS))}")
+        if pool_windows not in POOL_WINDOWS:
+            raise ValueError(
+                f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}"
+            )
+        if levels < 1:
+            raise ValueError(f"levels is {levels}; at least 1 is accepted")
+        if not 1 <= base_width <= outputs:
+            raise ValueError(
+                f"base_width is {base_width}; 1 to the module's output channels ({outputs}) is accepted"
+            )
+        middle, width = outputs // 2, outputs // base_width
+        self.reduce = BNReLUConv(inputs, middle, preactivate=preactivate)
+        self.filter = BNReLUConv(middle, middle, 3)
+        self.pyramid: nn.Module
+        if variant == "D":
+            self.pyramid = DilatedPyramid(inputs, width, middle, levels=levels, preactivate=preactivate)
+        else:
+            self.pyramid = PooledPyramid(
+                inputs,
+                width,
+                middle,
+                levels=levels,
+                separate_inputs=variant == "A",
+                shared_filters=variant == "B*",
+                concatenate=variant == "C",
+                windows=pool_windows,
+                preactivate=preactivate,
+            )
+        self.expand = BNReLUConv(middle, outputs)
+        self.skip = make_skip(inputs, outputs, project_skip)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W), H and W at least 2, to (N, outputs, H, W)."""
+        # In-place additions: see ResidualUnit.
+        branches = self.filter(self.reduce(x))
+        branches += self.pyramid(x)
+        y = self.expand(branches)
+        y += self.skip(x)
+        return y

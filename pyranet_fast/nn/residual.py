@@ -1,0 +1,69 @@
+"""The plain pre-activation residual unit (paper equation 1 with an ordinary bottleneck as P)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .activation import BatchNormReLU
+
+
+class BNReLUConv(nn.Module):
+    """BN, ReLU, convolution with "same" padding and a bias.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: odd kernel size.
+        preactivate: False leaves BN and ReLU out (the input has been through them already).
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, *, preactivate: bool = True) -> None:
+        super().__init__()
+        self.bn = BatchNormReLU(inputs) if preactivate else nn.Identity()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        return self.conv(self.bn(x))
+
+
+def make_skip(inputs: int, outputs: int, project: bool) -> nn.Module:
+    """The skip path: identity where it can be, else BN-ReLU-1x1.
+
+    ``project`` asks for BN-ReLU-1x1 although the channels agree: the paper's variance control (section 4.2),
+    because each identity addition adds the variances of its two terms.
+    """
+    return BNReLUConv(inputs, outputs) if project or inputs != outputs else nn.Identity()
+
+
+class ResidualUnit(nn.Module):
+    """x + P(x), P = BN ReLU 1x1, BN ReLU 3x3, BN ReLU 1x1.
+
+    Args:
+        inputs, outputs: channels.
+        width: channels of the 3x3; outputs // 2 if None.
+        project_skip: BN-ReLU-1x1 skip although ``inputs == outputs`` (variance control).
+        preactivate: False leaves out the first BN-ReLU of P; the skip keeps its own.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int | None = None,
+        project_skip: bool = False,
+        preactivate: bool = True,
+    ) -> None:
+        super().__init__()
+        width = outputs // 2 if width is None else width
+        self.reduce = BNReLUConv(inputs, width, preactivate=preactivate)
+        self.filter = BNReLUConv(width, width, 3)
+        self.expand = BNReLUConv(width, outputs)
+        self.skip = make_skip(inputs, outputs, project_skip)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        y = self.expand(self.filter(self.reduce(x)))
+        # Additions go into the fresh output of a convolution, which no backward needs: no new memory.
+        y += self.skip(x)
+        return y

@@ -1,0 +1,21 @@
+"""The operators: fractional max-pool pyramid, upsample-sum, heat-map argmax, loss and targets."""
+
+from ._backend import available as available_backends
+from ._backend import backend
+from .batch_norm_relu import batch_norm_relu
+from .fractional_max_pool_pyramid import fractional_max_pool_pyramid
+from .gaussian_heatmaps import gaussian_heatmaps
+from .heatmap_argmax import heatmap_argmax
+from .heatmap_loss import heatmap_loss
+from .upsample_sum import upsample_sum
+
+__all__ = [
+    "available_backends",
+    "backend",
+    "batch_norm_relu",
+    "fractional_max_pool_pyramid",
+    "gaussian_heatmaps",
+    "heatmap_argmax",
+    "heatmap_loss",
+    "upsample_sum",
+]

@@ -1,0 +1,36 @@
+"""Mean squared error of score maps against Gaussians that are never stored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._common import check_map
+from .gaussian_heatmaps import check_joints
+
+
+def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float = 1.0) -> Tensor:
+    r"""Loss of one stack's score maps: :math:`\sum_{nk} w (p - G)^2 / (h w \sum w)`.
+
+    G is a Gaussian of peak 1 around the joint (paper section 3, covariance I; ``sigma`` in map pixels).
+    With all weights 1 it is the mean squared error. Where all weights are 0 it is 0 with zero gradient. A map
+    whose weight is 0 takes no part, whatever it or its joint holds.
+
+    Args:
+        pred: (N, K, h, w), float32, float64, bfloat16 or float16.
+        joints: (N, K, 2), x and y in map pixels, fractions allowed; no gradient.
+        weight: (N, K), at least 0; no gradient.
+        sigma: standard deviation in map pixels, above 0.
+
+    Returns:
+        A scalar, float32 (float64 for float64 ``pred``); the gradient for ``pred`` has ``pred``'s dtype.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the sentence names it.
+    """
+    check_map("pred", pred)
+    check_joints(joints, weight, sigma, pred.shape[:2], pred)
+    wide = torch.promote_types(pred.dtype, torch.float32)
+    joints, weight = joints.detach().to(wide), weight.detach().to(wide)
+    return reference.heatmap_loss(pred, joints, weight, sigma)

@@ -1,0 +1,129 @@
+"""The operators in plain PyTorch: the oracle of every kernel, and the fallback where there is none.
+
+Arguments are checked by the public functions; shapes and meaning are documented there. Everything here is
+differentiable by PyTorch's own autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fractional_max_pool_pyramid(
+    x: Tensor,
+    output_sizes: Sequence[tuple[int, int]],
+    samples: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+) -> list[Tensor]:
+    """One `fractional_max_pool2d` a level, after y = relu(x * scale + shift)."""
+    # Windows are computed in x's precision by PyTorch: bfloat16 starts would be wrong, so low precision goes
+    # through float32 (a maximum is exact, so nothing is lost).
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = x.to(wide)
+    if scale is not None:
+        y = y * scale.to(wide).view(1, -1, 1, 1)
+    if shift is not None:
+        y = y + shift.to(wide).view(1, -1, 1, 1)
+    if relu:
+        y = F.relu(y)
+    n, c = x.shape[:2]
+    levels = []
+    for u, (h, w) in zip(samples, output_sizes, strict=True):
+        u = u.to(wide).expand(n, c, 2)
+        levels.append(F.fractional_max_pool2d(y, 2, output_size=(h, w), _random_samples=u).to(x.dtype))
+    return levels
+
+
+def upsample_sum(
+    maps: Sequence[Tensor], size: tuple[int, int], base: Tensor | None = None, align_corners: bool = True
+) -> Tensor:
+    """Sum of bilinear interpolations, accumulated in float32 (float64 for float64), rounded once."""
+    dtype = maps[0].dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    total = None if base is None else base.to(wide)
+    for level in maps:
+        up = F.interpolate(level.to(wide), size=size, mode="bilinear", align_corners=align_corners)
+        total = up if total is None else total + up
+    assert total is not None
+    return total.to(dtype)
+
+
+def heatmap_argmax(heatmaps: Tensor, quarter: bool = False) -> tuple[Tensor, Tensor]:
+    """Position and value of every map's maximum."""
+    n, k, h, w = heatmaps.shape
+    flat = heatmaps.flatten(2)
+    values = flat.detach().float() if heatmaps.dtype != torch.float64 else flat.detach()
+    # The lowest index of the maximum, NaN first: torch.max does not promise which of several it returns.
+    is_nan = values.isnan()
+    top = torch.where(is_nan, torch.full_like(values, float("inf")), values).amax(2, keepdim=True)
+    best = torch.where(is_nan.any(2, keepdim=True), is_nan, values == top)
+    index = best.to(torch.uint8).argmax(2)
+    position = torch.arange(h * w, device=heatmaps.device).expand(n, k, h * w)
+    index = torch.where(best, position, h * w).amin(2)
+    y, x = index // w, index % w
+    coords = torch.stack((x, y), 2).to(torch.float32)
+    if quarter:
+        zero = torch.zeros((), device=heatmaps.device)
+
+        def step(ahead: Tensor, behind: Tensor, inside: Tensor) -> Tensor:
+            a = values.gather(2, ahead.unsqueeze(2)).squeeze(2)
+            b = values.gather(2, behind.unsqueeze(2)).squeeze(2)
+            move = (a > b).float() - (a < b).float()
+            return torch.where(inside, 0.25 * move, zero)
+
+        in_x = (x > 0) & (x < w - 1)
+        in_y = (y > 0) & (y < h - 1)
+        right, left = torch.where(in_x, index + 1, index), torch.where(in_x, index - 1, index)
+        below, above = torch.where(in_y, index + w, index), torch.where(in_y, index - w, index)
+        coords = coords + torch.stack((step(right, left, in_x), step(below, above, in_y)), 2)
+    scores = flat.gather(2, index.unsqueeze(2)).squeeze(2)
+    return coords, scores
+
+
+def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], sigma: float = 1.0) -> Tensor:
+    """exp(-|p - joint|^2 / (2 sigma^2)) at every pixel p; a zero map where the weight is 0."""
+    h, w = size
+    xs = torch.arange(w, dtype=joints.dtype, device=joints.device)
+    ys = torch.arange(h, dtype=joints.dtype, device=joints.device)
+    gx = torch.exp(-((xs - joints[..., 0:1]) ** 2) / (2 * sigma * sigma))
+    gy = torch.exp(-((ys - joints[..., 1:2]) ** 2) / (2 * sigma * sigma))
+    maps = gy.unsqueeze(3) * gx.unsqueeze(2)
+    return torch.where((weight > 0)[..., None, None], maps, torch.zeros((), dtype=maps.dtype, device=maps.device))
+
+
+def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float = 1.0) -> Tensor:
+    """Weighted mean squared error against Gaussians, in float32 (float64 for float64)."""
+    wide = torch.promote_types(pred.dtype, torch.float32)
+    h, w = pred.shape[2:]
+    weight = weight.to(wide)
+    target = gaussian_heatmaps(joints.to(wide), weight, (h, w), sigma)
+    total = weight.sum()
+    counted = (weight > 0)[..., None, None]
+    # where(), not a product with 0: maps of unlabelled joints may hold anything, NaN included.
+    error = torch.where(counted, pred.to(wide) - target, torch.zeros((), dtype=wide, device=pred.device))
+    summed = (weight * error.square().sum((2, 3))).sum()
+    return torch.where(total > 0, summed / (h * w * total.clamp_min(torch.finfo(wide).tiny)), summed * 0)
+
+
+def batch_norm_relu(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    batches: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """`F.batch_norm` in training, then ReLU."""
+    if batches is not None:
+        batches.add_(1)
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+    # In place is safe: batch norm keeps its input for the backward, not its output.
+    return F.relu(y, inplace=True)

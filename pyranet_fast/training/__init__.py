@@ -1,0 +1,1 @@
+"""Training: one loop, atomic checkpoints, logs and pictures."""

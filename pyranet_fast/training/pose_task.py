@@ -1,0 +1,155 @@
+"""Training a PyraNet on people: data, loss, validation and pictures for the loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .. import ops
+from ..data import open_dataset
+from ..data.base import PeopleSource
+from ..data.cache import CachedSource
+from ..data.crops import CropDataset, worker_init
+from ..data.transforms import Augmentation, normalise
+from ..errors import UserError
+from ..models import PyraNet
+from ..nn.init import INITIALIZERS
+from ..pose.draw import contact_sheet, draw_pose
+from ..pose.evaluation import evaluate_pose
+from .checkpoint import Checkpoint
+from .sampler import EpochBatchSampler
+from .settings import Settings
+
+PICTURES = 12
+
+
+class PoseTask:
+    """See `training.loop.Task`."""
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        augmentation = Augmentation(
+            scale=settings.scale_noise,
+            rotation=settings.rotation_noise,
+            rotation_probability=settings.rotation_probability,
+            colour=settings.colour_noise,
+        )
+        self.people = open_dataset(settings.dataset, settings.root, "train")
+        self.held_out = open_dataset(settings.dataset, settings.root, "val")
+        if settings.cache:
+            self.people = cached(self.people, settings, augmentation)
+            self.held_out = cached(self.held_out, settings, None)
+        self.data = CropDataset(
+            self.people, settings.input_size, augmentation=augmentation, seed=settings.seed, on_error=settings.on_error
+        )
+        self.steps_per_epoch = len(self.people) // settings.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(f"--batch-size is {settings.batch_size}, more than the {len(self.people)} people in the data set")
+        torch.manual_seed(settings.seed)
+        model = PyraNet(
+            settings.stacks,
+            len(self.people.skeleton),
+            features=settings.features,
+            variant=settings.variant,
+            levels=settings.levels,
+            depth=settings.depth,
+            pool_windows=settings.pool_windows,
+        )
+        INITIALIZERS[settings.init](model)
+        self.config = model.config
+        self.model: nn.Module = model.to(device, memory_format=torch.channels_last)
+        self.corrupt: set[int] = set()
+
+    def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
+        """Batches in an order that (seed, step) decides; corrupt images are named once."""
+        s = self.settings
+        workers = s.workers if s.workers >= 0 else min(8, max(0, (os.cpu_count() or 1) - 1))
+        loader = DataLoader(
+            self.data,
+            batch_sampler=EpochBatchSampler(len(self.people), s.batch_size, s.seed, first, last),
+            num_workers=workers,
+            worker_init_fn=worker_init,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator().manual_seed(s.seed),  # its own: the default one belongs to the network
+        )
+        try:
+            for batch in loader:
+                self._name_corrupt(batch)
+                yield batch
+        except UserError as error:  # from a worker it carries that process's traceback; the sentence is its last line
+            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
+
+    def _name_corrupt(self, batch: dict[str, Tensor]) -> None:
+        for index in batch["index"][~batch["valid"]].tolist():
+            if index not in self.corrupt:
+                self.corrupt.add(index)
+                print(f"left out: {self.people.image_name(index)} cannot be read ({len(self.corrupt)} so far)", flush=True)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+        """Sum over the stacks of the mean squared error (FACTS section 3)."""
+        move = {k: batch[k].to(self.device, non_blocking=True) for k in ("image", "joints", "weight")}
+        images = normalise(move["image"]).contiguous(memory_format=torch.channels_last)
+        low = self.settings.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            maps = self.model(images)
+        loss = torch.stack(
+            [ops.heatmap_loss(m, move["joints"], move["weight"], sigma=self.settings.sigma) for m in maps]
+        ).sum()
+        return loss, accuracy(maps[-1].detach(), move["joints"], move["weight"]), len(images)
+
+    def validate(self, model: nn.Module) -> dict[str, Any]:
+        """Single scale, no flip: quick, and enough to watch a run."""
+        s = self.settings
+        score, _ = evaluate_pose(
+            model, self.held_out, s.input_size, flip=False, batch_size=max(32, s.batch_size), device=self.device,
+            precision=s.precision,
+        )  # fmt: skip
+        return score.as_dict()
+
+    def draw(self, model: nn.Module, path: Path) -> None:
+        """Predictions on the first validation people."""
+        from ..data.images import write_image
+        from ..data.subset import FirstPeople
+
+        s = self.settings
+        some = FirstPeople(self.held_out, PICTURES)
+        _, predictions = evaluate_pose(
+            model, some, s.input_size, flip=False, batch_size=PICTURES, device=self.device, precision=s.precision
+        )
+        skeleton = self.people.skeleton
+        cells = [draw_pose(some.image(i), predictions[i, :, :2], predictions[i, :, 2], skeleton) for i in range(len(some))]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, contact_sheet(cells, columns=4))
+
+    def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
+        """Network configuration, weights, skeleton and input size."""
+        return Checkpoint(
+            model=self.config,
+            weights=weights,
+            skeleton=self.people.skeleton.name,
+            input_size=self.settings.input_size,
+        )
+
+
+def cached(people: PeopleSource, settings: Settings, augmentation: Augmentation | None) -> CachedSource:
+    """The same people with their pictures decoded once, before loader processes start."""
+    kept = CachedSource(people, augmentation=augmentation, input_size=settings.input_size)
+    if kept.failures and settings.on_error == "raise":
+        raise UserError(next(iter(kept.failures.values())))
+    return kept
+
+
+def accuracy(maps: Tensor, joints: Tensor, weight: Tensor) -> Tensor:
+    """Share of labelled joints whose maximum lies within a twentieth of the map's side: a training indicator."""
+    with torch.no_grad():
+        coords, _ = ops.heatmap_argmax(maps)
+        close = (coords - joints).square().sum(2).sqrt() <= maps.shape[-1] / 20
+        counted = weight > 0
+        return (close & counted).sum() / counted.sum().clamp_min(1)

@@ -1,0 +1,103 @@
+"""Every setting of a training run, once: the command's flags, its help and the checkpoint's record come from here."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from ..nn.init import INITIALIZERS
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of `python -m pyranet_fast.train`; the defaults are the paper's recipe (section 5.1)."""
+
+    dataset: str = _option("demo", "demo (synthetic people), lsp or lsp+lspet")
+    root: str | None = _option(None, "folder that holds lsp_dataset/, lspet_dataset/, …")
+    output: str = _option("output", "folder for checkpoints, logs, curves and pictures")
+    stacks: int = _option(8, "hourglass stacks")
+    features: int = _option(256, "channels of the hourglass; the stem has features/4 and features/2")
+    variant: str = _option("B*", "residual module", choices=("plain", "wide", "A", "B", "B*", "C", "D"))
+    depth: int = _option(4, "hourglass levels")
+    levels: int = _option(4, "pyramid levels C of a PRM")
+    pool_windows: str = _option(
+        "channel",
+        "fractional pooling windows: one draw per sample and channel (the paper), or shared by a sample's channels, "
+        "or by the batch (faster)",
+        choices=("channel", "sample", "batch"),
+    )
+    input_size: int = _option(256, "side of the square network input, pixels")
+    batch_size: int = _option(16, "people a step")
+    epochs: int = _option(200, "passes over the training set")
+    max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
+    lr: float = _option(7e-4, "RMSProp learning rate")
+    schedule: str = _option("step", "÷10 at 75 %% and at 85 %% of the run (the paper), or cosine to 0", choices=("step", "cosine"))
+    warmup: int = _option(0, "steps over which the learning rate rises from 0")
+    weight_decay: float = _option(0.0, "RMSProp weight decay")
+    ema: float = _option(0.0, "decay of the moving average of the weights that is saved for prediction; 0: none")
+    init: str = _option("torch", "weight initialization", choices=tuple(INITIALIZERS))
+    sigma: float = _option(1.0, "standard deviation of the target Gaussians, map pixels")
+    scale_noise: float = _option(0.25, "augmentation: standard deviation of the scale, cut at 1 ± this")
+    rotation_noise: float = _option(30.0, "augmentation: standard deviation of the rotation, degrees, cut at twice this")
+    rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated")
+    colour_noise: float = _option(0.2, "augmentation: each colour channel times U(1 - this, 1 + this)")
+    precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
+    workers: int = _option(-1, "loader processes; -1: cores - 1, at most 8; 0: load in the training process")
+    cache: bool = _option(True, "keep decoded people in memory (about 100 kB each)")
+    on_error: str = _option("raise", "a corrupt image stops the run, or is named, counted and left out", choices=("raise", "skip"))
+    validate_every: int = _option(1, "epochs between validations")
+    save_every: int = _option(0, "also save a checkpoint every so many steps; 0: at the end of each epoch only")
+    seed: int = _option(0, "decides weights, order, augmentation and pooling windows")
+    resume: str = _option("auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path")
+    compile: bool = _option(False, "torch.compile the network")
+
+    def __post_init__(self) -> None:
+        for name in ("stacks", "features", "depth", "levels", "input_size", "batch_size", "epochs", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; a whole number above 0 is accepted")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"--max-steps is {self.max_steps}; a whole number above 0 is accepted")
+        for name in ("lr", "sigma"):
+            if not 0 < getattr(self, name) < 1e6:
+                raise UserError(f"--{name} is {getattr(self, name)}; a number above 0 is accepted")
+        for name in ("warmup", "save_every", "weight_decay", "rotation_noise", "seed"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 0 or more is accepted")
+        for name in ("ema", "scale_noise", "colour_noise"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; a number in [0, 1) is accepted")
+        if not 0 <= self.rotation_probability <= 1:
+            raise UserError(f"--rotation-probability is {self.rotation_probability}; a number in [0, 1] is accepted")
+        if self.workers < -1 or self.workers > 256:
+            raise UserError(f"--workers is {self.workers}; -1 to 256 is accepted")
+        stride = 4 * 2**self.depth
+        if self.input_size % stride:
+            raise UserError(
+                f"--input-size is {self.input_size}; with --depth {self.depth} a multiple of {stride} is accepted"
+            )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag for every field of Settings."""
+    types = {"int": int, "float": float, "str": str, "int | None": int, "str | None": str}
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        text = str(field.metadata["help"])
+        if field.type == "bool":
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+            continue
+        parser.add_argument(
+            flag,
+            type=types[str(field.type)],
+            default=field.default,
+            choices=field.metadata.get("choices"),
+            help=text + (" (default: %(default)s)" if field.default is not None else ""),
+        )

@@ -1,0 +1,184 @@
+import json
+
+import pytest
+import torch
+
+from pyranet_fast import ops
+from pyranet_fast.models import VARIANTS, PyraNet
+
+SMALL = {"features": 24, "depth": 3, "base_width": 4}
+
+
+def small(variant: str = "B*", stacks: int = 2, **options) -> PyraNet:
+    torch.manual_seed(0)
+    return PyraNet(stacks, 3, variant=variant, **{**SMALL, **options})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_and_gradients(variant):
+    model = small(variant)
+    scores = model(torch.randn(2, 3, 64, 32))
+    assert [tuple(s.shape) for s in scores] == [(2, 3, 16, 8)] * 2
+    sum((s * torch.randn_like(s)).sum() for s in scores).backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert missing == []
+    zero = [n for n, p in model.named_parameters() if n.endswith("conv.weight") and p.grad.abs().max() == 0]
+    assert zero == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_repeats_and_does_not_depend_on_the_batch(variant):
+    model = small(variant).eval()
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        first, second, alone = model(x)[-1], model(x)[-1], model(x[1:2])[-1]
+    assert torch.equal(first, second)
+    torch.testing.assert_close(alone, first[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_training_is_random_and_repeats_with_the_seed():
+    model = small()
+    x = torch.randn(2, 3, 32, 32)
+    torch.manual_seed(5)
+    first, second = model(x)[-1], model(x)[-1]
+    torch.manual_seed(5)
+    assert torch.equal(model(x)[-1], first)
+    assert not torch.equal(first, second)
+
+
+def test_later_stacks_see_earlier_scores():
+    model = small()
+    image = torch.randn(2, 3, 32, 32)
+    gradient = torch.autograd.grad(model(image)[-1].square().sum(), model.stacks[0].score.weight)[0]
+    assert gradient.abs().max() > 0
+    assert model.stacks[-1].from_score is None
+
+
+def test_config_rebuilds_the_network():
+    model = small("C", levels=3, variance_control=False, pool_windows="sample")
+    again = PyraNet(**json.loads(json.dumps(model.config)))
+    again.load_state_dict(model.state_dict(), strict=True)
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again.eval()(x)[-1], model.eval()(x)[-1])
+    assert again.config == model.config
+    assert PyraNet(1, features=32).config == {
+        "stacks": 1,
+        "joints": 16,
+        "features": 32,
+        "variant": "B*",
+        "levels": 4,
+        "depth": 4,
+        "base_width": 9,
+        "variance_control": True,
+        "pool_windows": "channel",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stacks": 0}, "stacks is 0"),
+        ({"joints": -1}, "joints is -1"),
+        ({"levels": 2.5}, "levels is 2.5"),
+        ({"features": 30}, "features is 30.*multiple of 4"),
+        ({"variant": "b"}, "variant is 'b'.*'plain'"),
+        ({"features": 16}, "base_width is 9.*8"),
+        ({"pool_windows": "image", "features": 32}, "pool_windows is 'image'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        PyraNet(**{"stacks": 1, **options})
+
+
+def test_bad_input():
+    model = small()
+    with pytest.raises(ValueError, match=r"image is 64x48 .*multiples of 32"):
+        model(torch.zeros(1, 3, 64, 48))
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\)"):
+        model(torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match=r"\(1, 1, 32, 32\)"):
+        model(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(TypeError, match="uint8"):
+        model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="list"):
+        model([1])
+
+
+def test_channels_last_gives_channels_last():
+    model = small().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = small().eval()(x)[-1]
+        got = model.eval()(x.to(memory_format=torch.channels_last))[-1]
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_in_bfloat16_trains():
+    model = small()
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = model(torch.randn(2, 3, 32, 32))
+        loss = sum(s.float().square().mean() for s in scores)
+    assert all(s.dtype == torch.bfloat16 for s in scores)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def distance(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Relative distance of two lists of tensors in the Euclidean norm."""
+    a, b = (torch.cat([t.detach().flatten() for t in tensors]) for tensors in (got, expected))
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.skipif("native" not in ops.available_backends(), reason="the native library is not built")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_backends_agree(training, layout, dtype):
+    """Same weights and windows: the same scores and gradients, whichever backend runs the operators.
+
+    Batch norm on the smallest maps amplifies rounding, so the norm of the difference is what is compared, and
+    float64 shows that only rounding differs.
+    """
+    model = small(depth=2).to(dtype).to(memory_format=layout).train(training)
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    x = torch.randn(4, 3, 64, 64, dtype=dtype).to(memory_format=layout)
+    targets = [torch.randn(4, 3, 16, 16, dtype=dtype) for _ in range(2)]
+    results = []
+    for name in ("reference", "native"):
+        model.load_state_dict(state)
+        model.zero_grad()
+        torch.manual_seed(7)  # the windows of fractional pooling
+        with ops.backend(name):
+            scores = model(x)
+            sum((s - t).square().mean() for s, t in zip(scores, targets, strict=True)).backward()
+        statistics = [b.clone() for b in model.buffers() if b.is_floating_point()]
+        results.append((scores, [p.grad for p in model.parameters()], statistics))
+    limits = (1e-4, 1e-3, 1e-4) if dtype == torch.float32 else (1e-11, 1e-11, 1e-11)
+    for reference, native, limit in zip(*results, limits, strict=True):
+        assert distance(native, reference) < limit
+
+
+@pytest.mark.parametrize("variant", ["B*", "C"])
+def test_compiles_without_graph_breaks(variant):
+    torch._dynamo.reset()
+    model = small(variant, 1, depth=1, features=8, base_width=2)
+    x = torch.randn(2, 3, 16, 16)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.manual_seed(2)
+    expected = model(x)[-1]
+    torch.manual_seed(2)
+    torch.testing.assert_close(compiled(x)[-1], expected)
+    model.eval()
+    torch.testing.assert_close(compiled(x)[-1], model(x)[-1])
+    torch._dynamo.reset()
+
+
+def test_exports_with_a_dynamic_batch():
+    model = small(stacks=1, depth=2).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
+    x = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x)[-1], model(x)[-1])

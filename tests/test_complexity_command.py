@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+from pyranet_fast.complexity import main
+
+SMALL = ["--features", "32", "--depth", "2", "--input-size", "32", "--stacks", "1"]
+
+
+def test_table(capsys):
+    assert main([*SMALL, "--variants", "plain", "wide", "B*"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["model", "params", "GFLOPs", "paper"]
+    assert [line.split(",")[0] for line in lines] == ["plain", "wide", "B*"]
+    assert "no variance control" in lines[0] and "no variance control" not in lines[2]
+
+
+def test_json(capsys):
+    assert main([*SMALL, "--variants", "B*", "--no-variance-control", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["variant"] == "B*" and row["variance_control"] is False and row["params_m"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--input-size", "100"], "image is 100x100"),
+        (["--features", "30"], "features is 30"),
+        (["--stacks", "0"], "stacks is 0"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, capsys):
+    assert main([*SMALL, *flags]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
