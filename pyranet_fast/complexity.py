@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from . import cli
+from .errors import UserError
 from .models import VARIANTS, PyraNet, complexity
 
 PAPER = {
@@ -83,8 +85,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: the flags ask for a network that there is not.
+    """
     p = parser()
     options = p.parse_args(arguments)
     default = all(
@@ -93,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.json:
             print(json.dumps(list(rows(options)), indent=2))
-            return 0
+            return
         for number, row in enumerate(rows(options)):
             if number == 0:
                 print(f"{'model':38} {'params':>10} {'GFLOPs':>8}   paper")
@@ -102,10 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             paper = PAPER.get((row["variant"], row["stacks"]), "") if default else ""
             print(f"{name:38} {row['params_m']:8.3f} M {row['gflops']:8.2f}   {paper}".rstrip(), flush=True)
     except ValueError as error:
-        print(f"pyranet_fast.complexity: {error}", file=sys.stderr)
-        return 2
-    return 0
+        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,7 +1,8 @@
-"""`python -m pyranet_fast.env`: what is installed, built and found, and which backend every operator uses, and why."""
+"""`python -m pyranet_fast.env`: what is installed, built and found; which backend operators use, and why."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import importlib
 import json
@@ -34,16 +35,11 @@ def versions() -> dict[str, str]:
     """Versions of the package, Python and the libraries under it."""
     found = {
         "pyranet_fast": f"{pyranet_fast.__version__} in {Path(pyranet_fast.__file__).parent}",
-        "Python": f"{platform.python_version()} ({platform.python_implementation()}) on {platform.platform()}",
+        "Python": f"{platform.python_version()} on {platform.platform()}",
         "torch": f"{torch.__version__}, {_cuda_of_torch()}",
     }
-    for name, module in {
-        "NumPy": "numpy",
-        "OpenCV": "cv2",
-        "SciPy": "scipy",
-        "h5py": "h5py",
-        "Triton": "triton",
-    }.items():
+    modules = {"NumPy": "numpy", "OpenCV": "cv2", "SciPy": "scipy", "h5py": "h5py", "Triton": "triton"}
+    for name, module in modules.items():
         try:
             found[name] = str(importlib.import_module(module).__version__)
         except ImportError as error:
@@ -54,7 +50,10 @@ def versions() -> dict[str, str]:
 def tools() -> dict[str, str]:
     """The compilers on PATH now; what the installed library was built with is in `native`."""
     compiler = os.environ.get("CXX", "").strip() or next(filter(shutil.which, ("c++", "g++", "clang++")), "")
-    return {"C++ compiler": _program(compiler.split()[:1], "--version"), "nvcc": _program(["nvcc"], "--version", -1)}
+    return {
+        "C++ compiler": _program(compiler.split()[:1], "--version"),
+        "nvcc": _program(["nvcc"], "--version", -1),
+    }
 
 
 def native() -> dict[str, str]:
@@ -64,24 +63,25 @@ def native() -> dict[str, str]:
     if _backend.native_error is None:
         library = sys.modules["pyranet_fast._C"]
         found["_C"] = f"loaded from {library.__file__}"
-        found["CPU kernels"] = f"{cpu_isa() or 'unknown instruction set'} (said by the library that runs them)"
+        found["CPU kernels"] = f"{cpu_isa() or 'unknown'}, as the library that runs them says"
     if record.get("native"):
-        found["built"] = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in record.items() if key != "native")
+        found["built"] = "; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in record.items() if k != "native")
     elif record:
         found["built"] = f"no: {record['why']}"
     else:
-        found["built"] = "no record of a build: pip install --no-build-isolation . (or make build) has not run here"
+        found["built"] = "no record: neither pip install nor make build has run here"
     return found
 
 
 def machine() -> dict[str, str]:
     """Processor, threads and GPUs."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    threads, between = torch.get_num_threads(), torch.get_num_interop_threads()
     return {
         "CPU": f"{_cpu_name()}, {affinity} of {os.cpu_count()} cores for this process",
-        "threads": f"{torch.get_num_threads()} (torch.set_num_threads), between operators {torch.get_num_interop_threads()}",
-        "GPU": ", ".join(gpus) or "none that this torch can use",
+        "threads": f"{threads} inside an operator (torch.set_num_threads), {between} between operators",
+        "GPU": ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none that this torch can use",
     }
 
 
@@ -109,7 +109,7 @@ def report() -> dict[str, dict[str, Any]]:
 
 
 def cpu_isa() -> str | None:
-    """Instruction set of the CPU kernels, "avx512", "avx2" or "baseline", asked of the loaded library; else None."""
+    """Instruction set of the CPU kernels, "avx512", "avx2" or "baseline", said by the library; or None."""
     library = sys.modules.get("pyranet_fast._C")
     if library is None or library.__file__ is None:
         return None
@@ -122,7 +122,7 @@ def cpu_isa() -> str | None:
 
 
 def build_record() -> dict[str, Any]:
-    """What setup.py wrote when the package was built here; empty where it never ran or the file is damaged."""
+    """What setup.py wrote when it built the package; empty where it never ran or the file is damaged."""
     try:
         record = json.loads((Path(__file__).parent / "_build.json").read_text())
     except (OSError, ValueError):
@@ -134,7 +134,7 @@ def _explained(operator: str, device: str) -> str:
     backend, why = _backend.explain(device)
     if backend == "native" and not _registered(operator, device):
         return f"native, but no kernel is registered for it: a call raises ({why})"
-    return f"{backend}: {why}"
+    return f"{backend} ({why})"
 
 
 def _registered(operator: str, device: str) -> bool:
@@ -175,7 +175,10 @@ def _program(command: Sequence[str], flag: str, line: int = 0) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = cli.parser("env", "Tell versions, what is built, and which backend each operator uses, and why.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pyranet_fast.env",
+        description="Tell versions, what is built, and which backend each operator uses, and why.",
+    )
     parser.add_argument("--json", action="store_true", help="the same as JSON, for a bug report or a script")
     arguments = parser.parse_args(argv)
     found = report()
@@ -185,8 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for section, rows in found.items():
         print(section)
         for name, value in rows.items():
-            text = "; ".join(f"{key}: {part}" for key, part in value.items()) if isinstance(value, dict) else value
-            print(f"  {name:<29}{text}")
+            if isinstance(value, dict):
+                value = "; ".join(f"{device}: {text}" for device, text in value.items())
+            print(f"  {name:<29}{value}")
     return 0
 
 

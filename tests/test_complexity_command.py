@@ -2,13 +2,14 @@ import json
 
 import pytest
 
+from pyranet_fast import cli
 from pyranet_fast.complexity import main
 
 SMALL = ["--features", "32", "--depth", "2", "--input-size", "32", "--stacks", "1"]
 
 
 def test_table(capsys):
-    assert main([*SMALL, "--variants", "plain", "wide", "B*"]) == 0
+    main([*SMALL, "--variants", "plain", "wide", "B*"])
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["model", "params", "GFLOPs", "paper"]
     assert [line.split(",")[0] for line in lines] == ["plain", "wide", "B*"]
@@ -16,7 +17,7 @@ def test_table(capsys):
 
 
 def test_json(capsys):
-    assert main([*SMALL, "--variants", "B*", "--no-variance-control", "--json"]) == 0
+    main([*SMALL, "--variants", "B*", "--no-variance-control", "--json"])
     (row,) = json.loads(capsys.readouterr().out)
     assert row["variant"] == "B*" and row["variance_control"] is False and row["params_m"] > 0
 
@@ -30,7 +31,7 @@ def test_json(capsys):
     ],
 )
 def test_bad_flags_are_one_line(flags, message, capsys):
-    assert main([*SMALL, *flags]) == 2
+    assert cli.run(main, [*SMALL, *flags]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ""

@@ -169,7 +169,7 @@ def contact_sheet(
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"captions has {len(captions)} lines for {len(images)} images; one each is accepted")
     columns = min(columns, len(images))
-    gap, strip = max(2, cell // 64), 0 if captions is None else max(14, cell // 10)
+    gap, strip = max(2, cell // 64), 0 if captions is None else max(14, cell // 12)
     rows = -(-len(images) // columns)
     sheet = np.empty((rows * (cell + strip + gap) + gap, columns * (cell + gap) + gap, 3), np.uint8)
     sheet[:] = _PAPER
@@ -186,10 +186,10 @@ def contact_sheet(
 
 
 def _write(strip: Image, text: str) -> None:
-    """One line of text, as large as the strip allows, shortened to its width. OpenCV's font has ASCII only."""
+    """One line of text, shortened to the strip's width. OpenCV's font has ASCII only."""
     text = text.encode("ascii", "replace").decode()
     height, width = strip.shape[:2]
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, height / 34
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, height / 46
     while len(text) > 1 and cv2.getTextSize(text, font, size, 1)[0][0] > width - 4:
         text = text.removesuffix("..")[:-1] + ".." if len(text) > 4 else text[:-1]
     ink = np.ascontiguousarray(strip)

@@ -96,7 +96,8 @@ def decode(
             input = (map + 0.5) * 4 - 0.5.
 
     Returns:
-        ``(joints, scores)``: joints (N, K, 2) float32, x and y in image pixels; scores (N, K) float32, the maxima.
+        ``(joints, scores)``: joints (N, K, 2) float32, x and y in image pixels; scores (N, K)
+            float32, the maxima.
 
     Raises:
         TypeError, ValueError: an argument is not as described.

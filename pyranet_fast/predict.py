@@ -1,0 +1,142 @@
+"""`python -m pyranet_fast.predict`: the joints of the person in any photo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import cli
+from .errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, or 2 where an image could not be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pyranet_fast.predict",
+        description="Find the joints of the person in each image. OUTPUT gets NAME_pose.png for each and "
+        "predictions.json: joints by name in pixels of the image, their scores, the box that was used.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any common format")
+    parser.add_argument("--checkpoint", default=None, metavar="FILE", help="file written by train")
+    parser.add_argument(
+        "--box",
+        type=_box,
+        default=None,
+        metavar="X,Y,W,H",
+        help="the person's box in pixels, top left corner and size, in every image given (with a negative X "
+        "write --box=-5,…; default: the whole image, then the box of what was found)",
+    )
+    parser.add_argument(
+        "--output", default="predictions", help="folder for the results (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="average with the mirrored image (default: on)",
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    device = cli.device(arguments.device)
+
+    from .data.images import read_image, write_image
+    from .pose.draw import draw_pose
+    from .predictor import Predictor
+    from .training.checkpoint import atomic_write
+
+    predictor = Predictor(arguments.checkpoint, device, flip=arguments.flip, precision=arguments.precision)
+    output = cli.output_folder(arguments.output)
+    done: list[dict[str, Any]] = []
+    errors: list[dict[str, str]] = []
+    names = overlay_names(arguments.images, output)
+    for path, name in zip(arguments.images, names, strict=True):
+        try:
+            image = read_image(path)
+            pose = predictor(image, arguments.box)
+        except UserError as error:
+            sentence = cli.one_line(str(error))
+            sentence = sentence if str(path) in sentence else f"image {path}: {sentence}"
+            errors.append({"image": printable(path), "error": printable(sentence)})
+            print(f"error: {printable(sentence)}", file=sys.stderr)
+            continue
+        write_image(output / name, draw_pose(image, pose.joints, pose.scores, predictor.skeleton))
+        height, width = image.shape[:2]
+        entry = {"image": printable(path), "width": width, "height": height, "overlay": name}
+        done.append(entry | pose.as_dict())
+        print(f"{printable(path)} -> {printable(output / name)} (mean score {pose.mean_score:.2f})")
+
+    results = {
+        "checkpoint": printable(arguments.checkpoint),
+        "settings": {
+            "input_size": predictor.input_size,
+            "flip": predictor.flip,
+            "precision": predictor.precision,
+            "pixels": "0-based; an integer is the centre of a pixel; after the image's EXIF orientation",
+        },
+        "predictions": done,
+        "errors": errors,
+    }
+    text = json.dumps(results, indent=2, allow_nan=False)
+    atomic_write(output / "predictions.json", lambda file: file.write(text.encode()))
+    failed = f", {len(errors)} of {len(arguments.images)} images failed" if errors else ""
+    print(f"wrote {printable(output / 'predictions.json')}{failed}")
+    return cli.BAD_INPUT if errors else 0
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not four numbers X,Y,W,H")
+    return values
+
+
+def overlay_names(images: Sequence[str], output: Path) -> list[str]:
+    """A file name for each image's overlay: ``NAME_pose.png``, numbered where NAME comes twice.
+
+    No two are the same, on a file system that ignores case either, and none is an image still to be read.
+    """
+    inputs = {_key(Path(image)) for image in images}
+    taken: set[str] = set()
+    names = []
+    for image in images:
+        for name in _candidates(printable(Path(image).stem)):
+            if name.casefold() not in taken and _key(output / name) not in inputs:
+                break
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _candidates(stem: str) -> Iterable[str]:
+    stem = stem.encode()[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes in all
+    yield f"{stem}_pose.png"
+    number = 2
+    while True:
+        yield f"{stem}-{number}_pose.png"
+        number += 1
+
+
+def _key(path: Path) -> str:
+    try:
+        return str(path.resolve()).casefold()
+    except (OSError, ValueError, RuntimeError):
+        return str(path).casefold()
+
+
+def printable(path: object) -> str:
+    """A path as text that any terminal and JSON can hold: bytes that are no UTF-8 become question marks."""
+    return str(path).encode("utf-8", "replace").decode("utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

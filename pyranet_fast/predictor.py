@@ -1,0 +1,295 @@
+"""One call from a photo to a pose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from . import cli
+from .data.base import PIXELS_PER_SCALE, Image
+from .data.images import as_rgb, read_image
+from .data.transforms import MAP_STRIDE, crop, crop_matrix, invert
+from .errors import UserError
+from .pose.inference import PRECISIONS, decode, score_maps
+from .pose.skeleton import SKELETONS
+from .training.checkpoint import Checkpoint, build_model, load_checkpoint
+
+Box = tuple[float, float, float, float]
+
+# Side of the crop in long sides of a person's tight box: the margin of MPII's annotations.
+BOX_MARGIN = 1.25
+# ... and of the whole image where no box is given, as the network saw the images of LSP.
+IMAGE_MARGIN = 1.05
+# Extent of a person's joints over the side of the crop, on average over LSP. A box around joints is widened
+# to this share, as hands, feet and hair lie outside them.
+JOINTS_SHARE = 0.756
+# A joint below this score says nothing about where the person is.
+SURE = 0.2
+
+
+@dataclass
+class Pose:
+    """A predicted pose.
+
+    Attributes:
+        joints: (K, 2) float32, x and y in image pixels, 0-based, an integer is a pixel's centre.
+        scores: (K,) float32, the peak of each score map: near 1 where the network is sure, else near 0.
+        heatmaps: (K, h, w) float32 score maps of the crop.
+        skeleton: name of the joints' meaning, in ``pyranet_fast.pose.SKELETONS``.
+        box: (x, y, width, height) in image pixels, what the crop was made from.
+        heatmap_to_image: (2, 3) float64, affine map from pixels of ``heatmaps`` to pixels of the image.
+    """
+
+    joints: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    heatmaps: npt.NDArray[np.float32]
+    skeleton: str
+    box: Box
+    heatmap_to_image: npt.NDArray[np.float64]
+
+    @property
+    def mean_score(self) -> float:
+        """Mean of the joints' scores: one number for how far to trust the pose."""
+        return float(self.scores.mean())
+
+    def as_dict(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold, joints by name; without the score maps."""
+        names = SKELETONS[self.skeleton].joints
+        rows = zip(names, self.joints.tolist(), self.scores.tolist(), strict=True)
+        return {
+            "skeleton": self.skeleton,
+            "box": [round(v, 2) for v in self.box],
+            "mean_score": round(self.mean_score, 4),
+            "joints": {
+                n: {"x": round(x, 2), "y": round(y, 2), "score": round(s, 4)} for n, (x, y), s in rows
+            },
+        }
+
+
+class Predictor:
+    """Finds the joints of one person in a picture.
+
+    Example::
+
+        pose = Predictor("output/last.pt")("photo.jpg", box=(120, 40, 200, 460))
+        pose.joints, pose.scores
+
+    Args:
+        checkpoint_or_name: path of a checkpoint from ``pyranet_fast.train``, or a loaded ``Checkpoint``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; None takes a GPU where there is one.
+        flip: average with the mirrored picture: better, at twice the work.
+        precision: ``"fp32"`` (also None), or ``"bf16"``, faster where the hardware has it.
+
+    Raises:
+        UserError: no checkpoint, one that cannot be read or built, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        checkpoint_or_name: str | Path | Checkpoint | None = None,
+        device: str | torch.device | None = None,
+        *,
+        flip: bool = True,
+        precision: str | None = None,
+    ) -> None:
+        if checkpoint_or_name is None:
+            raise UserError(
+                "no weights are shipped with this version yet: give the path of a checkpoint that "
+                "python -m pyranet_fast.train wrote, such as output/last.pt"
+            )
+        if precision is not None and precision not in PRECISIONS:
+            raise ValueError(
+                f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))} and None"
+            )
+        if isinstance(checkpoint_or_name, Checkpoint):
+            checkpoint, path = checkpoint_or_name, Path("checkpoint")
+        elif isinstance(checkpoint_or_name, str | Path):
+            checkpoint, path = load_checkpoint(checkpoint_or_name), Path(checkpoint_or_name)
+        else:
+            raise TypeError(
+                f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; "
+                "a path or a Checkpoint is accepted"
+            )
+        if checkpoint.skeleton not in SKELETONS:
+            raise UserError(f"{path} has skeleton {checkpoint.skeleton!r}; there are {', '.join(SKELETONS)}")
+        self.skeleton = SKELETONS[checkpoint.skeleton]
+        self.device = cli.device(device)
+        model = build_model(checkpoint, path)
+        joints = checkpoint.model.get("joints", 16)
+        if joints != len(self.skeleton):
+            raise UserError(
+                f"{path} is of another configuration: it has {joints} score maps, "
+                f"skeleton {self.skeleton.name!r} has {len(self.skeleton)} joints"
+            )
+        multiple = getattr(model, "multiple", MAP_STRIDE)
+        size = checkpoint.input_size
+        if not isinstance(size, int) or size < multiple or size % multiple:
+            raise UserError(f"{path} has input size {size!r}; a multiple of {multiple} is needed")
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.input_size = size
+        self.flip = flip
+        self.precision = precision or "fp32"
+
+    def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:
+        """Predict the pose of one person.
+
+        Args:
+            image: a path; a uint8 array (H, W), (H, W, 3) in RGB order or (H, W, 4); or a uint8 tensor
+                (C, H, W) with C = 1, 3 or 4.
+            box: the person's tight box (x, y, width, height) in pixels, x and y the top left corner; the crop
+                is the square around its centre of 1.25 times its longer side. None: the whole image is tried,
+                then once more the box of the joints found; the second is kept unless it is less sure.
+
+        Returns:
+            A Pose; its score maps are on the CPU.
+
+        Raises:
+            UserError: a file that cannot be read, a box that is not four finite numbers with a positive size
+                or that lies outside the image, or weights that give NaN.
+            TypeError, ValueError: an image of another kind.
+        """
+        return self.predict_batch([image], [box])[0]
+
+    def predict_batch(
+        self,
+        images: Iterable[Any],
+        boxes: Iterable[Sequence[float] | None] | None = None,
+        *,
+        batch_size: int = 16,
+    ) -> list[Pose]:
+        """Predict one person in each of several images, ``batch_size`` crops at a time.
+
+        Args:
+            images: any number of images, each as for a single call; several people of one image are the same
+                image with several boxes.
+            boxes: as many boxes, None among them where there is none; None alone: no boxes at all.
+            batch_size: crops a step. No more images than this are in memory if ``images`` gives paths.
+
+        Returns:
+            A Pose for each image, in their order.
+
+        Raises:
+            As for a single call; ValueError also where the numbers of images and boxes differ.
+        """
+        if isinstance(images, str | Path | bytes):
+            raise TypeError(f"images is a single {type(images).__name__}; a list of images is accepted")
+        pictures = list(images)
+        places: list[Sequence[float] | None] = [None] * len(pictures) if boxes is None else list(boxes)
+        if len(places) != len(pictures):
+            raise ValueError(
+                f"there are {len(pictures)} images and {len(places)} boxes; a box or None each is accepted"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; at least 1 is accepted")
+        poses: list[Pose] = []
+        for start in range(0, len(pictures), batch_size):
+            part = slice(start, start + batch_size)
+            poses += self._batch([_load(p) for p in pictures[part]], places[part])
+        return poses
+
+    def _batch(self, images: list[Image], boxes: list[Sequence[float] | None]) -> list[Pose]:
+        chosen = [
+            (_whole(image), IMAGE_MARGIN) if box is None else (checked_box(box, image.shape), BOX_MARGIN)
+            for image, box in zip(images, boxes, strict=True)
+        ]
+        poses = self._crops(images, chosen)
+        again: dict[int, tuple[Box, float]] = {}
+        for index, box in enumerate(boxes):
+            found = None if box is not None else joints_box(poses[index])
+            if found is not None:
+                again[index] = found, BOX_MARGIN
+        if again:
+            closer = self._crops([images[i] for i in again], list(again.values()))
+            for index, pose in zip(again, closer, strict=True):
+                if pose.mean_score >= poses[index].mean_score:
+                    poses[index] = pose
+        return poses
+
+    def _crops(self, images: list[Image], chosen: list[tuple[Box, float]]) -> list[Pose]:
+        crops, inverses = [], []
+        for image, ((x, y, width, height), margin) in zip(images, chosen, strict=True):
+            # x and y are a corner; the first pixel's centre is half a pixel inside it.
+            centre = (x + width / 2 - 0.5, y + height / 2 - 0.5)
+            scale = margin * max(width, height) / PIXELS_PER_SCALE
+            matrix = crop_matrix(centre, scale, 0.0, self.input_size)
+            crops.append(crop(image, matrix, self.input_size).transpose(2, 0, 1))
+            inverses.append(invert(matrix))
+        maps = score_maps(
+            self.model,
+            torch.from_numpy(np.stack(crops)),
+            self.skeleton,
+            flip=self.flip,
+            device=self.device,
+            precision=self.precision,
+        )
+        joints, scores = decode(maps, np.stack(inverses))
+        if not np.isfinite(scores).all():
+            raise UserError(
+                "the network gives scores that are not finite: its weights are damaged or training diverged"
+            )
+        heatmaps = maps.cpu().numpy()
+        to_input = np.array(
+            [[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]]
+        )
+        return [
+            Pose(joints[i], scores[i], heatmaps[i], self.skeleton.name, chosen[i][0], inverses[i] @ to_input)
+            for i in range(len(images))
+        ]
+
+
+def checked_box(box: Sequence[float], shape: Sequence[int]) -> Box:
+    """A user's box as four floats.
+
+    Raises:
+        UserError: not four finite numbers, no area, no pixel of the image in it, or absurdly large.
+    """
+    accepted = "four numbers x, y, width, height in pixels are accepted"
+    try:
+        x, y, width, height = (float(v) for v in box)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"box is {box!r}; {accepted}") from error
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise UserError(f"box is {box!r}; {accepted}, all of them finite")
+    if width <= 0 or height <= 0:
+        raise UserError(f"box has width {width:g} and height {height:g}; both must be above 0")
+    rows, columns = shape[:2]
+    size = f"{columns} x {rows} pixels"
+    if x >= columns or y >= rows or x + width <= 0 or y + height <= 0:
+        raise UserError(f"box {x:g},{y:g},{width:g},{height:g} lies outside the image of {size}")
+    if max(width, height) > 100 * max(rows, columns):
+        raise UserError(f"box {x:g},{y:g},{width:g},{height:g} is more than 100 times the image of {size}")
+    return x, y, width, height
+
+
+def joints_box(pose: Pose) -> Box | None:
+    """The box of the person whose joints were found, or None where too few of them are sure.
+
+    At least half of the joints, and no fewer than four, must score ``SURE``; the box has the size at which
+    the crop shows the person as large as training did.
+    """
+    sure = pose.joints[pose.scores >= SURE].astype(np.float64)
+    if len(sure) < max(4, len(pose.joints) / 2):
+        return None
+    low, high = sure.min(axis=0), sure.max(axis=0)
+    extent = float((high - low).max())
+    if extent < 2.0:  # all on one spot: no size to go by
+        return None
+    pad = extent * (1 / (JOINTS_SHARE * BOX_MARGIN) - 1) / 2
+    x, y = low - pad + 0.5
+    width, height = high - low + 2 * pad
+    return float(x), float(y), float(width), float(height)
+
+
+def _whole(image: Image) -> Box:
+    return 0.0, 0.0, float(image.shape[1]), float(image.shape[0])
+
+
+def _load(image: Any) -> Image:
+    return read_image(image) if isinstance(image, str | Path) else as_rgb(image)

@@ -1,0 +1,163 @@
+"""The package as a whole: its version, its import without the library, and what setup.py decides."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyranet_fast as pf
+
+ROOT = Path(__file__).resolve().parents[1]
+source_tree = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="no setup.py: an installed package")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that finds this same package."""
+    paths = os.pathsep.join([str(Path(pf.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_installed_version_is_the_packages_own() -> None:
+    try:
+        installed = importlib.metadata.version("pyranet-fast")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is used in place, not installed")
+    assert installed == pf.__version__
+
+
+def test_without_the_library_it_imports_runs_and_says_so_once() -> None:
+    run = python(
+        "import sys; sys.modules['pyranet_fast._C'] = None\n"
+        "import torch, pyranet_fast as pf\n"
+        "x = torch.arange(16.0).reshape(1, 1, 4, 4)\n"
+        "for _ in range(2): y = pf.ops.upsample_sum([x], (4, 4))\n"
+        "assert torch.equal(x, y) and pf.ops.heatmap_argmax(x)[0].tolist() == [[[3.0, 3.0]]]\n"
+        "assert pf.ops.available_backends() == ['reference']",
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("runs on its PyTorch reference") == 1, run.stderr
+
+
+def test_an_unknown_backend_in_the_environment_is_one_clear_error() -> None:
+    run = python("import pyranet_fast", PYRANET_FAST_BACKEND="fastest")
+    assert run.returncode != 0
+    assert "PYRANET_FAST_BACKEND is 'fastest'; accepted are reference, native, triton" in run.stderr
+
+
+class Setup:
+    """setup.py in a copy of the tree, run up to its call of setuptools.setup, whose arguments are kept."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.monkeypatch = monkeypatch
+        self.arguments: dict[str, Any] = {}
+        shutil.copy(ROOT / "setup.py", folder)
+        shutil.copytree(ROOT / "csrc", folder / "csrc")
+        (folder / "pyranet_fast").mkdir()
+        for name in ("CXX", "PYRANET_FAST_NATIVE"):
+            # set first, so that what setup.py puts there is taken back after the test
+            monkeypatch.setenv(name, "")
+
+    def __call__(self, command: str, *, torch: bool = True, **environment: str) -> dict[str, Any]:
+        """Run a command; returns the record that it leaves for `pyranet_fast.env`."""
+        for name, value in environment.items():
+            self.monkeypatch.setenv(name, value)
+        if not torch:
+            self.monkeypatch.setitem(sys.modules, "torch", None)
+        self.monkeypatch.setattr(sys, "argv", ["setup.py", command])
+        self.monkeypatch.setattr("setuptools.setup", lambda **arguments: self.arguments.update(arguments))
+        runpy.run_path(str(self.folder / "setup.py"))
+        record = self.folder / "pyranet_fast" / "_build.json"
+        return json.loads(record.read_text()) if record.exists() else {}
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    return Setup(tmp_path, monkeypatch)
+
+
+@source_tree
+def test_the_library_is_built_from_all_sources_for_every_python(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = setup("bdist_wheel", CXX=sys.executable)  # any program will do: nothing is compiled here
+    (library,) = setup.arguments["ext_modules"]
+    sources = [ROOT / "csrc" / "schema.cpp", *(ROOT / "csrc" / "cpu").glob("*.cpp")]
+    assert set(library.sources) == {str(path.relative_to(ROOT)) for path in sources}
+    assert library.py_limited_api
+    assert setup.arguments["options"] == {"bdist_wheel": {"py_limited_api": "cp310"}}
+    assert record["native"] and record["files"] == len(library.sources)
+    assert f"building _C from {len(library.sources)} C++ files" in capsys.readouterr().err
+
+
+@source_tree
+def test_without_a_compiler_nothing_is_built_and_the_reason_is_kept(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = setup("bdist_wheel", CXX="/nowhere/c++")
+    why = "no C++ compiler at the installation (CXX=/nowhere/c++ is not a program)"
+    assert record == {"native": False, "why": why}
+    assert not setup.arguments.get("ext_modules")
+    assert capsys.readouterr().err.count("no native library") == 1
+
+
+@source_tree
+def test_an_empty_path_has_no_compiler(setup: Setup, tmp_path: Path) -> None:
+    assert setup("bdist_wheel", PATH=str(tmp_path))["why"].endswith("(no c++, g++ or clang++ on PATH)")
+
+
+@source_tree
+def test_native_can_be_refused_demanded_and_misspelt(setup: Setup) -> None:
+    assert setup("bdist_wheel", torch=False, PYRANET_FAST_NATIVE="0") == {
+        "native": False,
+        "why": "PYRANET_FAST_NATIVE=0 at the installation",
+    }
+    with pytest.raises(SystemExit, match=r"asks for the native library.*CXX=/nowhere is not a program"):
+        setup("bdist_wheel", PYRANET_FAST_NATIVE="1", CXX="/nowhere")
+    with pytest.raises(SystemExit, match="PYRANET_FAST_NATIVE is 'yes'; accepted are 0, 1 or nothing"):
+        setup("bdist_wheel", PYRANET_FAST_NATIVE="yes")
+
+
+@source_tree
+@pytest.mark.parametrize("command", ["dist_info", "bdist_wheel", "editable_wheel"])
+def test_without_torch_a_build_says_what_to_do(setup: Setup, command: str) -> None:
+    with pytest.raises(SystemExit, match=r"none was found(.|\n)*pip install --no-build-isolation \."):
+        setup(command, torch=False, CXX=sys.executable)
+
+
+@source_tree
+def test_a_source_distribution_needs_neither_torch_nor_compiler(setup: Setup) -> None:
+    assert setup("sdist", torch=False, CXX="/nowhere") == {}
+
+
+@source_tree
+def test_a_compiler_that_fails_is_an_error(setup: Setup) -> None:
+    """Silence here would be a slow installation that nobody asked for."""
+    failing = shutil.which("false")
+    if failing is None:
+        pytest.skip("no program `false` on this system")
+    run = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=setup.folder,
+        env={**os.environ, "CXX": failing, "PYRANET_FAST_NATIVE": "", "MAX_JOBS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode != 0
+    assert "there is a C++ compiler, but it could not build _C" in run.stderr

@@ -1,0 +1,227 @@
+"""The predict command end to end, with a small network of random weights; and what all commands share."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pyranet_fast import cli
+from pyranet_fast.data.images import read_image, write_image
+from pyranet_fast.errors import UserError
+from pyranet_fast.models import PyraNet
+from pyranet_fast.pose import LSP
+from pyranet_fast.predict import main, overlay_names
+from pyranet_fast.training.checkpoint import Checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    model = PyraNet(stacks=1, joints=len(LSP), features=32, depth=2, levels=2)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_checkpoint(path, Checkpoint(model.config, model.state_dict(), "lsp", 64))
+    return path
+
+
+def picture(path: Path, height: int = 60, width: int = 90) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return path
+
+
+def command(*arguments: object) -> int:
+    return cli.run(main, [str(a) for a in arguments])
+
+
+def test_pictures_and_json(checkpoint, tmp_path, capsys):
+    first, second = picture(tmp_path / "a.png"), picture(tmp_path / "b ü.jpg", 700, 500)
+    out = tmp_path / "deep" / "out"
+    assert command(first, second, "--checkpoint", checkpoint, "--output", out, "--device", "cpu") == 0
+    assert sorted(p.name for p in out.iterdir()) == ["a_pose.png", "b ü_pose.png", "predictions.json"]
+    assert read_image(out / "a_pose.png").shape == (341, 512, 3)
+    overlay = read_image(out / "b ü_pose.png")
+    assert overlay.shape == (700, 500, 3)
+    assert not np.array_equal(overlay, read_image(second))
+    content = json.loads((out / "predictions.json").read_text())
+    assert content["errors"] == []
+    assert [p["image"] for p in content["predictions"]] == [str(first), str(second)]
+    entry = content["predictions"][1]
+    assert (entry["width"], entry["height"], entry["overlay"]) == (500, 700, "b ü_pose.png")
+    assert list(entry["joints"]) == list(LSP.joints)
+    assert all(set(joint) == {"x", "y", "score"} for joint in entry["joints"].values())
+    assert len(entry["box"]) == 4
+    printed = capsys.readouterr()
+    assert str(out / "a_pose.png") in printed.out and printed.err == ""
+
+
+def test_box_flip_and_precision_reach_the_predictor(checkpoint, tmp_path):
+    image = picture(tmp_path / "a.png")
+    results = []
+    for options in ([], ["--no-flip"], ["--precision", "bf16"]):
+        box = ["--box=-5,3,40.5,50"]
+        assert command(image, "--checkpoint", checkpoint, "--output", tmp_path / "o", *box, *options) == 0
+        results.append(json.loads((tmp_path / "o" / "predictions.json").read_text()))
+    assert all(r["predictions"][0]["box"] == [-5, 3, 40.5, 50] for r in results)
+    assert [r["settings"]["flip"] for r in results] == [True, False, True]
+    assert [r["settings"]["precision"] for r in results] == ["fp32", "fp32", "bf16"]
+    assert results[0]["predictions"] != results[1]["predictions"]
+
+
+def test_one_bad_image_among_many(checkpoint, tmp_path, capsys):
+    good = [picture(tmp_path / "a.png"), picture(tmp_path / "z.png")]
+    bad = tmp_path / "half.jpg"
+    data = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    bad.write_bytes(data[: len(data) // 2])
+    gone = tmp_path / "gone.png"
+    out = tmp_path / "out"
+    assert command(good[0], bad, gone, good[1], "--checkpoint", checkpoint, "--output", out) == 2
+    content = json.loads((out / "predictions.json").read_text())
+    assert [p["image"] for p in content["predictions"]] == [str(p) for p in good]
+    assert [e["image"] for e in content["errors"]] == [str(bad), str(gone)]
+    assert {p.name for p in out.iterdir()} == {"a_pose.png", "z_pose.png", "predictions.json"}
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "half.jpg" in lines[0] and "truncated" in lines[0]
+    assert "gone.png" in lines[1] and "does not exist" in lines[1]
+
+
+def test_box_outside_one_image_names_it(checkpoint, tmp_path, capsys):
+    small, large = picture(tmp_path / "small.png", 20, 20), picture(tmp_path / "large.png", 90, 90)
+    options = ["--checkpoint", checkpoint, "--output", tmp_path / "o", "--box", "50,50,20,20"]
+    assert command(small, large, *options) == 2
+    error = capsys.readouterr().err
+    assert "small.png" in error and "outside the image of 20 x 20" in error
+    assert (tmp_path / "o" / "large_pose.png").is_file()
+
+
+def test_equal_names_do_not_overwrite_each_other(checkpoint, tmp_path):
+    images = [picture(tmp_path / f / "im.png", 40 + 10 * i, 40) for i, f in enumerate("abc")]
+    images.append(picture(tmp_path / "d" / "im-2.png", 80, 40))
+    out = tmp_path / "out"
+    assert command(*images, "--checkpoint", checkpoint, "--output", out) == 0
+    entries = json.loads((out / "predictions.json").read_text())["predictions"]
+    shapes = [read_image(out / e["overlay"]).shape[:2] for e in entries]
+    assert shapes == [(512, round(40 * 512 / h) if h > 40 else 512) for h in (40, 50, 60, 80)]
+
+
+def test_overlay_names_spare_the_inputs(tmp_path):
+    names = overlay_names([str(tmp_path / "x.png"), str(tmp_path / "x_pose.png"), "other/X.jpg"], tmp_path)
+    assert names == ["x-2_pose.png", "x_pose_pose.png", "X-3_pose.png"]
+    long = overlay_names(["ü" * 120 + ".png"], tmp_path)[0]
+    assert len(long.encode()) < 240 and long.endswith("_pose.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "no weights are shipped"),
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt does not exist"),
+        (["--checkpoint", "CHECKPOINT", "--output", "FILE"], "a file is in the way"),
+        (["--checkpoint", "CHECKPOINT", "--output", "FILE/below"], "a file is in the way"),
+        (["--checkpoint", "FILE"], "not a checkpoint"),
+        (["--checkpoint", "CHECKPOINT", "--device", "warp"], "accepted are auto, cpu"),
+    ],
+)
+def test_bad_flags_get_one_line_and_status_2(checkpoint, tmp_path, capsys, options, words):
+    image = picture(tmp_path / "a.png")
+    real = {"CHECKPOINT": str(checkpoint), "FILE": str(image)}
+    for name, path in real.items():
+        options = [o.replace(name, path) for o in options]
+    assert command(image, *options) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--box", "1,2,3"], ["--box", "a,b,c,d"], ["--precision", "fp8"]])
+def test_bad_values_are_argparse_errors(checkpoint, tmp_path, capsys, options):
+    with pytest.raises(SystemExit) as caught:
+        command(picture(tmp_path / "a.png"), "--checkpoint", checkpoint, *options)
+    assert caught.value.code == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_as_a_process(tmp_path):
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pyranet_fast.predict",
+            str(tmp_path / "x.png"),
+            "--checkpoint",
+            str(tmp_path / "no.pt"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist\n"
+
+
+def failing(error: BaseException):
+    def main() -> int:
+        raise error
+
+    return main
+
+
+def test_run_turns_the_users_errors_into_one_line(capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "out/last.pt")
+    wrapped = RuntimeError("unexpected pos")
+    wrapped.__context__ = full
+    expected = {
+        UserError("first\n  second"): "first second",
+        FileNotFoundError(
+            errno.ENOENT, "No such file or directory", "a.txt"
+        ): "a.txt: No such file or directory",
+        PermissionError(errno.EACCES, "Permission denied", "b"): "b: Permission denied",
+        full: "out/last.pt: No space left on device",
+        wrapped: "out/last.pt: No space left on device",
+        torch.OutOfMemoryError("CUDA out of memory"): "not enough GPU memory",
+    }
+    for error, words in expected.items():
+        assert cli.run(failing(error)) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"error: {words}") and printed.count("\n") == 1
+
+
+def test_run_passes_on_everything_else(capsys, monkeypatch):
+    assert cli.run(lambda: None) == 0
+    assert cli.run(lambda a, b: a + b, 1, 2) == 3
+    assert cli.run(failing(KeyboardInterrupt())) == 130
+    for defect in (RuntimeError("x"), ValueError("y"), SystemExit(0)):
+        with pytest.raises(type(defect)):
+            cli.run(failing(defect))
+    # A defect that happened while a missing file was handled is still a defect.
+    during = KeyError("k")
+    during.__context__ = FileNotFoundError(errno.ENOENT, "No such file", "a")
+    with pytest.raises(KeyError):
+        cli.run(failing(during))
+    monkeypatch.setenv("PYRANET_FAST_TRACEBACK", "1")
+    with pytest.raises(UserError):
+        cli.run(failing(UserError("z")))
+
+
+def test_devices(monkeypatch):
+    assert cli.device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.device("auto") == cli.device(None) == torch.device("cpu")
+    with pytest.raises(UserError, match="'cuda:0' was asked for"):
+        cli.device("cuda:0")
+    for name in ("gpu", "meta", "cuda:x", ""):
+        with pytest.raises(UserError, match="is not known"):
+            cli.device(name)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert cli.device("auto") == torch.device("cuda")
+    assert cli.device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="the last GPU of this machine is cuda:1"):
+        cli.device("cuda:2")

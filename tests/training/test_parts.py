@@ -1,0 +1,66 @@
+"""Sampler, schedule, moving average, settings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pyranet_fast.errors import UserError
+from pyranet_fast.training.average import moving_average
+from pyranet_fast.training.sampler import EpochBatchSampler
+from pyranet_fast.training.schedule import learning_rate
+from pyranet_fast.training.settings import Settings
+
+
+def test_sampler_goes_on_where_it_was_left() -> None:
+    whole = list(EpochBatchSampler(23, 4, seed=3, first=0, last=12))
+    assert len(whole) == 12
+    for first in (1, 5, 7, 11):
+        assert list(EpochBatchSampler(23, 4, seed=3, first=first, last=12)) == whole[first:]
+    epochs = [{index for epoch, index in sum(whole[i : i + 5], [])} for i in (0, 5)]
+    assert all(len(seen) == 20 for seen in epochs)
+    assert whole[:5] != [[(0, i) for _, i in batch] for batch in whole[5:10]]
+    assert list(EpochBatchSampler(23, 4, seed=4, first=0, last=12)) != whole
+
+
+def test_schedules() -> None:
+    def at(step: int, schedule: str, warmup: int = 0) -> float:
+        return learning_rate(step, 200, base=1.0, schedule=schedule, warmup=warmup)
+
+    assert [at(s, "step") for s in (0, 149, 150, 169, 170, 199)] == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert at(0, "cosine") == 1.0 and at(100, "cosine") == pytest.approx(0.5) and at(199, "cosine") < 1e-3
+    assert [at(s, "step", 4) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_moving_average_follows_weights_and_statistics() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = moving_average(model, 0.5)
+    average.update_parameters(model)  # the first one copies
+    start = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight += 8
+        model[1].running_mean += 4
+        model[1].num_batches_tracked += 7
+    average.update_parameters(model)  # decay min(0.5, 2 / 11)
+    torch.testing.assert_close(average.module[0].weight.detach(), start + 8 * (1 - 2 / 11))
+    torch.testing.assert_close(average.module[1].running_mean, torch.full((2,), 4 * (1 - 2 / 11)))
+    assert average.module[1].num_batches_tracked.item() == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"lr": -1.0}, "--lr is -1.0"),
+        ({"lr": float("nan")}, "--lr is nan"),
+        ({"input_size": 100}, "--input-size is 100; with --depth 4 a multiple of 64"),
+        ({"ema": 1.0}, "--ema is 1.0"),
+        ({"workers": -2}, "--workers is -2"),
+        ({"rotation_probability": 1.5}, "--rotation-probability is 1.5"),
+        ({"max_steps": 0}, "--max-steps is 0"),
+    ],
+)
+def test_absurd_settings_are_named(values: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Settings(**values)

@@ -1,0 +1,205 @@
+"""`python -m pyranet_fast.train` as a user meets it: results, resuming, stopping, and what goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from pyranet_fast import cli, evaluate, train
+from pyranet_fast.training import loop
+from pyranet_fast.training.checkpoint import load_checkpoint
+
+PEOPLE = 1012  # LSP's split is by number: training needs the first thousand
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in LSP's layout: noise with a bright dot at each of a few joints."""
+    folder = tmp_path_factory.mktemp("root")
+    images = folder / "lsp_dataset" / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    joints = rng.uniform(8, 56, (3, 14, PEOPLE))
+    joints[2] = 0
+    picture = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    encoded = cv2.imencode(".jpg", picture)[1].tobytes()
+    for number in range(1, PEOPLE + 1):
+        (images / f"im{number:04d}.jpg").write_bytes(encoded)
+    savemat(folder / "lsp_dataset" / "joints.mat", {"joints": joints})
+    return folder
+
+
+def arguments(root: Path, output: Path, *more: str) -> list[str]:
+    return [
+        "--dataset", "lsp", "--root", str(root), "--output", str(output), "--stacks", "1", "--features", "16",
+        "--depth", "2", "--input-size", "64", "--batch-size", "250", "--epochs", "2", "--workers", "0",
+        "--ema", "0.9", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("finished")
+    assert cli.run(train.main, arguments(root, output)) == 0
+    return output
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(output / "last.pt").weights
+
+
+def test_a_run_leaves_logs_curves_and_pictures(finished: Path) -> None:
+    rows = list(csv.DictReader((finished / "log.csv").open()))
+    assert [row["step"] for row in rows] == ["4", "8"]
+    assert all(float(row["loss"]) > 0 and row["validation"] for row in rows)
+    for name in ("curves.png", "pictures/epoch_001.png", "pictures/epoch_002.png"):
+        picture = cv2.imread(str(finished / name))
+        assert picture is not None and picture.std() > 1, name
+    assert list((finished / "tensorboard").iterdir())
+    state = load_checkpoint(finished / "last.pt")
+    assert state.training["step"] == 8 and state.metrics["metric"].startswith("PCK@0.2")
+
+
+def test_evaluate_scores_the_checkpoint(finished: Path, root: Path, tmp_path: Path) -> None:
+    import json
+
+    import h5py
+
+    flags = ["--checkpoint", str(finished / "last.pt"), "--dataset", "lsp", "--root", str(root), "--output", str(tmp_path)]
+    assert cli.run(evaluate.main, flags) == 0
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(result) >= {"metric", "mean", "columns", "count", "settings"} and result["count"] > 0
+    with h5py.File(tmp_path / "predictions.h5") as file:
+        assert file["preds"].shape == (PEOPLE - 1000, 14, 3)
+        assert np.isfinite(file["preds"][:]).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "predictions.h5"]
+
+
+class Crash(Exception):
+    pass
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(
+    finished: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = loop.save_checkpoint
+    steps = []
+
+    def crash_at_three(path: Path, checkpoint) -> None:
+        saved(path, checkpoint)
+        steps.append(checkpoint.training["step"])
+        if steps[-1] in (3, 6) and steps.count(steps[-1]) == 1:
+            raise Crash
+
+    monkeypatch.setattr(loop, "save_checkpoint", crash_at_three)
+    for _ in range(2):
+        with pytest.raises(Crash):
+            train.main(arguments(root, tmp_path, "--save-every", "1"))
+    assert train.main(arguments(root, tmp_path, "--save-every", "1")) == 0
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    one, other = weights(finished), weights(tmp_path)
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+    assert [row["step"] for row in csv.DictReader((tmp_path / "log.csv").open())] == ["4", "8"]
+
+
+def start(root: Path, output: Path, *more: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pyranet_fast.train", *arguments(root, output, "--epochs", "500", "--save-every", "1", *more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} was not written")
+
+
+def test_kill_at_any_moment_leaves_a_loadable_checkpoint(root: Path, tmp_path: Path) -> None:
+    process = start(root, tmp_path)
+    wait_for(tmp_path / "last.pt", process)
+    time.sleep(0.37)
+    process.kill()
+    process.communicate()
+    assert load_checkpoint(tmp_path / "last.pt").training["step"] >= 1
+
+
+def test_interrupt_saves_and_exits(root: Path, tmp_path: Path) -> None:
+    process = start(root, tmp_path)
+    wait_for(tmp_path / "last.pt", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped at step" in out + err and "Traceback" not in err
+    step = load_checkpoint(tmp_path / "last.pt").training["step"]
+    assert f"stopped at step {step} of" in out + err
+
+
+def failure(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
+    assert cli.run(train.main, flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
+def test_a_diverged_run_stops_with_a_sentence(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "the loss became" in failure(capsys, arguments(root, tmp_path, "--lr", "1e5", "--epochs", "40"))
+
+
+def test_other_settings_do_not_resume(
+    finished: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = arguments(root, tmp_path, "--resume", str(finished / "last.pt"), "--lr", "0.5")
+    assert "--lr 0.0007 there, 0.5 here" in failure(capsys, flags)
+    flags = arguments(root, tmp_path, "--resume", str(tmp_path / "none.pt"))
+    assert "does not exist" in failure(capsys, flags)
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_corrupt_image_is_named_and_left_out_only_if_asked(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, workers: str, cache: str
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, copy_function=os.link)
+    bad = copy / "lsp_dataset" / "images" / "im0007.jpg"
+    content = bad.read_bytes()
+    bad.unlink()
+    bad.write_bytes(content[:300])
+    flags = arguments(copy, tmp_path / "out", "--workers", workers, cache, "--epochs", "1")
+    assert "im0007.jpg" in failure(capsys, flags)
+    assert cli.run(train.main, [*flags, "--on-error", "skip"]) == 0
+    out = capsys.readouterr().out
+    assert "left out: im0007.jpg" in out and "1 unreadable images were left out" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--root", "/nowhere"], "/nowhere"),
+        (["--batch-size", "5000"], "--batch-size is 5000, more than the 1000 people"),
+        (["--dataset", "coco"], "coco"),
+        (["--device", "tpu"], "tpu"),
+        (["--input-size", "65"], "--input-size is 65"),
+    ],
+)
+def test_bad_flags_are_one_sentence(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str], sentence: str
+) -> None:
+    assert sentence in failure(capsys, [*arguments(root, tmp_path), *flags])
