@@ -16,7 +16,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
+import setuptools
 
 ROOT = Path(__file__).parent
 TORCH_TARGET = "0x020b000000000000"  # LibTorch stable ABI of torch 2.11: one library for 2.11 and newer
@@ -30,6 +30,10 @@ BUILD_COMMANDS = {"bdist_wheel", "editable_wheel", "build", "build_ext", "develo
 COMPILING = not BUILD_COMMANDS.isdisjoint(sys.argv)
 NEEDS_TORCH = COMPILING or "dist_info" in sys.argv
 
+TOO_OLD = (
+    f"pyranet_fast: building needs setuptools 77 or newer, and here it is {setuptools.__version__}.\n"
+    'Run: pip install --upgrade "setuptools>=77", then: pip install --no-build-isolation .'
+)
 NO_TORCH = (
     "pyranet_fast: building needs the torch it will run with, and none was found in this environment.\n"
     'Install it first (pip install "torch>=2.11" "setuptools>=77" ninja), then run: '
@@ -112,6 +116,8 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
 
 def plan(record: dict[str, Any]) -> dict[str, Any]:
     """setup()'s arguments for what can be built here; the decision and its reason go into the record."""
+    if int(setuptools.__version__.split(".")[0]) < 77:  # it would refuse pyproject.toml, less clearly
+        sys.exit(TOO_OLD)
     choice = os.environ.get("PYRANET_FAST_NATIVE", "")
     if choice not in ("", "0", "1"):
         sys.exit(f"pyranet_fast: PYRANET_FAST_NATIVE is {choice!r}; accepted are 0, 1 or nothing")
@@ -147,4 +153,4 @@ record: dict[str, Any] = {}
 arguments = plan(record)
 if COMPILING:
     announce(record)
-setup(**arguments)
+setuptools.setup(**arguments)

@@ -1,6 +1,8 @@
 """pyranet_fast: Pyramid Residual Modules for human pose estimation, fast (ICCV 2017, arXiv 1708.01101)."""
 
-from . import ops
+from . import models, nn, ops, pose
+from .errors import UserError
+from .predictor import Pose, Predictor
 
 __version__ = "0.1.0"
-__all__ = ["ops"]
+__all__ = ["Pose", "Predictor", "UserError", "models", "nn", "ops", "pose"]

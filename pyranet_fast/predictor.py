@@ -30,7 +30,7 @@ IMAGE_MARGIN = 1.05
 # Extent of a person's joints over the side of the crop, on average over LSP. A box around joints is widened
 # to this share, as hands, feet and hair lie outside them.
 JOINTS_SHARE = 0.756
-# A joint below this score says nothing about where the person is.
+# A pose with more than half of its joints below this score says nothing about where the person is.
 SURE = 0.2
 
 
@@ -271,13 +271,13 @@ def checked_box(box: Sequence[float], shape: Sequence[int]) -> Box:
 def joints_box(pose: Pose) -> Box | None:
     """The box of the person whose joints were found, or None where too few of them are sure.
 
-    At least half of the joints, and no fewer than four, must score ``SURE``; the box has the size at which
-    the crop shows the person as large as training did.
+    At least half of the joints must score ``SURE``. The box then holds all joints: a wrong one makes the crop
+    too large, which costs some resolution, whereas leaving out an unsure ankle would cut it off. Its size is
+    the one at which the crop shows the person as large as training did.
     """
-    sure = pose.joints[pose.scores >= SURE].astype(np.float64)
-    if len(sure) < max(4, len(pose.joints) / 2):
+    if np.mean(pose.scores >= SURE) < 0.5:
         return None
-    low, high = sure.min(axis=0), sure.max(axis=0)
+    low, high = (edge.astype(np.float64) for edge in (pose.joints.min(axis=0), pose.joints.max(axis=0)))
     extent = float((high - low).max())
     if extent < 2.0:  # all on one spot: no size to go by
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -141,6 +142,13 @@ def test_without_torch_a_build_says_what_to_do(setup: Setup, command: str) -> No
 
 
 @source_tree
+def test_an_old_setuptools_is_named(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("setuptools.__version__", "65.5.0")
+    with pytest.raises(SystemExit, match=r"setuptools 77 or newer, and here it is 65\.5\.0"):
+        setup("bdist_wheel", CXX=sys.executable)
+
+
+@source_tree
 def test_a_source_distribution_needs_neither_torch_nor_compiler(setup: Setup) -> None:
     assert setup("sdist", torch=False, CXX="/nowhere") == {}
 
@@ -161,3 +169,13 @@ def test_a_compiler_that_fails_is_an_error(setup: Setup) -> None:
     )
     assert run.returncode != 0
     assert "there is a C++ compiler, but it could not build _C" in run.stderr
+
+
+@source_tree
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_the_readme_run(number: int) -> None:
+    """The blocks marked python; `python notest` needs files that only a reader has."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    run = python(blocks[number])
+    assert run.returncode == 0, run.stderr

@@ -55,7 +55,9 @@ class DotFinder(nn.Module):
         rgb = x + torch.tensor(MEAN)[None, :, None, None]
         self.inputs.append(rgb)
         distance = ((rgb[:, None] - colour) ** 2).sum(2)
-        return [self.sure * nn.functional.avg_pool2d(torch.exp(-distance / 0.02), 4)]
+        # Smoothed over more than a dot's size, so that the maximum is the dot's middle and not its corner.
+        hits = nn.functional.avg_pool2d(torch.exp(-distance / 0.02), 9, 1, 4)
+        return [self.sure * 4 * nn.functional.avg_pool2d(hits, 4)]
 
 
 @pytest.fixture
@@ -84,9 +86,9 @@ def picture(height, width, joints, radius):
 
 
 def found(pose, joints):
-    """Whether every joint is within half a score-map pixel, and all together are not off to one side."""
+    """Whether every joint is within 0.35 score-map pixels, and all together are not off to one side."""
     error = (pose.joints - joints) / pose.heatmap_to_image[0, 0]
-    return bool(np.abs(error).max() < 0.5 and np.abs(error.mean(axis=0)).max() < 0.12)
+    return bool(np.abs(error).max() < 0.35 and np.abs(error.mean(axis=0)).max() < 0.12)
 
 
 def test_whole_image(predictor):
@@ -128,7 +130,7 @@ def test_crop_is_a_square_of_five_quarters_around_the_box(predictor):
 
 def test_a_small_person_is_looked_at_again(predictor):
     joints = person((310, 420), 170)
-    image = picture(640, 480, joints, 9)
+    image = picture(640, 480, joints, 10)
     pose = predictor(image)
     assert len(predictor.model.inputs) == 2
     x, y, width, height = pose.box
