@@ -101,10 +101,11 @@ wheel-check: ## the wheel of `make wheel` under torch VERSIONS: import, operator
 	@for version in $(VERSIONS); do \
 	    rm -rf "$(CHECK)" && $(PYTHON3) -m venv "$(CHECK)/venv" && cp -r tests "$(CHECK)/tests" && \
 	    "$(CHECK)/venv/bin/python" -m pip -qq install --no-cache-dir torch==$$version dist/*.whl "pytest>=8" "hypothesis>=6.100" && \
-	    (cd "$(CHECK)" && OMP_NUM_THREADS=1 venv/bin/python -c 'import torch, pyranet_fast, platform; print("Python", platform.python_version(), "torch", torch.__version__, pyranet_fast.__file__)' && \
-	     OMP_NUM_THREADS=1 venv/bin/python -m pytest -q --rootdir tests -p no:cacheprovider tests/test_package.py tests/test_env.py tests/ops) \
-	    || { echo "make: the wheel failed under torch $$version" >&2; exit 1; }; \
-	    rm -rf "$(CHECK)"; \
+	    (cd "$(CHECK)" && export OMP_NUM_THREADS=1 && \
+	     venv/bin/python -c 'import platform, torch, pyranet_fast as pf; print("Python", platform.python_version(), "torch", torch.__version__, pf.ops.available_backends(), pf.__file__)' && \
+	     venv/bin/python -m pytest -q --rootdir tests -p no:cacheprovider tests/test_package.py tests/test_env.py tests/ops); \
+	    status=$$?; rm -rf "$(CHECK)"; \
+	    test $$status = 0 || { echo "make: the wheel failed under torch $$version" >&2; exit 1; }; \
 	done
 
 clean: ## remove what build, demo and wheel made; the environment stays

@@ -6,13 +6,17 @@
 //   #include "cpu/multiversion.h"
 //   ... PF_CHOOSE(upsample_rows<float>)(arguments)
 //
+// PF_VECTOR_BYTES (16, 32 or 64) tells the kernel file the width of a vector; __AVX2__ and the like do not, since
+// GCC expands macros before it sees the pragmas.
 // The kernel file sits inside namespace pyranet_fast::cpu::<isa>; include what it needs before this header.
 #include "cpu/isa.h"
 
 namespace pyranet_fast::cpu {
 
 namespace baseline {
+#define PF_VECTOR_BYTES 16
 #include PF_KERNEL_FILE
+#undef PF_VECTOR_BYTES
 }
 
 #ifdef PF_X86_VERSIONS
@@ -23,7 +27,9 @@ namespace baseline {
 #pragma GCC target("avx2,fma,f16c")
 #endif
 namespace avx2 {
+#define PF_VECTOR_BYTES 32
 #include PF_KERNEL_FILE
+#undef PF_VECTOR_BYTES
 }
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -36,7 +42,9 @@ namespace avx2 {
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #endif
 namespace avx512 {
+#define PF_VECTOR_BYTES 64
 #include PF_KERNEL_FILE
+#undef PF_VECTOR_BYTES
 }
 #if defined(__clang__)
 #pragma clang attribute pop

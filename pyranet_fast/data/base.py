@@ -9,13 +9,11 @@ import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.errors import UserError
 from pyranet_fast.pose.skeleton import Skeleton
 
 Image = npt.NDArray[np.uint8]
@@ -92,8 +90,8 @@ class ConcatSource(PeopleSource):
         for source in sources[1:]:
             if source.skeleton != first.skeleton or source.metric != first.metric:
                 raise ValueError(
-                    f"sources differ: {first.name} has skeleton {first.skeleton.name} and metric {first.metric}, "
-                    f"{source.name} has {source.skeleton.name} and {source.metric}; they must agree"
+                    f"sources differ: {first.name} has skeleton {first.skeleton.name}, {first.metric}; "
+                    f"{source.name} has {source.skeleton.name}, {source.metric}; they must agree"
                 )
         self.sources = list(sources)
         self.skeleton = first.skeleton
@@ -130,39 +128,3 @@ class ConcatSource(PeopleSource):
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         source, local = self.locate(index)
         return source.to_original(local, points)
-
-
-def read_image(path: Path) -> Image:
-    """Decode a whole file to (H, W, 3) uint8 RGB; a damaged or missing file is a UserError that names it.
-
-    Pillow rather than OpenCV: it refuses a truncated file, where OpenCV returns half a picture.
-    """
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as file:
-            return np.asarray(file.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read image {path}: {_reason(error)}") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) from the file's header, without decoding it; UserError as ``read_image``."""
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as file:
-            return file.height, file.width
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read image {path}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    import PIL
-
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return "it is not an image file"
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

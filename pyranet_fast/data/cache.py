@@ -18,6 +18,12 @@ from pyranet_fast.errors import UserError
 _BLOCK = 64 << 20
 
 
+def _span(middle: float, half: float, length: int) -> tuple[int, int]:
+    """Return the pixels within ``half`` of ``middle``, at least one, out of ``length``."""
+    start = min(max(0, math.floor(middle - half)), length - 1)
+    return start, max(start + 1, min(length, math.ceil(middle + half) + 1))
+
+
 @dataclass
 class _Entry:
     pixels: Image
@@ -58,7 +64,6 @@ class CachedSource(PeopleSource):
         """
         self.source = source
         self.skeleton, self.name, self.metric = source.skeleton, source.name, source.metric
-        # One pixel more than the geometry asks for, for the bilinear taps at the rim.
         self._reach = (augmentation.reach if augmentation else 0.5) if crop else math.inf
         self._input_size = input_size
         self.failures: dict[int, str] = {}
@@ -83,10 +88,10 @@ class CachedSource(PeopleSource):
         side = PIXELS_PER_SCALE * person.scale
         corner = np.zeros(2)
         if math.isfinite(self._reach):
-            height, width = image.shape[:2]
+            # Two pixels more than the geometry asks for, for the bilinear taps at the rim.
             half = self._reach * side + 2
-            left, top = (min(max(0, math.floor(c - half)), n - 1) for c, n in zip(person.centre, (width, height), strict=True))
-            right, bottom = (max(start + 1, min(n, math.ceil(c + half) + 1)) for c, start, n in zip(person.centre, (left, top), (width, height), strict=True))
+            left, right = _span(float(person.centre[0]), half, image.shape[1])
+            top, bottom = _span(float(person.centre[1]), half, image.shape[0])
             image = image[top:bottom, left:right]
             corner = np.array([left, top], dtype=np.float64)
         ratio = np.ones(2)

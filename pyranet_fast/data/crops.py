@@ -57,21 +57,27 @@ class CropDataset(Dataset[dict[str, Any]]):
         augmentation: Augmentation | None,
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
+        early_size: int | None = None,
+        early_epochs: int = 0,
     ) -> None:
         """Wrap ``source``; ``augmentation=None`` gives the plain crop.
 
+        Epochs before ``early_epochs`` use ``early_size`` in place of ``input_size``.
+
         Raises:
-            ValueError: an ``input_size`` that is not a positive multiple of 4, a negative seed, or an
-                unknown ``on_error``.
+            ValueError: an ``input_size`` or ``early_size`` that is not a positive multiple of 4, a negative
+                seed, or an unknown ``on_error``.
         """
-        if input_size < MAP_STRIDE or input_size % MAP_STRIDE:
-            raise ValueError(f"input_size is {input_size}; it must be a positive multiple of {MAP_STRIDE}")
+        for name, side in (("input_size", input_size), ("early_size", early_size or MAP_STRIDE)):
+            if side < MAP_STRIDE or side % MAP_STRIDE:
+                raise ValueError(f"{name} is {side}; it must be a positive multiple of {MAP_STRIDE}")
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must not be negative")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
         self.source = source
         self.input_size = input_size
+        self.early_size, self.early_epochs = early_size or input_size, early_epochs
         self.augmentation = augmentation
         self.seed = seed
         self.on_error = on_error
@@ -91,14 +97,17 @@ class CropDataset(Dataset[dict[str, Any]]):
         except UserError:
             if self.on_error == "raise":
                 raise
-            return self._grey(index)
+            return self._grey(epoch, index)
+
+    def _size(self, epoch: int) -> int:
+        return self.early_size if epoch < self.early_epochs else self.input_size
 
     def _sample(self, epoch: int, index: int) -> dict[str, Any]:
         change = _PLAIN
         if self.augmentation is not None:
             change = self.augmentation.draw(np.random.default_rng((self.seed, epoch, index)))
         person = self.source.person(index)
-        size = self.input_size
+        size = self._size(epoch)
         matrix = crop_matrix(person.centre, person.scale * change.scale, change.rotation, size, change.flip)
         # The border has its gain taken out beforehand, so that it is the data mean in the end.
         border = tuple(min(255.0, 255 * m / max(g, 1e-3)) for m, g in zip(MEAN, change.gains, strict=True))
@@ -122,8 +131,8 @@ class CropDataset(Dataset[dict[str, Any]]):
             "valid": True,
         }
 
-    def _grey(self, index: int) -> dict[str, Any]:
-        size, joints = self.input_size, len(self.source.skeleton)
+    def _grey(self, epoch: int, index: int) -> dict[str, Any]:
+        size, joints = self._size(epoch), len(self.source.skeleton)
         grey = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
         return {
             "image": grey.view(3, 1, 1).repeat(1, size, size),

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person, image_size, read_image
+from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from pyranet_fast.data.images import read_image
 from pyranet_fast.errors import UserError
 from pyranet_fast.pose.skeleton import LSP
 
@@ -17,12 +18,12 @@ _RIGHT_HIP, _LEFT_SHOULDER = 2, 9
 
 # The crop's side in units of an LSP image's longer side.
 _MARGIN = 1.05
-# Limbs whose length tells how large a person is, with the 85th percentile of their lengths in LSP, in pixels
-# (right and left shank and thigh, right and left side of the torso).
+# Limbs whose length tells how large a person is, with the 85th percentile of their lengths in LSP 1-1000,
+# in pixels (right and left shank and thigh, right and left side of the torso).
 _LIMBS = ((0, 1), (1, 2), (3, 4), (4, 5), (8, 2), (9, 3))
-_LIMB_PIXELS = np.array([41.5, 38.5, 38.5, 41.5, 50.5, 50.5])
-# Least squares fit of LSP's longer image side: 0.88 of the joints' box + 58 px for a person of LSP's size.
-_BOX_SHARE, _SIZE_SHARE = 0.88, 57.6
+_LIMB_PIXELS = np.array([40.0, 38.0, 38.0, 40.0, 48.5, 48.5])
+# Least squares fit of the longer image side in LSP 1-1000: 0.87 of the joints' box + 58.6 px times that size.
+_BOX_SHARE, _SIZE_SHARE = 0.8705, 58.63
 
 
 class _LeedsSource(PeopleSource):
@@ -81,7 +82,7 @@ class LSPSource(_LeedsSource):
 
     def person(self, index: int) -> Person:
         if index not in self._sizes:
-            self._sizes[index] = image_size(self._paths[index])
+            self._sizes[index] = self.image(index).shape[:2]
         height, width = self._sizes[index]
         return Person(
             joints=self._joints[index],
@@ -157,12 +158,14 @@ def _read_joints(folder: Path, shape: tuple[int, int], other: str) -> npt.NDArra
     try:
         content = loadmat(path)
     except Exception as error:  # scipy raises many kinds on a damaged file
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"cannot read {path}: {reason}") from error
     if "joints" not in content:
         names = ", ".join(sorted(k for k in content if not k.startswith("__"))) or "nothing"
         raise UserError(f"{path} has no variable 'joints'; it holds {names}")
     joints = np.asarray(content["joints"])
-    if joints.ndim != 3 or joints.shape[:2] != shape or joints.shape[2] == 0 or joints.dtype.kind not in "iuf":
+    fits = joints.ndim == 3 and joints.shape[:2] == shape and joints.shape[2] > 0
+    if not fits or joints.dtype.kind not in "iuf":
         raise UserError(
             f"{path}: joints has shape {joints.shape} and type {joints.dtype}; numbers of shape "
             f"({shape[0]}, {shape[1]}, N) are expected here ({other})"
@@ -175,7 +178,7 @@ def _read_joints(folder: Path, shape: tuple[int, int], other: str) -> npt.NDArra
 def _list_images(folder: Path, people: int) -> list[Path]:
     images = folder / "images"
     if not images.is_dir():
-        raise UserError(f"{images} does not exist; it holds the images im...{1}.jpg and on")
+        raise UserError(f"{images} does not exist; it must hold im0001.jpg and on")
     found = {int(m[1]): images / m[0] for p in images.iterdir() if (m := _NAME.fullmatch(p.name))}
     missing = [number for number in range(1, people + 1) if number not in found]
     if missing or len(found) != people:

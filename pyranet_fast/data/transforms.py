@@ -128,7 +128,8 @@ def invert(matrix: npt.ArrayLike) -> Matrix:
     (a, b, x), (c, d, y) = np.asarray(matrix, dtype=np.float64).tolist()
     det = a * d - b * c
     return np.array(
-        [[d / det, -b / det, (b * y - d * x) / det], [-c / det, a / det, (c * x - a * y) / det]], dtype=np.float64
+        [[d / det, -b / det, (b * y - d * x) / det], [-c / det, a / det, (c * x - a * y) / det]],
+        dtype=np.float64,
     )
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import reference
-from ._common import check_dtype, check_map, check_same_device, check_size
+from . import _backend, reference
+from ._common import (
+    check_dtype,
+    check_map,
+    check_same_device,
+    check_size,
+    memory_format,
+    raise_double_backward,
+)
+
+_NAME = "fractional_max_pool_pyramid"
 
 
 def fractional_max_pool_pyramid(
@@ -29,16 +39,19 @@ def fractional_max_pool_pyramid(
     of a window wins, NaN wins over numbers.
 
     Args:
-        x: (N, C, H, W), float32, float64, bfloat16 or float16; contiguous and channels_last are read as they
-            are, other strides are copied first. Outputs have the layout of ``x``.
+        x: (N, C, H, W), float32, float64, bfloat16 or float16, contiguous, channels_last or with any other
+            strides, never copied. Under autocast it keeps its dtype. Outputs are channels_last where ``x`` is,
+            else contiguous.
         output_sizes: [(h, w), ...], at least one, each between 1 and input size - 1.
         samples: (L, N or 1, C or 1, 2) in [0, 1), last axis (W, H); float32 (float64 accepted). None draws
             (L, N, C, 2) from torch's default generator. A C axis of 1 shares the windows between channels.
-        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None.
+        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None, and their
+            dtype another than ``x``'s. The sum of their gradients over pixels is the same for any thread count.
         relu: pool max(y, 0).
 
     Returns:
-        One (N, C, h, w) tensor a level, in ``x``'s dtype.
+        One (N, C, h, w) tensor a level, in ``x``'s dtype. The backward needs one byte a pixel of ``x``, for all
+        levels together, and ``x`` itself only where scale, shift or relu is given. There is no double backward.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -64,7 +77,14 @@ def fractional_max_pool_pyramid(
                 raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
             check_dtype(name, vector)
             check_same_device(name, vector, "x", x)
-    return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
+    if not _backend.use_native(x):
+        return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
+    flat = [side for size in sizes for side in size]
+    values, _ = torch.ops.pyranet_fast.fractional_max_pool_pyramid(
+        x, samples, flat, scale, shift, relu, differentiable
+    )
+    return values
 
 
 def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
@@ -83,3 +103,87 @@ def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
             raise ValueError(
                 f"samples has values from {low.item():g} to {high.item():g}; values in [0, 1) are accepted"
             )
+
+
+def _fake(
+    x: Tensor,
+    samples: Tensor,
+    output_sizes: Sequence[int],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    with_positions: bool,
+) -> tuple[list[Tensor], Tensor]:
+    n, c = x.shape[:2]
+    layout = memory_format(x)
+    sizes = zip(output_sizes[::2], output_sizes[1::2], strict=True)
+    values = [torch.empty((n, c, h, w), dtype=x.dtype, device=x.device, memory_format=layout) for h, w in sizes]
+    if with_positions:
+        positions = torch.empty(x.shape, dtype=torch.uint8, device=x.device, memory_format=layout)
+    else:
+        positions = x.new_empty((0, 0, 0, 0), dtype=torch.uint8)
+    return values, positions
+
+
+def _fake_backward(
+    grads: Sequence[Tensor],
+    positions: Tensor,
+    samples: Tensor,
+    x: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = torch.empty(
+        positions.shape, dtype=grads[0].dtype, device=positions.device, memory_format=memory_format(positions)
+    )
+    return grad_x, *(grad_x.new_empty(0) if v is None else v.new_empty(v.shape) for v in (scale, shift))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
+    x, samples, _, scale, shift, relu, with_positions = inputs
+    values, positions = output
+    if not with_positions:
+        raise RuntimeError(f"{_NAME} was called with_positions=False; its backward needs the positions")
+    ctx.set_materialize_grads(False)
+    affine = relu or scale is not None or shift is not None
+    ctx.save_for_backward(positions, samples, x if affine else None, scale, shift)
+    ctx.relu = relu
+    ctx.shapes = [v.shape for v in values]
+    ctx.dtype = x.dtype
+
+
+def _backward(ctx: Any, grads: list[Tensor | None] | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grads is None or all(g is None for g in grads):
+        return (None,) * 7
+    positions, samples, x, scale, shift = ctx.saved_tensors
+    # Levels that nobody used: a zero without memory.
+    given = [
+        positions.new_zeros((), dtype=ctx.dtype).expand(shape) if g is None else g
+        for g, shape in zip(grads, ctx.shapes, strict=True)
+    ]
+    grad_x, grad_scale, grad_shift = torch.ops.pyranet_fast.fractional_max_pool_pyramid_backward(
+        given, positions, samples, x, scale, shift, ctx.relu
+    )
+    return (
+        grad_x,
+        None,
+        None,
+        None if scale is None else grad_scale,
+        None if shift is None else grad_shift,
+        None,
+        None,
+    )
+
+
+def _double_backward(ctx: Any, *grads: Any) -> None:
+    raise_double_backward(_NAME)
+
+
+if _backend.native_error is None:
+    torch.library.register_fake(f"pyranet_fast::{_NAME}", _fake)
+    torch.library.register_fake(f"pyranet_fast::{_NAME}_backward", _fake_backward)
+    torch.library.register_autograd(f"pyranet_fast::{_NAME}", _backward, setup_context=_setup_context)
+    torch.library.register_autograd(
+        f"pyranet_fast::{_NAME}_backward", _double_backward, setup_context=lambda ctx, inputs, output: None
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import reference
+from . import _backend, reference
 from ._common import check_dtype, check_same_device, check_size
 
 
@@ -31,7 +31,10 @@ def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], *, 
         raise ValueError(f"joints has shape {shape}; (N, K, 2) is accepted")
     check_joints(joints, weight, sigma, joints.shape[:2], joints)
     h, w = check_size("size", size)
-    return reference.gaussian_heatmaps(joints.detach(), weight.detach(), (h, w), sigma)
+    joints, weight = joints.detach(), weight.detach()
+    if not _backend.use_native(joints):
+        return reference.gaussian_heatmaps(joints, weight, (h, w), sigma)
+    return torch.ops.pyranet_fast.gaussian_heatmaps(joints, weight, h, w, float(sigma))
 
 
 def check_joints(joints: Tensor, weight: Tensor, sigma: float, batch: Sequence[int], other: Tensor) -> None:
@@ -49,3 +52,11 @@ def check_joints(joints: Tensor, weight: Tensor, sigma: float, batch: Sequence[i
     check_same_device("weight", weight, "the maps", other)
     if not sigma > 0:
         raise ValueError(f"sigma is {sigma}; a number above 0, in map pixels, is accepted")
+
+
+def _fake(joints: Tensor, weight: Tensor, height: int, width: int, sigma: float) -> Tensor:
+    return joints.new_empty((*joints.shape[:2], height, width))
+
+
+if _backend.native_error is None:
+    torch.library.register_fake("pyranet_fast::gaussian_heatmaps", _fake)

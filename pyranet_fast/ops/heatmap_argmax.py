@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from . import reference
-from ._common import check_map
+from . import _backend, reference
+from ._common import check_map, raise_double_backward
 
 
 def heatmap_argmax(heatmaps: Tensor, *, refine: str = "none") -> tuple[Tensor, Tensor]:
@@ -30,4 +33,39 @@ def heatmap_argmax(heatmaps: Tensor, *, refine: str = "none") -> tuple[Tensor, T
         raise ValueError(f"heatmaps has shape {tuple(heatmaps.shape)}; height and width of at least 1 are accepted")
     if refine not in ("none", "quarter"):
         raise ValueError(f"refine is {refine!r}; accepted are 'none', 'quarter'")
-    return reference.heatmap_argmax(heatmaps, refine == "quarter")
+    if not _backend.use_native(heatmaps):
+        return reference.heatmap_argmax(heatmaps, refine == "quarter")
+    coords, scores, _ = torch.ops.pyranet_fast.heatmap_argmax(heatmaps, refine == "quarter")
+    return coords.detach(), scores
+
+
+def _fake(heatmaps: Tensor, quarter: bool) -> tuple[Tensor, Tensor, Tensor]:
+    n, k = heatmaps.shape[:2]
+    coords = heatmaps.new_empty((n, k, 2), dtype=torch.float32)
+    return coords, heatmaps.new_empty((n, k)), heatmaps.new_empty((n, k), dtype=torch.int64)
+
+
+def _fake_backward(grad_scores: Tensor, indices: Tensor, height: int, width: int) -> Tensor:
+    return grad_scores.new_empty((*indices.shape, height, width))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(output[2])
+    ctx.size = inputs[0].shape[2:]
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, _: Any, grad_scores: Tensor | None, __: Any) -> tuple[Tensor | None, None]:
+    if grad_scores is None:
+        return None, None
+    (indices,) = ctx.saved_tensors
+    return torch.ops.pyranet_fast.heatmap_argmax_backward(grad_scores, indices, *ctx.size), None
+
+
+if _backend.native_error is None:
+    torch.library.register_fake("pyranet_fast::heatmap_argmax", _fake)
+    torch.library.register_fake("pyranet_fast::heatmap_argmax_backward", _fake_backward)
+    torch.library.register_autograd("pyranet_fast::heatmap_argmax", _backward, setup_context=_setup_context)
+    torch.library.register_autograd(
+        "pyranet_fast::heatmap_argmax_backward", lambda ctx, *grads: raise_double_backward("heatmap_argmax")
+    )

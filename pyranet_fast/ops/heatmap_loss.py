@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from . import reference
-from ._common import check_map
+from . import _backend, reference
+from ._common import check_map, memory_format, raise_double_backward
 from .gaussian_heatmaps import check_joints
 
 
@@ -33,4 +35,33 @@ def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float =
     check_joints(joints, weight, sigma, pred.shape[:2], pred)
     wide = torch.promote_types(pred.dtype, torch.float32)
     joints, weight = joints.detach().to(wide), weight.detach().to(wide)
-    return reference.heatmap_loss(pred, joints, weight, sigma)
+    if not _backend.use_native(pred):
+        return reference.heatmap_loss(pred, joints, weight, sigma)
+    return torch.ops.pyranet_fast.heatmap_loss(pred, joints, weight, float(sigma))
+
+
+def _fake(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    return pred.new_empty((), dtype=torch.promote_types(pred.dtype, torch.float32))
+
+
+def _fake_backward(grad: Tensor, pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    return torch.empty_like(pred, memory_format=memory_format(pred))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pred, joints, weight, ctx.sigma = inputs
+    ctx.save_for_backward(pred, joints, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    pred, joints, weight = ctx.saved_tensors
+    return torch.ops.pyranet_fast.heatmap_loss_backward(grad, pred, joints, weight, ctx.sigma), None, None, None
+
+
+if _backend.native_error is None:
+    torch.library.register_fake("pyranet_fast::heatmap_loss", _fake)
+    torch.library.register_fake("pyranet_fast::heatmap_loss_backward", _fake_backward)
+    torch.library.register_autograd("pyranet_fast::heatmap_loss", _backward, setup_context=_setup_context)
+    torch.library.register_autograd(
+        "pyranet_fast::heatmap_loss_backward", lambda ctx, *grads: raise_double_backward("heatmap_loss")
+    )

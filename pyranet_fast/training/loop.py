@@ -133,15 +133,16 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
             bar.update()
             ended = step % task.steps_per_epoch == 0 or step == total
             if ended:
-                if epoch % settings.validate_every == 0 or step == total:
+                validated = epoch % settings.validate_every == 0 or step == total
+                if validated:
                     network.eval()
                     results = task.validate(network)
                     task.draw(network, output / "pictures" / f"epoch_{epoch:03d}.png")
-                row = {"epoch": epoch, "step": step, "lr": rate, **meter.row(), "validation": results.get("mean")}
+                row = {"epoch": epoch, "step": step, "lr": rate, **meter.row(), "validation": results["mean"] if validated else None}
                 report.write(row, results)
                 line = f"epoch {epoch}: loss {row['loss']:.5f}, accuracy {row['accuracy']:.1%}, "
-                line += f"validation {results.get('mean', float('nan')):.2f}, {row['images_per_second']:.0f} images/s, "
-                line += f"data wait {row['data_wait']:.1%}"
+                line += f"validation {row['validation']:.2f}, " if row["validation"] is not None else ""
+                line += f"{row['images_per_second']:.0f} images/s, data wait {row['data_wait']:.1%}"
                 bar.write(line, file=sys.stdout)
                 sys.stdout.flush()
                 meter = Meter()

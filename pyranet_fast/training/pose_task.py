@@ -46,7 +46,13 @@ class PoseTask:
             self.people = cached(self.people, settings, augmentation)
             self.held_out = cached(self.held_out, settings, None)
         self.data = CropDataset(
-            self.people, settings.input_size, augmentation=augmentation, seed=settings.seed, on_error=settings.on_error
+            self.people,
+            settings.input_size,
+            augmentation=augmentation,
+            seed=settings.seed,
+            on_error=settings.on_error,
+            early_size=settings.early_size,
+            early_epochs=round(settings.early_share * settings.epochs),
         )
         self.steps_per_epoch = len(self.people) // settings.batch_size
         if self.steps_per_epoch == 0:

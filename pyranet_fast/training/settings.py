@@ -34,6 +34,8 @@ class Settings:
         choices=("channel", "sample", "batch"),
     )
     input_size: int = _option(256, "side of the square network input, pixels")
+    early_size: int | None = _option(None, "input size of the early epochs: cheaper pictures first, see --early-share")
+    early_share: float = _option(0.5, "share of the epochs that --early-size is used for")
     batch_size: int = _option(16, "people a step")
     epochs: int = _option(200, "passes over the training set")
     max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
@@ -71,6 +73,8 @@ class Settings:
         for name in ("warmup", "save_every", "weight_decay", "rotation_noise", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 0 or more is accepted")
+        if not 0 <= self.early_share <= 1:
+            raise UserError(f"--early-share is {self.early_share}; a number in [0, 1] is accepted")
         for name in ("ema", "scale_noise", "colour_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; a number in [0, 1) is accepted")
@@ -79,10 +83,9 @@ class Settings:
         if self.workers < -1 or self.workers > 256:
             raise UserError(f"--workers is {self.workers}; -1 to 256 is accepted")
         stride = 4 * 2**self.depth
-        if self.input_size % stride:
-            raise UserError(
-                f"--input-size is {self.input_size}; with --depth {self.depth} a multiple of {stride} is accepted"
-            )
+        for flag, side in (("--input-size", self.input_size), ("--early-size", self.early_size or stride)):
+            if side < 1 or side % stride:
+                raise UserError(f"{flag} is {side}; with --depth {self.depth} a multiple of {stride} is accepted")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

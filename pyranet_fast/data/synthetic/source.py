@@ -1,0 +1,130 @@
+"""A source of synthetic people: everything about person i follows from (seed, split, i)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from pyranet_fast.data.synthetic import scene
+from pyranet_fast.data.synthetic.canvas import Canvas
+from pyranet_fast.data.synthetic.figure import Figure
+from pyranet_fast.data.synthetic.kinematics import MPII_POINTS, build, draw_pose, draw_proportions
+from pyranet_fast.data.synthetic.look import draw_look
+from pyranet_fast.data.synthetic.view import View
+from pyranet_fast.pose.skeleton import MPII
+
+_HEIGHT = 256
+_WIDEST = 384
+_SPLITS = {"train": 0, "val": 1, "test": 2}
+# The joints' box fills this share of the crop, whose side is never below this share of the standing height.
+_FILL = 0.75
+_STANDING = 0.85
+
+
+@dataclass
+class _Rendered:
+    image: Image
+    person: Person
+    head_size: float
+
+
+class SyntheticSource(PeopleSource):
+    """Rendered people with MPII's 16 joints.
+
+    Pictures are 256 px high and hold one whole person. All joints are labelled, hidden ones too. Person i
+    is a function of (seed, split, i) alone: no state, the same in every process; the splits of one seed are
+    drawn apart. The metric is PCKh with the rendered head's size, 0.6 times the diagonal of its box.
+    """
+
+    skeleton = MPII
+    metric = "pckh"
+
+    def __init__(self, count: int, seed: int = 0, *, split: str = "train") -> None:
+        """Describe ``count`` people; nothing is rendered until it is asked for.
+
+        Raises:
+            ValueError: count below 1, a negative seed, or a split that is not train, val or test.
+        """
+        if count < 1:
+            raise ValueError(f"count is {count}; it must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must not be negative")
+        if split not in _SPLITS:
+            raise ValueError(f"split is {split!r}; it must be one of {', '.join(_SPLITS)}")
+        self.count, self.seed, self.split = count, seed, split
+        self.name = f"demo {split}"
+        # A sample asks for image and labels one after the other: keep the last few.
+        self._recent: OrderedDict[int, _Rendered] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _get(self, index: int) -> _Rendered:
+        if not 0 <= index < self.count:
+            raise IndexError(f"index {index} is outside 0..{self.count - 1} of {self.name}")
+        found = self._recent.get(index)
+        if found is None:
+            found = _render(np.random.default_rng((self.seed, _SPLITS[self.split], index)))
+            self._recent[index] = found
+            if len(self._recent) > 8:
+                self._recent.popitem(last=False)
+        return found
+
+    def image(self, index: int) -> Image:
+        return self._get(index).image
+
+    def image_name(self, index: int) -> str:
+        return f"{self.split}-{self.seed}-{index:06d}"
+
+    def person(self, index: int) -> Person:
+        return self._get(index).person
+
+    def reference_length(self, index: int) -> float:
+        return self._get(index).head_size
+
+
+def _render(rng: np.random.Generator) -> _Rendered:
+    body = build(draw_pose(rng), draw_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
+    look = draw_look(rng)
+    # Every point of the body decides how large it is drawn, joints alone where it is cropped.
+    view = View(zoom=1.0, distance=float(rng.uniform(3.5, 9.0)))
+    points = np.array([view.project(point)[:2] for point in body.points.values()])
+    low, high = points.min(axis=0) - 0.03, points.max(axis=0) + 0.03
+    extent = high - low
+    zoom = _HEIGHT * rng.uniform(0.6, 0.94) / max(extent[1], extent[0] * 0.8)
+    view.zoom = float(zoom)
+    needed = zoom * extent[0]
+    width = int(np.clip(max(rng.uniform(150, 290), needed * rng.uniform(1.08, 1.6)), needed + 6, _WIDEST))
+    room = np.array([width, _HEIGHT]) - zoom * extent
+    corner = room * rng.uniform(0.05, 0.95, 2)
+    view.x, view.y = (float(v) for v in corner - zoom * low)
+
+    figure = Figure(body, look, view)
+    joints = np.array([view.project(body.points[name])[:2] for name in MPII_POINTS])
+    box_low, box_high = joints.min(axis=0), joints.max(axis=0)
+    place = scene.background(rng, _HEIGHT, width)
+    if rng.random() < 0.5:
+        feet = joints[[0, 5]]
+        scene.shadow(rng, place, float(feet[:, 0].mean()), float(box_high[1] + 0.03 * zoom), 0.35 * zoom)
+    angle = rng.uniform(-np.pi, 0)  # light comes from above
+    light = (float(np.cos(angle)), float(np.sin(angle)))
+    canvas = Canvas(place, light, contrast=float(rng.uniform(0.6, 1.25)))
+    figure.draw(canvas)
+    image = canvas.finish()
+    scene.foreground(rng, image, (*box_low.tolist(), *box_high.tolist()))
+    image = scene.photograph(rng, image)
+
+    box = float((box_high - box_low).max())
+    side = max(box / _FILL, _STANDING * zoom) * float(np.clip(rng.normal(1, 0.03), 0.92, 1.08))
+    centre = (box_low + box_high) / 2 + rng.normal(0, 0.012 * side, 2)
+    x0, y0, x1, y1 = figure.head.box()
+    person = Person(
+        joints=joints.astype(np.float32),
+        labelled=np.ones(len(MPII), dtype=bool),
+        centre=centre.astype(np.float32),
+        scale=side / PIXELS_PER_SCALE,
+    )
+    return _Rendered(image, person, 0.6 * float(np.hypot(x1 - x0, y1 - y0)))
