@@ -72,7 +72,7 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
     except ImportError:
         sys.exit(NO_TORCH)
 
-    class Build(cpp_extension.BuildExtension):  # type: ignore[misc]
+    class Build(cpp_extension.BuildExtension):
         """Compiles; a compiler that is there and fails is an error, never a silent fallback."""
 
         def build_extensions(self) -> None:

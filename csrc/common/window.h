@@ -29,8 +29,7 @@ PF_HOST_DEVICE inline W window_sample(W u) {
 // Start of window i < out - 1; the last window always starts at in - 2.
 template <typename W>
 PF_HOST_DEVICE inline int32_t window_start(int32_t i, int32_t in, W u, W alpha) {
-  const int32_t start =
-      static_cast<int32_t>((static_cast<W>(i) + u) * alpha) - static_cast<int32_t>(u * alpha);
+  const int32_t start = static_cast<int32_t>((static_cast<W>(i) + u) * alpha) - static_cast<int32_t>(u * alpha);
   const int32_t last = in - 2;
   return start < 0 ? 0 : start > last ? last : start;
 }

@@ -67,7 +67,7 @@ struct PoolScratch {
 template <typename T, typename W>
 struct PoolBuffers {
   int64_t* next;       // (levels) a level's next row
-  W *windows;          // pooled values or gradients by window
+  W* windows;          // pooled values or gradients by window
   W *values, *picked;  // rows of the map, and of a level or a gradient
   T *row, *tail;
   pool_integer_t<W>* winner;  // of windows

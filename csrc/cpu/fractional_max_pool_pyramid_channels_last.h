@@ -57,7 +57,7 @@ void narrow_row(const wide_t<T>* from, int64_t pixels, const PoolShape& s, T* ta
 
 // The same for a row of winners, which takes one byte an element in memory.
 template <int L, typename Integer>
-void load_winners(const uint8_t* row, const PoolShape& s, uint8_t* buffer, Integer* winner) {
+void load_winners(const uint8_t* row, const PoolShape& s, uint8_t* buffer, Integer* __restrict winner) {
   if (s.lanes != s.channels) {
     uint8_t* tail = buffer + s.w * s.lanes;
     read_row(row, s.w, s.channels, s.lanes, tail, [&](const uint8_t* from, int64_t x) {
@@ -65,11 +65,12 @@ void load_winners(const uint8_t* row, const PoolShape& s, uint8_t* buffer, Integ
     });
     row = buffer;
   }
-  for (int64_t i = 0; i < s.w * s.lanes; ++i) winner[i] = row[i];
+  const int64_t n = s.w * s.lanes;
+  for (int64_t i = 0; i < n; ++i) winner[i] = row[i];
 }
 
 template <int L, typename Integer>
-void store_winners(const Integer* winner, const PoolShape& s, uint8_t* buffer, uint8_t* row) {
+void store_winners(const Integer* __restrict winner, const PoolShape& s, uint8_t* buffer, uint8_t* row) {
   uint8_t* narrow_winner = s.lanes == s.channels ? row : buffer;
   const int64_t n = (s.w - 1) * s.lanes;
   for (int64_t i = 0; i < n; ++i) narrow_winner[i] = static_cast<uint8_t>(winner[i]);
@@ -183,29 +184,46 @@ void pool_sample(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const 
   }
 }
 
-// Adds a gradient row to the windows it came from; rows[d] is d rows below the level's lowest row.
-template <int L, typename W>
-void add_by_lane(W* const* rows, int64_t most_rows, const pool_integer_t<W>* row_distance,
-                 const PoolStarts<W>& starts, int64_t n, int64_t lanes, const W* g) {
-  using V = Vector<W, L>;
+// Adds one pixel of a gradient to the windows that it may have come from: most_rows + 1 rows by most_columns + 1
+// columns from the lowest start on. Lanes choose theirs by distance; where there is one row, or column, it is all's.
+template <typename V, typename W, typename T>
+PF_INLINE void add_pixel(W* const* rows, int64_t most_rows, const pool_integer_t<W>* row_distance, int64_t low,
+                         int64_t most_columns, const pool_integer_t<W>* column_distance, int64_t lanes, const T* from) {
   using Values = typename V::Values;
-  using Integers = typename V::Integers;
+  using Integer = pool_integer_t<W>;
   for (int64_t k = 0; k < lanes; k += V::kCount) {
-    const Integers in_row = most_rows > 0 ? V::read_integers(row_distance + k) : Integers{};
-    const W* from = g + k;
-    for (int64_t j = 0; j < n; ++j, from += lanes) {
-      const int64_t low = starts.column_low[j] * lanes + k, most = starts.column_high[j] - starts.column_low[j];
-      const Values value = V::read(from);
-      const Integers in_column = most > 0 ? V::read_integers(starts.column_distance + j * lanes + k) : Integers{};
-      for (int64_t r = 0; r <= most_rows; ++r) {
-        const Values of_row = in_row == pool_integer_t<W>(r) ? value : Values{};
-        for (int64_t c = 0; c <= most; ++c) {
-          W* to = rows[r] + low + c * lanes;
-          V::write(to, V::read(to) + (in_column == pool_integer_t<W>(c) ? of_row : Values{}));
-        }
+    const Values value = V::load_from(from + k);
+    for (int64_t r = 0; r <= most_rows; ++r) {
+      Values of_row = value;
+      if (most_rows > 0) of_row = V::read_integers(row_distance + k) == Integer(r) ? value : Values{};
+      for (int64_t c = 0; c <= most_columns; ++c) {
+        Values of_window = of_row;
+        if (most_columns > 0) of_window = V::read_integers(column_distance + k) == Integer(c) ? of_row : Values{};
+        W* to = rows[r] + low + c * lanes + k;
+        V::write(to, V::read(to) + of_window);
       }
     }
   }
+}
+
+// Adds a gradient row to the windows it came from; rows[d] is d rows below the level's lowest row.
+template <int L, typename T>
+void add_by_lane(wide_t<T>* const* rows, int64_t most_rows, const pool_integer_t<wide_t<T>>* row_distance,
+                 const PoolStarts<wide_t<T>>& starts, int64_t n, const PoolShape& s, const T* g, T* tail) {
+  using V = Vector<wide_t<T>, L>;
+  const int64_t lanes = s.lanes;
+  read_row(g, n, s.channels, lanes, tail, [&](const T* from, int64_t j) {
+    const int64_t low = starts.column_low[j] * lanes, most = starts.column_high[j] - starts.column_low[j];
+    const auto* column_distance = starts.column_distance + j * lanes;
+    // Constants unroll the loops in the two common cases.
+    if (most_rows == 1 && most == 1) {
+      add_pixel<V>(rows, 1, row_distance, low, 1, column_distance, lanes, from);
+    } else if (most_rows == 0 && most == 0) {
+      add_pixel<V>(rows, 0, row_distance, low, 0, column_distance, lanes, from);
+    } else {
+      add_pixel<V>(rows, most_rows, row_distance, low, most, column_distance, lanes, from);
+    }
+  });
 }
 
 // Gradient of rows [y0, y1) of one sample. A window's sum is formed in the order rows (lowest first), levels,
@@ -235,9 +253,8 @@ void pool_sample_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* start
         const int64_t most = start.row_high[i] - y;
         W* rows[kPoolMostRows];
         for (int64_t d = 0; d <= most; ++d) rows[d] = ring_rows + ((y + d) % ring) * row;
-        const T* from = dense_row(grads[l], i, s.channels, buffers.row);
-        add_by_lane<L>(rows, most, start.row_distance + i * lanes, start, grads[l].w, lanes,
-                       widen_row<L>(from, grads[l].w, s, buffers.tail, g));
+        add_by_lane<L>(rows, most, start.row_distance + i * lanes, start, grads[l].w, s,
+                       dense_row(grads[l], i, s.channels, buffers.row), buffers.tail);
       }
     }
     auto* winner = winners + (y & 1) * row;
@@ -248,8 +265,7 @@ void pool_sample_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* start
     if (y >= y0) {
       spread_to_pixels(windows, windows_above, winner, winner_above, row, lanes, g);
       if (affine.any()) {
-        const W* values =
-            widen_row<L>(dense_row(x, y, s.channels, buffers.row), s.w, s, buffers.tail, buffers.values);
+        const W* values = widen_row<L>(dense_row(x, y, s.channels, buffers.row), s.w, s, buffers.tail, buffers.values);
         W* sum_shift = buffers.values + row;
         W* sum_scale = sum_shift + lanes;
         for (int64_t k = 0; k < 2 * lanes; ++k) sum_shift[k] = 0;

@@ -11,8 +11,7 @@
 // in reading order: a later element wins if it is greater or NaN. The rule is associative, so rows go first.
 // Buffers have room for a whole vector at the end; `above` and `below` need none.
 template <bool kPosition, typename W>
-void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step, W* best,
-                        pool_integer_t<W>* winner) {
+void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step, W* best, pool_integer_t<W>* winner) {
   using V = Vector<W, 16>;
   using Values = typename V::Values;
   using Integers = typename V::Integers;
@@ -49,8 +48,8 @@ void spread_to_pixels(const W* windows, const W* above, const pool_integer_t<W>*
     const Values a = V::read(windows + i), b = V::read(windows + i - step);
     const Values c = V::read(above + i), d = V::read(above + i - step);
     const Values zero{};
-    const Values here = (V::read_integers(winner + i) == 0 ? a : zero) +
-                        (V::read_integers(winner + i - step) == 1 ? b : zero);
+    const Values here =
+        (V::read_integers(winner + i) == 0 ? a : zero) + (V::read_integers(winner + i - step) == 1 ? b : zero);
     V::write(g + i, here + ((V::read_integers(winner_above + i) == 2 ? c : zero) +
                             (V::read_integers(winner_above + i - step) == 3 ? d : zero)));
   }
@@ -136,8 +135,10 @@ void affine_backward(const W* x, W* g, int64_t pixels, int64_t lanes, const Pool
       if (affine.relu) passed = affine_of<V>(value, without_relu, k) <= 0 ? Values{} : passed;
       V::write(sum_shift + k, V::read(sum_shift + k) + passed);
       V::write(sum_scale + k, V::read(sum_scale + k) + passed * value);
-      if (affine.scale != nullptr) V::write(g + k, passed * V::read(affine.scale + k));
-      else V::write(g + k, passed);
+      if (affine.scale != nullptr)
+        V::write(g + k, passed * V::read(affine.scale + k));
+      else
+        V::write(g + k, passed);
     }
   }
 }

@@ -25,24 +25,25 @@ template <typename T>
 void pick_columns(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, int64_t in, int64_t n, T* out,
                   wide_t<T>* buffer) {
 #if PF_VECTOR_BYTES == 64
-  if constexpr (std::is_same_v<wide_t<T>, float>) {
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, BFloat16>) {
     if (starts.increasing) {
-      float* to;
-      if constexpr (std::is_same_v<T, float>) to = out;
-      else to = buffer;
-      int64_t j = 0;
-      for (int64_t c = 0; c < in; c += 16) {
+      using V = Vector<float, 16>;
+      for (int64_t c = 0, j = 0; c < in; c += 16) {
         const __mmask16 mask = starts.column_mask[c / 16];
         const int count = __builtin_popcount(mask);
         const __m512 picked = _mm512_maskz_compress_ps(mask, _mm512_loadu_ps(row + c));
+        const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);
         if (j + 16 <= n) {
-          _mm512_storeu_ps(to + j, picked);
+          V::store_to(out + j, picked);  // what is beyond `count`, the next turn overwrites
+        } else if constexpr (std::is_same_v<T, float>) {
+          _mm512_mask_storeu_ps(out + j, some, picked);
         } else {
-          _mm512_mask_storeu_ps(to + j, static_cast<__mmask16>((1u << count) - 1), picked);
+          __m256i bits;
+          BFloat16Vector<16>::write(&bits, picked);
+          _mm256_mask_storeu_epi16(out + j, some, bits);
         }
         j += count;
       }
-      if constexpr (!std::is_same_v<T, float>) narrow(buffer, n, out);
       return;
     }
   }
@@ -96,7 +97,8 @@ void pool_plane(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const P
     if (position != nullptr) {
       stride_one_windows<true>(from, from + w, n, 1, best, buffers.winner);
       uint8_t* to = position + begin * w;
-      for (int64_t i = 0; i < n; ++i) to[i] = static_cast<uint8_t>(buffers.winner[i]);
+      const auto* __restrict winner = buffers.winner;
+      for (int64_t i = 0; i < n; ++i) to[i] = static_cast<uint8_t>(winner[i]);
       for (int64_t y = 1; y <= end - begin; ++y) to[y * w - 1] = 0;  // no window starts in the last column
     } else {
       stride_one_windows<false>(from, from + w, n, 1, best, buffers.winner);

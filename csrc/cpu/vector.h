@@ -13,26 +13,26 @@ constexpr int kVectorBytes = PF_VECTOR_BYTES;
 template <int kCount>
 struct BFloat16Vector;
 
-#define PF_BFLOAT16_VECTOR(COUNT)                                                                              \
-  template <>                                                                                                  \
-  struct BFloat16Vector<COUNT> {                                                                               \
-    typedef uint16_t Bits __attribute__((vector_size(COUNT * 2)));                                             \
-    typedef uint32_t Whole __attribute__((vector_size(COUNT * 4)));                                            \
-    typedef float Values __attribute__((vector_size(COUNT * 4)));                                              \
-    static PF_INLINE Values read(const void* from) {                                                           \
-      Bits bits;                                                                                               \
-      std::memcpy(&bits, from, sizeof(bits));                                                                  \
-      const Whole whole = __builtin_convertvector(bits, Whole);                                                \
-      return reinterpret_cast<Values>(whole << 16);                                                            \
-    }                                                                                                          \
-    static PF_INLINE void write(void* to, const Values& v) {                                                   \
-      const Whole whole = reinterpret_cast<Whole>(v);                                                          \
-      const Whole rounded = (whole + 0x7fffu + ((whole >> 16) & 1u)) >> 16; /* to nearest, ties to even */     \
-      const Whole nan = Whole{} + 0x7fc0u;                                                                     \
-      const Whole kept = v != v ? nan : rounded;                                                               \
-      const Bits bits = __builtin_convertvector(kept, Bits);                                                   \
-      std::memcpy(to, &bits, sizeof(bits));                                                                    \
-    }                                                                                                          \
+#define PF_BFLOAT16_VECTOR(COUNT)                                                                          \
+  template <>                                                                                              \
+  struct BFloat16Vector<COUNT> {                                                                           \
+    typedef uint16_t Bits __attribute__((vector_size(COUNT * 2)));                                         \
+    typedef uint32_t Whole __attribute__((vector_size(COUNT * 4)));                                        \
+    typedef float Values __attribute__((vector_size(COUNT * 4)));                                          \
+    static PF_INLINE Values read(const void* from) {                                                       \
+      Bits bits;                                                                                           \
+      std::memcpy(&bits, from, sizeof(bits));                                                              \
+      const Whole whole = __builtin_convertvector(bits, Whole);                                            \
+      return reinterpret_cast<Values>(whole << 16);                                                        \
+    }                                                                                                      \
+    static PF_INLINE void write(void* to, const Values& v) {                                               \
+      const Whole whole = reinterpret_cast<Whole>(v);                                                      \
+      const Whole rounded = (whole + 0x7fffu + ((whole >> 16) & 1u)) >> 16; /* to nearest, ties to even */ \
+      const Whole nan = Whole{} + 0x7fc0u;                                                                 \
+      const Whole kept = v != v ? nan : rounded;                                                           \
+      const Bits bits = __builtin_convertvector(kept, Bits);                                               \
+      std::memcpy(to, &bits, sizeof(bits));                                                                \
+    }                                                                                                      \
   };
 PF_BFLOAT16_VECTOR(4)
 #if PF_VECTOR_BYTES >= 32
@@ -89,19 +89,27 @@ struct Vector {
   }
 };
 
-// n elements, widened or rounded.
+// n elements, widened or rounded. The last vector overlaps the one before where n is no multiple of its length.
 template <typename T>
 void widen(const T* from, int64_t n, wide_t<T>* to) {
   using V = Vector<wide_t<T>, 16>;
-  int64_t i = 0;
-  for (; i + V::kCount <= n; i += V::kCount) V::write(to + i, V::template load_from<T>(from + i));
-  for (; i < n; ++i) to[i] = load(from[i]);
+  constexpr int kCount = V::kCount;
+  for (int64_t i = 0; i + kCount <= n; i += kCount) V::write(to + i, V::load_from(from + i));
+  if (n >= kCount) {
+    if (n % kCount != 0) V::write(to + n - kCount, V::load_from(from + n - kCount));
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = load(from[i]);
+  }
 }
 
 template <typename T>
 void narrow(const wide_t<T>* from, int64_t n, T* to) {
   using V = Vector<wide_t<T>, 16>;
-  int64_t i = 0;
-  for (; i + V::kCount <= n; i += V::kCount) V::template store_to<T>(to + i, V::read(from + i));
-  for (; i < n; ++i) to[i] = store<T>(from[i]);
+  constexpr int kCount = V::kCount;
+  for (int64_t i = 0; i + kCount <= n; i += kCount) V::store_to(to + i, V::read(from + i));
+  if (n >= kCount) {
+    if (n % kCount != 0) V::store_to(to + n - kCount, V::read(from + n - kCount));
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = store<T>(from[i]);
+  }
 }

@@ -60,7 +60,7 @@ class CachedSource(PeopleSource):
             augmentation: the one that will be used; None where there will be none.
             crop: keep only what ``augmentation`` can bring into the crop.
             input_size: if given, images of people over twice this size are kept averaged down to that.
-            threads: decoding threads; None is one per core.
+            threads: decoding threads; None is one per core, up to 16.
         """
         self.source = source
         self.skeleton, self.name, self.metric = source.skeleton, source.name, source.metric
@@ -71,7 +71,7 @@ class CachedSource(PeopleSource):
         self._blocks: list[Image] = []
         self._used = _BLOCK
         self._entries: list[_Entry | None] = []
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
             for index, result in enumerate(pool.map(self._read, range(len(source)))):
                 if isinstance(result, str):
                     self.failures[index] = result

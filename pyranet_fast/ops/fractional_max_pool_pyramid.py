@@ -40,18 +40,19 @@ def fractional_max_pool_pyramid(
 
     Args:
         x: (N, C, H, W), float32, float64, bfloat16 or float16, contiguous, channels_last or with any other
-            strides, never copied. Under autocast it keeps its dtype. Outputs are channels_last where ``x`` is,
-            else contiguous.
+            strides, never copied. Under autocast it keeps its dtype. Outputs are channels_last where ``x``
+            is, else contiguous.
         output_sizes: [(h, w), ...], at least one, each between 1 and input size - 1.
         samples: (L, N or 1, C or 1, 2) in [0, 1), last axis (W, H); float32 (float64 accepted). None draws
             (L, N, C, 2) from torch's default generator. A C axis of 1 shares the windows between channels.
-        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None, and their
-            dtype another than ``x``'s. The sum of their gradients over pixels is the same for any thread count.
+        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None, and
+            their dtype another than ``x``'s. Their gradients are the same bits for any number of threads.
         relu: pool max(y, 0).
 
     Returns:
-        One (N, C, h, w) tensor a level, in ``x``'s dtype. The backward needs one byte a pixel of ``x``, for all
-        levels together, and ``x`` itself only where scale, shift or relu is given. There is no double backward.
+        One (N, C, h, w) tensor a level, in ``x``'s dtype. The backward needs one byte a pixel of ``x``, for
+        all levels together, and ``x`` itself only where scale, shift or relu is given. There is no double
+        backward.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -74,12 +75,16 @@ def fractional_max_pool_pyramid(
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector is not None:
             if vector.shape != (c,):
-                raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
+                raise ValueError(
+                    f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted"
+                )
             check_dtype(name, vector)
             check_same_device(name, vector, "x", x)
     if not _backend.use_native(x):
         return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
+    differentiable = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, scale, shift)
+    )
     flat = [side for size in sizes for side in size]
     values, _ = torch.ops.pyranet_fast.fractional_max_pool_pyramid(
         x, samples, flat, scale, shift, relu, differentiable
@@ -90,19 +95,24 @@ def fractional_max_pool_pyramid(
 def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
     n, c = x.shape[:2]
     shape = tuple(samples.shape)
-    if samples.dim() != 4 or shape[0] != levels or shape[1] not in (1, n) or shape[2] not in (1, c) or shape[3] != 2:
+    if (
+        samples.dim() != 4
+        or shape[0] != levels
+        or shape[1] not in (1, n)
+        or shape[2] not in (1, c)
+        or shape[3] != 2
+    ):
         raise ValueError(
-            f"samples has shape {shape}; (levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2) is accepted"
+            f"samples has shape {shape}; "
+            f"(levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2) is accepted"
         )
     check_dtype("samples", samples, (torch.float32, torch.float64))
     check_same_device("samples", samples, "x", x)
-    # Looking at the values would stop a GPU's queue and break graphs: there the kernels clamp the starts.
-    if samples.device.type == "cpu" and not torch.compiler.is_compiling() and samples.numel() > 0:
-        low, high = samples.aminmax()
+    # Looking at the values would stop a GPU's queue and break graphs: there the kernels clamp the samples.
+    if samples.device.type == "cpu" and type(samples) is Tensor and not torch.compiler.is_compiling():
+        low, high = (v.item() for v in samples.aminmax()) if samples.numel() > 0 else (0.0, 0.0)
         if not (low >= 0 and high < 1):
-            raise ValueError(
-                f"samples has values from {low.item():g} to {high.item():g}; values in [0, 1) are accepted"
-            )
+            raise ValueError(f"samples has values from {low:g} to {high:g}; values in [0, 1) are accepted")
 
 
 def _fake(
@@ -117,7 +127,9 @@ def _fake(
     n, c = x.shape[:2]
     layout = memory_format(x)
     sizes = zip(output_sizes[::2], output_sizes[1::2], strict=True)
-    values = [torch.empty((n, c, h, w), dtype=x.dtype, device=x.device, memory_format=layout) for h, w in sizes]
+    values = [
+        torch.empty((n, c, h, w), dtype=x.dtype, device=x.device, memory_format=layout) for h, w in sizes
+    ]
     if with_positions:
         positions = torch.empty(x.shape, dtype=torch.uint8, device=x.device, memory_format=layout)
     else:

@@ -135,7 +135,8 @@ def test_low_precision_gradient_is_rounded_once(dtype: torch.dtype) -> None:
 
 @native_only
 def test_bfloat16_rounding() -> None:
-    special = [float("nan"), float("inf"), float("-inf"), 3.3e38, -3.39e38, 1e-40, 1 + 2**-8, 1 + 3 * 2**-8, -0.0]
+    infinity = float("inf")
+    special = [float("nan"), infinity, -infinity, 3.3e38, -3.39e38, 1e-40, 1 + 2**-8, 1 + 3 * 2**-8, -0.0]
     for layout in LAYOUTS:
         x = torch.ones(1, 9, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=layout)
         scale = torch.tensor(special)
@@ -228,7 +229,8 @@ def test_unusual_strides_of_inputs_and_gradients(layout: str, dtype: torch.dtype
     dense_grads = [torch.randn(2, 9, *s).to(dtype) for s in sizes]
     odd_grads = [strided(layout, (2, 9, *s), i).to(dtype) for i, s in enumerate(sizes)]
     for main in LAYOUTS:
-        for inputs, grads in ((x, dense_grads), (x.contiguous(memory_format=main), odd_grads), (x, odd_grads)):
+        main_x = x.contiguous(memory_format=main)
+        for inputs, grads in ((x, dense_grads), (main_x, odd_grads), (x, odd_grads)):
             leaf = inputs.detach().requires_grad_()
             values = pool(leaf, sizes, samples)
             (grad,) = torch.autograd.grad(values, leaf, grads)
@@ -288,8 +290,8 @@ def test_same_bits_with_any_number_of_threads(layout: torch.memory_format) -> No
 def test_gradcheck(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     # Distinct values far apart: no window may change its winner within gradcheck's step.
-    x = torch.randperm(2 * 3 * 6 * 5).double().view(2, 3, 6, 5).sub(90.3).div(10).contiguous(memory_format=layout)
-    x.requires_grad_()
+    x = torch.randperm(2 * 3 * 6 * 5).double().view(2, 3, 6, 5).sub(90.3).div(10)
+    x = x.contiguous(memory_format=layout).requires_grad_()
     scale = torch.tensor([1.5, -0.7, 0.9], dtype=torch.float64, requires_grad=True)
     shift = torch.tensor([0.11, -0.23, 0.37], dtype=torch.float64, requires_grad=True)
     samples = torch.rand(3, 2, 3, 2)
@@ -378,7 +380,7 @@ def test_double_backward_raises_by_name() -> None:
 
 @native_only
 def test_meta_tensors() -> None:
-    x = torch.empty(2, 9, 12, 10, device="meta").contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = torch.empty(2, 9, 12, 10, device="meta", memory_format=torch.channels_last).requires_grad_()
     values = ops.fractional_max_pool_pyramid(x, [(10, 9), (6, 5)])
     assert [v.shape for v in values] == [(2, 9, 10, 9), (2, 9, 6, 5)]
     assert all(v.is_contiguous(memory_format=torch.channels_last) and v.is_meta for v in values)
@@ -487,7 +489,9 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16):
             for backend in ("reference", "native"):
                 leaf = x.clone().requires_grad_()
                 with ops.backend(backend):
-                    values = ops.fractional_max_pool_pyramid(leaf, sizes, samples, scale=vector, shift=vector, relu=True)
+                    values = ops.fractional_max_pool_pyramid(
+                        leaf, sizes, samples, scale=vector, shift=vector, relu=True
+                    )
                 torch.autograd.backward(values, [torch.ones_like(v) for v in values])
                 results.append([*values, leaf.grad])
             assert all(torch.equal(a, b) for a, b in zip(results[0][:2], results[1][:2])), (dtype, layout, c)

@@ -31,7 +31,7 @@ class Canvas:
     def __init__(self, background: Image, light: tuple[float, float], contrast: float) -> None:
         """Draw on ``background`` (H, W, 3), lit from the direction ``light`` (picture x, y)."""
         self.colour = background
-        self.shade = np.full(background.shape[:2], 128, dtype=np.uint8)
+        self.shade: Image = np.full(background.shape[:2], 128, dtype=np.uint8)
         self._light = np.array(light, dtype=np.float32)
         self._shades = (128 + (_SHADES - 128) * contrast).tolist()
         self._groups: list[Sequence[Circle]] = []

@@ -22,6 +22,8 @@ _SPLITS = {"train": 0, "val": 1, "test": 2}
 # The joints' box fills this share of the crop, whose side is never below this share of the standing height.
 _FILL = 0.75
 _STANDING = 0.85
+# People kept after they were rendered; more than the threads that may ask at once.
+_RECENT = 64
 
 
 @dataclass
@@ -69,7 +71,7 @@ class SyntheticSource(PeopleSource):
         if found is None:
             found = _render(np.random.default_rng((self.seed, _SPLITS[self.split], index)))
             self._recent[index] = found
-            if len(self._recent) > 8:
+            if len(self._recent) > _RECENT:
                 self._recent.popitem(last=False)
         return found
 

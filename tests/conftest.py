@@ -1,0 +1,18 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets, $PYRANET_FAST_DATA or ../shared/data; the test is skipped without it."""
+    given = os.environ.get("PYRANET_FAST_DATA")
+    root = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip(f"no real data in {root}; set PYRANET_FAST_DATA")
+    return root
