@@ -1,8 +1,8 @@
 """The pool against PyTorch's fractional_max_pool2d, one call a level, in the same run.
 
-`python -m pytest bench/test_fractional_max_pool_pyramid.py -s` prints, for every case, our time, the time of the
-native forms (contiguous / channels_last, eager) and our ratio to the better one: the median over rounds in
-which the three run one after another, so that whatever else the machine does falls on all. Two threads.
+`python -m pytest bench/test_fractional_max_pool_pyramid.py -s` prints, for every case, our time, the time of
+the native forms (contiguous / channels_last, eager) and our ratio to the better one: the median over rounds
+in which the three run one after another, so that whatever else the machine does falls on all. Two threads.
 """
 
 from __future__ import annotations

@@ -20,10 +20,8 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
   m.def("heatmap_argmax_backward(Tensor grad_scores, Tensor indices, SymInt height, SymInt width) -> Tensor");
   m.def("heatmap_loss(Tensor pred, Tensor joints, Tensor weight, float sigma) -> Tensor");
-  m.def(
-      "heatmap_loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, float sigma) -> Tensor");
-  m.def(
-      "gaussian_heatmaps(Tensor joints, Tensor weight, SymInt height, SymInt width, float sigma) -> Tensor");
+  m.def("heatmap_loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, float sigma) -> Tensor");
+  m.def("gaussian_heatmaps(Tensor joints, Tensor weight, SymInt height, SymInt width, float sigma) -> Tensor");
   m.def("batch_norm_relu(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor y, Tensor mean, Tensor var)");
   m.def(
       "batch_norm_relu_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "

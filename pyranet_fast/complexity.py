@@ -59,22 +59,14 @@ def parser() -> argparse.ArgumentParser:
         "convolutions only, batch 1. Without options: the paper's models.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument(
-        "--stacks", type=int, nargs="+", default=[8, 2], metavar="N", help="numbers of hourglasses"
-    )
-    p.add_argument(
-        "--variants", nargs="+", choices=VARIANTS, default=["plain", "B*", "B"], help="units to compare"
-    )
+    p.add_argument("--stacks", type=int, nargs="+", default=[8, 2], metavar="N", help="numbers of hourglasses")
+    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=["plain", "B*", "B"], help="units to compare")
     p.add_argument("--joints", type=int, default=16, help="score maps")
     p.add_argument("--features", type=int, default=256, help="channels of an hourglass, a multiple of 4")
     p.add_argument("--levels", type=int, default=4, help="pyramid levels C")
     p.add_argument("--depth", type=int, default=4, help="levels of an hourglass")
-    p.add_argument(
-        "--base-width", type=int, default=9, help="a pyramid level has (output channels) / this many"
-    )
-    p.add_argument(
-        "--input-size", type=int, default=256, help="image side in pixels, a multiple of 4 * 2^depth"
-    )
+    p.add_argument("--base-width", type=int, default=9, help="a pyramid level has (output channels) / this many")
+    p.add_argument("--input-size", type=int, default=256, help="image side in pixels, a multiple of 4 * 2^depth")
     p.add_argument(
         "--variance-control",
         action=argparse.BooleanOptionalAction,
@@ -93,9 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     p = parser()
     options = p.parse_args(arguments)
-    default = all(
-        getattr(options, name) == p.get_default(name) for name in ("features", "joints", "input_size")
-    )
+    default = all(getattr(options, name) == p.get_default(name) for name in ("features", "joints", "input_size"))
     try:
         if options.json:
             print(json.dumps(list(rows(options)), indent=2))

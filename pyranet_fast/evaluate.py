@@ -15,8 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.evaluate",
-        description="Predict every person of a split, print the table in the paper's columns, and write metrics.json and "
-        "predictions.h5 (preds N x K x 3: x, y in original image pixels, score) into OUTPUT.",
+        description="Predict every person of a split, print the table in the paper's columns, and write metrics.json "
+        "and predictions.h5 (preds N x K x 3: x, y in original image pixels, score) into OUTPUT.",
     )
     parser.add_argument("--checkpoint", required=True, help="file written by train")
     parser.add_argument("--dataset", default="demo", help="demo, lsp or lsp+lspet (default: %(default)s)")
@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
     parser.add_argument(
-        "--on-error", choices=("raise", "skip"), default="raise", help="what a corrupt image does (default: %(default)s)"
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="what a corrupt image does (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
@@ -54,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--dataset {arguments.dataset} has the joints of {people.skeleton.name}, "
             f"the checkpoint predicts those of {checkpoint.skeleton}"
         )
-    model = build_model(checkpoint, arguments.checkpoint).to(device, memory_format=torch.channels_last)
+    model = build_model(checkpoint, arguments.checkpoint).to(device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     score, predictions = evaluate_pose(
         model,
         people,

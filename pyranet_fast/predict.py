@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the person's box in pixels, top left corner and size, in every image given (with a negative X "
         "write --box=-5,…; default: the whole image, then the box of what was found)",
     )
-    parser.add_argument(
-        "--output", default="predictions", help="folder for the results (default: %(default)s)"
-    )
+    parser.add_argument("--output", default="predictions", help="folder for the results (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument(
         "--flip",
@@ -40,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=True,
         help="average with the mirrored image (default: on)",
     )
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
     device = cli.device(arguments.device)
 

@@ -67,9 +67,7 @@ class Pose:
             "skeleton": self.skeleton,
             "box": [round(v, 2) for v in self.box],
             "mean_score": round(self.mean_score, 4),
-            "joints": {
-                n: {"x": round(x, 2), "y": round(y, 2), "score": round(s, 4)} for n, (x, y), s in rows
-            },
+            "joints": {n: {"x": round(x, 2), "y": round(y, 2), "score": round(s, 4)} for n, (x, y), s in rows},
         }
 
 
@@ -105,17 +103,14 @@ class Predictor:
                 "python -m pyranet_fast.train wrote, such as output/last.pt"
             )
         if precision is not None and precision not in PRECISIONS:
-            raise ValueError(
-                f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))} and None"
-            )
+            raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))} and None")
         if isinstance(checkpoint_or_name, Checkpoint):
             checkpoint, path = checkpoint_or_name, Path("checkpoint")
         elif isinstance(checkpoint_or_name, str | Path):
             checkpoint, path = load_checkpoint(checkpoint_or_name), Path(checkpoint_or_name)
         else:
             raise TypeError(
-                f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; "
-                "a path or a Checkpoint is accepted"
+                f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path or a Checkpoint is accepted"
             )
         if checkpoint.skeleton not in SKELETONS:
             raise UserError(f"{path} has skeleton {checkpoint.skeleton!r}; there are {', '.join(SKELETONS)}")
@@ -235,9 +230,7 @@ class Predictor:
                 "the network gives scores that are not finite: its weights are damaged or training diverged"
             )
         heatmaps = maps.cpu().numpy()
-        to_input = np.array(
-            [[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]]
-        )
+        to_input = np.array([[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]])
         return [
             Pose(joints[i], scores[i], heatmaps[i], self.skeleton.name, chosen[i][0], inverses[i] @ to_input)
             for i in range(len(images))

@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = fit(task, settings)
     if task.corrupt:
         print(f"{len(task.corrupt)} unreadable images were left out")
-    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {settings.output}/last.pt, curves.png, pictures/")
+    print(
+        f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {settings.output}/last.pt, curves.png, pictures/"
+    )
     if results:
         print(f"validation {results['metric']} (single scale, no flip): {results['mean']:.2f}")
     return 0

@@ -15,9 +15,7 @@ import pyranet_fast as pf
 from pyranet_fast import env, ops
 from pyranet_fast.ops import _backend
 
-native = pytest.mark.skipif(
-    "native" not in ops.available_backends(), reason="the native library is not built"
-)
+native = pytest.mark.skipif("native" not in ops.available_backends(), reason="the native library is not built")
 
 
 def test_the_command_names_every_section_and_operator(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,9 +75,7 @@ def test_a_native_backend_without_a_registered_kernel_is_not_called_fine(
 
 
 @native
-@pytest.mark.skipif(
-    env.cpu_isa() in (None, "baseline"), reason="this CPU has nothing above the baseline to lower"
-)
+@pytest.mark.skipif(env.cpu_isa() in (None, "baseline"), reason="this CPU has nothing above the baseline to lower")
 def test_the_instruction_set_is_the_librarys_own_answer() -> None:
     paths = os.pathsep.join([str(Path(pf.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
@@ -93,17 +89,13 @@ def test_the_instruction_set_is_the_librarys_own_answer() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[1, 2]"])
-def test_a_damaged_build_record_is_no_record(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_build_record_is_no_record(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "_build.json").write_text(text)
     monkeypatch.setattr(env, "__file__", str(tmp_path / "env.py"))
     assert env.build_record() == {}
 
 
-def test_compilers_that_are_absent_or_broken_are_said_to_be(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_compilers_that_are_absent_or_broken_are_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "nvcc"
     broken.write_bytes(b"\x7fnot a program")
     broken.chmod(0o755)

@@ -178,9 +178,7 @@ def test_run_turns_the_users_errors_into_one_line(capsys):
     wrapped.__context__ = full
     expected = {
         UserError("first\n  second"): "first second",
-        FileNotFoundError(
-            errno.ENOENT, "No such file or directory", "a.txt"
-        ): "a.txt: No such file or directory",
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a.txt"): "a.txt: No such file or directory",
         PermissionError(errno.EACCES, "Permission denied", "b"): "b: Permission denied",
         full: "out/last.pt: No space left on device",
         wrapped: "out/last.pt: No space left on device",

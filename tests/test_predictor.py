@@ -35,9 +35,7 @@ def tiny(**changes) -> Checkpoint:
 
 
 # Saturated colours, far apart from each other and from the grey ground.
-COLOURS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 255) for b in (0, 128, 255)], np.uint8)[
-    : len(LSP)
-]
+COLOURS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 255) for b in (0, 128, 255)], np.uint8)[: len(LSP)]
 
 
 class DotFinder(nn.Module):
@@ -202,9 +200,7 @@ def test_a_real_network_from_a_file(tmp_path):
     save_checkpoint(tmp_path / "tiny.pt", tiny())
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     pose = Predictor(tmp_path / "tiny.pt", "cpu")(image, (10, 10, 30, 30))
-    again = Predictor(str(tmp_path / "tiny.pt"), torch.device("cpu"), precision="fp32")(
-        image, (10, 10, 30, 30)
-    )
+    again = Predictor(str(tmp_path / "tiny.pt"), torch.device("cpu"), precision="fp32")(image, (10, 10, 30, 30))
     np.testing.assert_array_equal(pose.heatmaps, again.heatmaps)
     assert pose.heatmaps.shape == (14, 16, 16)
     unflipped = Predictor(tiny(), "cpu", flip=False)(image, (10, 10, 30, 30))

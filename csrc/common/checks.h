@@ -35,9 +35,8 @@ inline Tensor dense(const Tensor& x) {
 }
 
 inline Tensor empty_nchw(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last, ScalarType dtype) {
-  return torch::stable::empty(
-      sizes, dtype, std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace pyranet_fast

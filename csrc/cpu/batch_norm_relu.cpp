@@ -36,9 +36,7 @@ struct Shape {
   }
 };
 
-Shape shape_of(const Tensor& x) {
-  return {x.size(0), x.size(1), x.size(2) * x.size(3), is_channels_last(x)};
-}
+Shape shape_of(const Tensor& x) { return {x.size(0), x.size(1), x.size(2) * x.size(3), is_channels_last(x)}; }
 
 // A per-channel vector repeated over a tile (and a tile more, for a remainder that starts inside one).
 template <typename W>
@@ -219,11 +217,16 @@ void check_input(const Tensor& x) {
 template <typename Body>
 void dispatch(ScalarType type, const Body& body) {
   switch (type) {
-    case ScalarType::Float: return body(float{});
-    case ScalarType::Double: return body(double{});
-    case ScalarType::BFloat16: return body(BFloat16{});
-    case ScalarType::Half: return body(Half{});
-    default: STD_TORCH_CHECK(false, "batch_norm_relu: x must be float32, float64, bfloat16 or float16");
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Double:
+      return body(double{});
+    case ScalarType::BFloat16:
+      return body(BFloat16{});
+    case ScalarType::Half:
+      return body(Half{});
+    default:
+      STD_TORCH_CHECK(false, "batch_norm_relu: x must be float32, float64, bfloat16 or float16");
   }
 }
 
@@ -247,7 +250,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor 
   const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
   Tensor grad_x = empty_nchw(x, sizes, is_channels_last(x), x.scalar_type());
   const bool same_layout = is_channels_last(x) ? is_channels_last(grad) : grad.is_contiguous();
-  if (!same_layout) {  // grad_x lends its memory for the copy into x's layout: each element is read before it is written
+  if (!same_layout) {  // grad_x lends its memory for the copy into x's layout: each element is read before it is
+                       // written
     torch::stable::copy_(grad_x, grad);
     grad = grad_x;
   }

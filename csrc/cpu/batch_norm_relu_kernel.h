@@ -85,10 +85,9 @@ void gradient_sums_channels_last(const T* grad, const T* x, const wide_t<T>* sca
 
 // grad_x = g * scale + (x - mean) * slope + offset, over pixels [begin, end).
 template <typename T>
-void gradient_input_channels_last(const T* grad, const T* x, T* grad_x, const wide_t<T>* scale,
-                                  const wide_t<T>* shift, const wide_t<T>* mean, const wide_t<T>* slope,
-                                  const wide_t<T>* offset, int64_t begin, int64_t end, int64_t channels,
-                                  int64_t tile) {
+void gradient_input_channels_last(const T* grad, const T* x, T* grad_x, const wide_t<T>* scale, const wide_t<T>* shift,
+                                  const wide_t<T>* mean, const wide_t<T>* slope, const wide_t<T>* offset, int64_t begin,
+                                  int64_t end, int64_t channels, int64_t tile) {
   using W = wide_t<T>;
   const int64_t length = tile * channels;
   for (int64_t i = begin * channels; i < end * channels; i += length) {

@@ -31,11 +31,16 @@ inline ScalarType wide_type(const Tensor& x) {
 template <typename F>
 void for_float_type(ScalarType dtype, const char* name, const F& f) {
   switch (dtype) {
-    case ScalarType::Float: return f(float{});
-    case ScalarType::Double: return f(double{});
-    case ScalarType::BFloat16: return f(BFloat16{});
-    case ScalarType::Half: return f(Half{});
-    default: STD_TORCH_CHECK(false, name, ": float32, float64, bfloat16 and float16 are accepted");
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    case ScalarType::Half:
+      return f(Half{});
+    default:
+      STD_TORCH_CHECK(false, name, ": float32, float64, bfloat16 and float16 are accepted");
   }
 }
 

@@ -44,8 +44,8 @@ double squared_error_plane(const T* p, const wide_t<T>* gx, const wide_t<T>* gy,
 }
 
 template <typename T>
-void error_gradient_plane(const T* p, const wide_t<T>* gx, const wide_t<T>* gy, wide_t<T> factor, int64_t h,
-                          int64_t w, T* out) {
+void error_gradient_plane(const T* p, const wide_t<T>* gx, const wide_t<T>* gy, wide_t<T> factor, int64_t h, int64_t w,
+                          T* out) {
   for (int64_t y = 0; y < h; ++y) {
     for (int64_t x = 0; x < w; ++x) out[y * w + x] = store<T>((load(p[y * w + x]) - gy[y] * gx[x]) * factor);
   }
@@ -68,8 +68,8 @@ void squared_error_row(const T* p, const wide_t<T>* gx, const wide_t<T>* gy, con
 }
 
 template <typename T>
-void error_gradient_row(const T* p, const wide_t<T>* gx, const wide_t<T>* gy, const wide_t<T>* factor,
-                        wide_t<T> scale, int64_t n, int64_t tile, T* out) {
+void error_gradient_row(const T* p, const wide_t<T>* gx, const wide_t<T>* gy, const wide_t<T>* factor, wide_t<T> scale,
+                        int64_t n, int64_t tile, T* out) {
   using W = wide_t<T>;
   for (int64_t i = 0; i < n; i += tile) {
     const int64_t m = i + tile <= n ? tile : n - i;

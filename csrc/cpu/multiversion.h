@@ -17,7 +17,7 @@ namespace baseline {
 #define PF_VECTOR_BYTES 16
 #include PF_KERNEL_FILE
 #undef PF_VECTOR_BYTES
-}
+}  // namespace baseline
 
 #ifdef PF_X86_VERSIONS
 #if defined(__clang__)
@@ -30,10 +30,10 @@ namespace avx2 {
 #define PF_VECTOR_BYTES 32
 #include PF_KERNEL_FILE
 #undef PF_VECTOR_BYTES
-}
+}  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push( \
+#pragma clang attribute push(                                                                            \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))), \
     apply_to = function)
 #else
@@ -45,7 +45,7 @@ namespace avx512 {
 #define PF_VECTOR_BYTES 64
 #include PF_KERNEL_FILE
 #undef PF_VECTOR_BYTES
-}
+}  // namespace avx512
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -56,7 +56,7 @@ namespace avx512 {
 }  // namespace pyranet_fast::cpu
 
 #ifdef PF_X86_VERSIONS
-#define PF_CHOOSE(...)                                                                             \
+#define PF_CHOOSE(...)                                                                                       \
   (::pyranet_fast::cpu::isa() == ::pyranet_fast::cpu::Isa::avx512 ? ::pyranet_fast::cpu::avx512::__VA_ARGS__ \
    : ::pyranet_fast::cpu::isa() == ::pyranet_fast::cpu::Isa::avx2 ? ::pyranet_fast::cpu::avx2::__VA_ARGS__   \
                                                                   : ::pyranet_fast::cpu::baseline::__VA_ARGS__)

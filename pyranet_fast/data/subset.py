@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from .base import PeopleSource, Person
@@ -33,3 +34,7 @@ class FirstPeople(PeopleSource):
     def reference_length(self, index: int) -> float:
         """As in the source."""
         return self.source.reference_length(index)
+
+    def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """As in the source."""
+        return self.source.to_original(index, points)

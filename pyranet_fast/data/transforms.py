@@ -87,9 +87,7 @@ class Augmentation:
         )
 
 
-def crop_matrix(
-    centre: npt.ArrayLike, scale: float, rotation: float, input_size: int, flip: bool = False
-) -> Matrix:
+def crop_matrix(centre: npt.ArrayLike, scale: float, rotation: float, input_size: int, flip: bool = False) -> Matrix:
     """Return the (2, 3) float64 affine map from image pixels to input pixels.
 
     Args:

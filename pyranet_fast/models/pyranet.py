@@ -38,9 +38,7 @@ class Stem(nn.Module):
 class Stack(nn.Module):
     """One hourglass and its head; all but the last also make the input of the next."""
 
-    def __init__(
-        self, joints: int, features: int, depth: int, units: Units, variance_control: bool, last: bool
-    ):
+    def __init__(self, joints: int, features: int, depth: int, units: Units, variance_control: bool, last: bool):
         super().__init__()
         self.hourglass = Hourglass(depth, features, units, variance_control=variance_control)
         self.features = BNReLUConv(features, features)
@@ -116,9 +114,7 @@ class PyraNet(nn.Module):
                 "so that every pyramid level has a channel"
             )
         if pool_windows not in POOL_WINDOWS:
-            raise ValueError(
-                f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}"
-            )
+            raise ValueError(f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}")
         self._config: dict[str, Any] = {
             "stacks": stacks,
             "joints": joints,
@@ -135,8 +131,7 @@ class PyraNet(nn.Module):
         """Height and width of an input must be multiples of this."""
         self.stem = Stem(features, units)
         self.stacks = nn.ModuleList(
-            Stack(joints, features, depth, units, bool(variance_control), last=i == stacks - 1)
-            for i in range(stacks)
+            Stack(joints, features, depth, units, bool(variance_control), last=i == stacks - 1) for i in range(stacks)
         )
 
     @property

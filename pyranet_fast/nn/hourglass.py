@@ -49,9 +49,7 @@ class Hourglass(nn.Module):
             branches are added (section 4.2).
     """
 
-    def __init__(
-        self, depth: int, features: int, make_unit: UnitFactory, *, variance_control: bool = True
-    ) -> None:
+    def __init__(self, depth: int, features: int, make_unit: UnitFactory, *, variance_control: bool = True) -> None:
         super().__init__()
         self.up1 = make_unit(features, features, pyramid=depth >= 2)
         self.low1 = make_unit(features, features, pyramid=depth >= 3)

@@ -88,15 +88,11 @@ class DilatedPyramid(nn.Module):
     pooled levels span 3 / s_c, up to 6 and the pooling window.
     """
 
-    def __init__(
-        self, inputs: int, width: int, outputs: int, *, levels: int = 4, preactivate: bool = True
-    ) -> None:
+    def __init__(self, inputs: int, width: int, outputs: int, *, levels: int = 4, preactivate: bool = True) -> None:
         super().__init__()
         self.reduce = BNReLUConv(inputs, width, preactivate=preactivate)
         self.bn = BatchNormReLU(width)
-        self.filters = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=c, dilation=c) for c in range(1, levels + 1)
-        )
+        self.filters = nn.ModuleList(nn.Conv2d(width, width, 3, padding=c, dilation=c) for c in range(1, levels + 1))
         self.expand = BNReLUConv(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,15 +137,11 @@ class PyramidResidualModule(nn.Module):
         if variant not in PYRAMID_VARIANTS:
             raise ValueError(f"variant is {variant!r}; accepted are {', '.join(map(repr, PYRAMID_VARIANTS))}")
         if pool_windows not in POOL_WINDOWS:
-            raise ValueError(
-                f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}"
-            )
+            raise ValueError(f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}")
         if levels < 1:
             raise ValueError(f"levels is {levels}; at least 1 is accepted")
         if not 1 <= base_width <= outputs:
-            raise ValueError(
-                f"base_width is {base_width}; 1 to the module's output channels ({outputs}) is accepted"
-            )
+            raise ValueError(f"base_width is {base_width}; 1 to the module's output channels ({outputs}) is accepted")
         middle, width = outputs // 2, outputs // base_width
         self.reduce = BNReLUConv(inputs, middle, preactivate=preactivate)
         self.filter = BNReLUConv(middle, middle, 3)

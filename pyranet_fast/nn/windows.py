@@ -20,9 +20,7 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
     """
     h, w = size
     if h < 2 or w < 2:
-        raise ValueError(
-            f"the input of a pyramid is ({h}, {w}) pixels; height and width of at least 2 are accepted"
-        )
+        raise ValueError(f"the input of a pyramid is ({h}, {w}) pixels; height and width of at least 2 are accepted")
 
     def pooled(full: int, level: int) -> int:
         # In double 2^(-C/C) can fall below one half when made by repeated products: the last is an integer.

@@ -43,7 +43,12 @@ def batch_norm_relu(
     """
     check_map("x", x)
     n, c, h, w = x.shape
-    for name, vector in (("weight", weight), ("bias", bias), ("running_mean", running_mean), ("running_var", running_var)):
+    for name, vector in (
+        ("weight", weight),
+        ("bias", bias),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
         if vector is not None and tuple(vector.shape) != (c,):
             raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one value a channel, is accepted")
     if (running_mean is None) != (running_var is None):
@@ -78,9 +83,19 @@ if _backend.native_error is None:
 
     @torch.library.register_fake("pyranet_fast::batch_norm_relu_backward")
     def _(
-        grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        var: Tensor,
+        eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.empty_like(x, memory_format=memory_format(x)), torch.empty_like(mean), torch.empty_like(mean)
+        return (
+            torch.empty_like(x, memory_format=memory_format(x)),
+            torch.empty_like(mean),
+            torch.empty_like(mean),
+        )
 
     @torch.library.register_fake("pyranet_fast::batch_norm_update_")
     def _(*_: Any) -> None:

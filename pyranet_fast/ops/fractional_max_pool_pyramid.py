@@ -65,8 +65,7 @@ def fractional_max_pool_pyramid(
     for i, (oh, ow) in enumerate(sizes):
         if oh > h - 1 or ow > w - 1:
             raise ValueError(
-                f"output_sizes[{i}] is ({oh}, {ow}) for an input of ({h}, {w}); "
-                f"at most ({h - 1}, {w - 1}) is accepted"
+                f"output_sizes[{i}] is ({oh}, {ow}) for an input of ({h}, {w}); at most ({h - 1}, {w - 1}) is accepted"
             )
     if samples is None:
         samples = torch.rand(len(sizes), n, c, 2, device=x.device)
@@ -75,36 +74,23 @@ def fractional_max_pool_pyramid(
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector is not None:
             if vector.shape != (c,):
-                raise ValueError(
-                    f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted"
-                )
+                raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
             check_dtype(name, vector)
             check_same_device(name, vector, "x", x)
     if not _backend.use_native(x):
         return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
-    differentiable = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, scale, shift)
-    )
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
     flat = [side for size in sizes for side in size]
-    values, _ = torch.ops.pyranet_fast.fractional_max_pool_pyramid(
-        x, samples, flat, scale, shift, relu, differentiable
-    )
+    values, _ = torch.ops.pyranet_fast.fractional_max_pool_pyramid(x, samples, flat, scale, shift, relu, differentiable)
     return values
 
 
 def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
     n, c = x.shape[:2]
     shape = tuple(samples.shape)
-    if (
-        samples.dim() != 4
-        or shape[0] != levels
-        or shape[1] not in (1, n)
-        or shape[2] not in (1, c)
-        or shape[3] != 2
-    ):
+    if samples.dim() != 4 or shape[0] != levels or shape[1] not in (1, n) or shape[2] not in (1, c) or shape[3] != 2:
         raise ValueError(
-            f"samples has shape {shape}; "
-            f"(levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2) is accepted"
+            f"samples has shape {shape}; (levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2) is accepted"
         )
     check_dtype("samples", samples, (torch.float32, torch.float64))
     check_same_device("samples", samples, "x", x)
@@ -127,9 +113,7 @@ def _fake(
     n, c = x.shape[:2]
     layout = memory_format(x)
     sizes = zip(output_sizes[::2], output_sizes[1::2], strict=True)
-    values = [
-        torch.empty((n, c, h, w), dtype=x.dtype, device=x.device, memory_format=layout) for h, w in sizes
-    ]
+    values = [torch.empty((n, c, h, w), dtype=x.dtype, device=x.device, memory_format=layout) for h, w in sizes]
     if with_positions:
         positions = torch.empty(x.shape, dtype=torch.uint8, device=x.device, memory_format=layout)
     else:

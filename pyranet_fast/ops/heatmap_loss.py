@@ -55,7 +55,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     pred, joints, weight = ctx.saved_tensors
-    return torch.ops.pyranet_fast.heatmap_loss_backward(grad, pred, joints, weight, ctx.sigma), None, None, None
+    return (
+        torch.ops.pyranet_fast.heatmap_loss_backward(grad, pred, joints, weight, ctx.sigma),
+        None,
+        None,
+        None,
+    )
 
 
 if _backend.native_error is None:

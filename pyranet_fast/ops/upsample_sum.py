@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from . import reference
-from ._common import check_map, check_same_device, check_shape, check_size
+from . import _backend, reference
+from ._common import check_map, check_same_device, check_shape, check_size, memory_format, raise_double_backward
 
 
 def upsample_sum(
@@ -20,13 +22,13 @@ def upsample_sum(
 
     Args:
         maps: list of (N, C, h_l, w_l), at least one, of one dtype: float32, float64, bfloat16 or float16.
-            Sizes may be below, at or above ``size``.
+            Sizes may be below, at or above ``size``. Under autocast different dtypes are promoted to the widest.
         size: (H, W) of the output.
         base: (N, C, H, W), added if given.
         align_corners: as in ``torch.nn.functional.interpolate``; Torch7 and the paper's code align corners.
 
     Returns:
-        (N, C, H, W) in the maps' dtype and the first map's layout.
+        (N, C, H, W) in the maps' dtype and the first map's layout; maps of the other layout are copied into it.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -34,6 +36,7 @@ def upsample_sum(
     if len(maps) == 0:
         raise ValueError("maps is empty; a list of at least one (N, C, h, w) tensor is accepted")
     h, w = check_size("size", size)
+    maps, base = _autocast(maps, base)
     for i, m in enumerate(maps):
         name = f"maps[{i}]"
         check_map(name, m)
@@ -51,4 +54,55 @@ def upsample_sum(
         if base.dtype != maps[0].dtype:
             raise TypeError(f"base has dtype {base.dtype} but maps[0] has {maps[0].dtype}; one dtype is accepted")
         check_same_device("base", base, "maps[0]", maps[0])
-    return reference.upsample_sum(maps, (h, w), base, align_corners)
+    if not _backend.use_native(maps[0]):
+        return reference.upsample_sum(maps, (h, w), base, align_corners)
+    return torch.ops.pyranet_fast.upsample_sum(list(maps), h, w, base, align_corners)
+
+
+def _autocast(maps: Sequence[Tensor], base: Tensor | None) -> tuple[Sequence[Tensor], Tensor | None]:
+    """The widest of the dtypes for all where autocast is on, as for PyTorch's own sums of several tensors."""
+    tensors = [t for t in (*maps, base) if isinstance(t, Tensor)]
+    if not tensors or not torch.is_autocast_enabled(tensors[0].device.type):
+        return maps, base
+    widest = tensors[0].dtype
+    for t in tensors:
+        if not t.is_floating_point():
+            return maps, base  # the checks name it
+        widest = torch.promote_types(widest, t.dtype)
+    return [m.to(widest) for m in maps], None if base is None else base.to(widest)
+
+
+if _backend.native_error is None:
+
+    @torch.library.register_fake("pyranet_fast::upsample_sum")
+    def _(maps: Sequence[Tensor], height: int, width: int, base: Tensor | None, align_corners: bool) -> Tensor:
+        n, c = maps[0].shape[:2]
+        return torch.empty(
+            (n, c, height, width),
+            dtype=maps[0].dtype,
+            device=maps[0].device,
+            memory_format=memory_format(maps[0]),
+        )
+
+    @torch.library.register_fake("pyranet_fast::upsample_sum_backward")
+    def _(grad: Tensor, sizes: Sequence[int], align_corners: bool) -> list[Tensor]:
+        n, c = grad.shape[:2]
+        layout = memory_format(grad)
+        return [
+            torch.empty((n, c, h, w), dtype=grad.dtype, device=grad.device, memory_format=layout)
+            for h, w in zip(sizes[::2], sizes[1::2], strict=True)
+        ]
+
+    def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        maps, _, _, base, ctx.align_corners = inputs
+        ctx.sizes = [size for m in maps for size in m.shape[2:]]
+        ctx.has_base = base is not None
+
+    def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grads = torch.ops.pyranet_fast.upsample_sum_backward(grad, ctx.sizes, ctx.align_corners)
+        return grads, None, None, grad if ctx.has_base else None, None
+
+    torch.library.register_autograd("pyranet_fast::upsample_sum", _backward, setup_context=_save)
+    torch.library.register_autograd(
+        "pyranet_fast::upsample_sum_backward", lambda ctx, *grads: raise_double_backward("upsample_sum")
+    )

@@ -128,9 +128,7 @@ def _draw_bones(
         cv2.line(canvas, *ends, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
 
 
-def _draw_joint(
-    canvas: Image, point: Points, colour: tuple[int, int, int], width: float, solid: bool
-) -> None:
+def _draw_joint(canvas: Image, point: Points, colour: tuple[int, int, int], width: float, solid: bool) -> None:
     def disc(radius: float, fill: tuple[int, int, int], thickness: int = -1) -> None:
         cv2.circle(canvas, _fixed(point), round(radius * (1 << _SHIFT)), fill, thickness, cv2.LINE_AA, _SHIFT)
 

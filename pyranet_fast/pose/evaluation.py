@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ def evaluate_pose(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     workers: int = 0,
-    on_error: str = "raise",
+    on_error: Literal["raise", "skip"] = "raise",
     progress: bool = False,
 ) -> tuple[Score, NDArray[np.float32]]:
     """Predict every person and score the predictions with the data set's own metric.

@@ -85,9 +85,7 @@ def _last(outputs: Any) -> Tensor:
     return last
 
 
-def decode(
-    maps: Tensor, inverse: Tensor | npt.ArrayLike
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def decode(maps: Tensor, inverse: Tensor | npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Joints in image pixels: maximum, a quarter pixel toward the larger neighbour, affine map back.
 
     Args:
@@ -105,9 +103,7 @@ def decode(
     places, scores = ops.heatmap_argmax(maps.detach(), refine="quarter")
     back = np.asarray(inverse.cpu() if isinstance(inverse, Tensor) else inverse, dtype=np.float64)
     if back.shape != (len(maps), 2, 3):
-        raise ValueError(
-            f"inverse has shape {back.shape}; ({len(maps)}, 2, 3), one map per image, is accepted"
-        )
+        raise ValueError(f"inverse has shape {back.shape}; ({len(maps)}, 2, 3), one map per image, is accepted")
     points = from_map(places.cpu().numpy())
     joints = np.einsum("nij,nkj->nki", back[:, :, :2], points) + back[:, None, :, 2]
     return joints.astype(np.float32), scores.float().cpu().numpy()

@@ -70,15 +70,12 @@ class Score:
     def table(self) -> str:
         """Return two lines of text, in the paper's column order, Mean last."""
         names = ["", *self.columns, "Mean"]
-        cells = [
-            f"{value:.2f}" if np.isfinite(value) else "-" for value in (*self.columns.values(), self.mean)
-        ]
+        cells = [f"{value:.2f}" if np.isfinite(value) else "-" for value in (*self.columns.values(), self.mean)]
         values = [self.metric, *cells]
         widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
         return "\n".join(
             "  ".join(
-                text.ljust(w) if i == 0 else text.rjust(w)
-                for i, (text, w) in enumerate(zip(row, widths, strict=True))
+                text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
             )
             for row in (names, values)
         )
@@ -154,9 +151,7 @@ def pckh(
     predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, MPII)
     size = np.asarray(head_size, dtype=np.float64)
     if size.shape != (len(truth),):
-        raise ValueError(
-            f"head_size has shape {size.shape}; it must be ({len(truth)},), one length per person"
-        )
+        raise ValueError(f"head_size has shape {size.shape}; it must be ({len(truth)},), one length per person")
     if not np.all(size > 0):
         worst = int(np.argmin(np.where(np.isnan(size), -np.inf, size)))
         raise ValueError(f"head_size[{worst}] is {size[worst]:g}; every head size must be positive")
@@ -188,9 +183,7 @@ def _checked(
         if array.ndim != 3 or array.shape[1:] != (joints, 2):
             raise ValueError(f"{name} has shape {array.shape}; it must be (N, {joints}, 2)")
     if len(predicted) != len(truth):
-        raise ValueError(
-            f"predictions has {len(predicted)} people and ground_truth {len(truth)}; they must agree"
-        )
+        raise ValueError(f"predictions has {len(predicted)} people and ground_truth {len(truth)}; they must agree")
     if len(truth) == 0:
         raise ValueError("ground_truth has no people; at least one is needed")
     if not threshold > 0:

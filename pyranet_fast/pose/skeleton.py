@@ -32,9 +32,7 @@ class Skeleton:
             )
         mirrored = [index for pair in self.flip_pairs for index in pair]
         if len(set(mirrored)) != len(mirrored):
-            raise ValueError(
-                f"skeleton {self.name!r}: a joint appears in two flip_pairs, each may appear once"
-            )
+            raise ValueError(f"skeleton {self.name!r}: a joint appears in two flip_pairs, each may appear once")
 
     def __len__(self) -> int:
         """Return the number of joints."""
@@ -51,9 +49,7 @@ class Skeleton:
     def index(self, joint: str) -> int:
         """Return the index of a joint name; ValueError lists the names there are."""
         if joint not in self.joints:
-            raise ValueError(
-                f"skeleton {self.name!r} has no joint {joint!r}; it has {', '.join(self.joints)}"
-            )
+            raise ValueError(f"skeleton {self.name!r} has no joint {joint!r}; it has {', '.join(self.joints)}")
         return self.joints.index(joint)
 
 

@@ -73,7 +73,8 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
     network = average.module if average is not None else model
     torch.manual_seed(settings.seed)
     report = Report(output)
-    step, results = 0, {}
+    step = 0
+    results: dict[str, Any] = {}
     start = resume_path(settings, output)
     if start is not None:
         step, results = restore(start, model, average, optimizer, settings)
@@ -107,9 +108,7 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
             waited = time.perf_counter()
             batch = next(source)
             waited = time.perf_counter() - waited
-            rate = learning_rate(
-                step, total, base=settings.lr, schedule=settings.schedule, warmup=settings.warmup
-            )
+            rate = learning_rate(step, total, base=settings.lr, schedule=settings.schedule, warmup=settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             model.train()
@@ -118,9 +117,9 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
             value = loss.item()
             if not math.isfinite(value):
                 raise Diverged(
-                    f"the loss became {value} at step {step} (learning rate {rate:.2e}); nothing of this step was kept. "
-                    f"{output / LAST} holds the last good state, if an epoch was finished: lower --lr, use --warmup, or "
-                    "--precision fp32"
+                    f"the loss became {value} at step {step} (learning rate {rate:.2e}); nothing of this step was "
+                    f"kept. {output / LAST} holds the last good state, if an epoch was finished: lower --lr, use "
+                    "--warmup, or --precision fp32"
                 )
             loss.backward()
             optimizer.step()
@@ -138,7 +137,13 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
                     network.eval()
                     results = task.validate(network)
                     task.draw(network, output / "pictures" / f"epoch_{epoch:03d}.png")
-                row = {"epoch": epoch, "step": step, "lr": rate, **meter.row(), "validation": results["mean"] if validated else None}
+                row = {
+                    "epoch": epoch,
+                    "step": step,
+                    "lr": rate,
+                    **meter.row(),
+                    "validation": results["mean"] if validated else None,
+                }
                 report.write(row, results)
                 line = f"epoch {epoch}: loss {row['loss']:.5f}, accuracy {row['accuracy']:.1%}, "
                 line += f"validation {row['validation']:.2f}, " if row["validation"] is not None else ""
@@ -149,7 +154,9 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
             if ended or stop.wanted or (settings.save_every and step % settings.save_every == 0):
                 save()
             if stop.wanted and step < total:
-                bar.write(f"stopped at step {step} of {total}; saved {output / LAST}; the same command goes on from there")
+                bar.write(
+                    f"stopped at step {step} of {total}; saved {output / LAST}; the same command goes on from there"
+                )
                 raise KeyboardInterrupt
     report.close()
     return results
@@ -158,7 +165,12 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
     return torch.optim.RMSprop(
-        model.parameters(), lr=settings.lr, alpha=0.99, eps=1e-8, weight_decay=settings.weight_decay, foreach=True
+        model.parameters(),
+        lr=settings.lr,
+        alpha=0.99,
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+        foreach=True,
     )
 
 
@@ -172,11 +184,26 @@ def resume_path(settings: Settings, output: Path) -> Path | None:
 
 
 # Settings that may differ between the parts of one run without changing what is trained.
-_FREE = {"output", "root", "resume", "workers", "device", "cache", "validate_every", "save_every", "on_error", "compile"}
+_FREE = {
+    "output",
+    "root",
+    "resume",
+    "workers",
+    "device",
+    "cache",
+    "validate_every",
+    "save_every",
+    "on_error",
+    "compile",
+}
 
 
 def restore(
-    path: Path, model: nn.Module, average: AveragedModel | None, optimizer: torch.optim.Optimizer, settings: Settings
+    path: Path,
+    model: nn.Module,
+    average: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
 ) -> tuple[int, dict[str, Any]]:
     """Put a checkpoint's state back; returns its step and results.
 
@@ -192,7 +219,8 @@ def restore(
     if other:
         differences = ", ".join(f"--{k.replace('_', '-')} {state['settings'][k]} there, {now[k]} here" for k in other)
         raise UserError(
-            f"checkpoint {path} was trained with other settings ({differences}); use them, another --output, or --resume none"
+            f"checkpoint {path} was trained with other settings ({differences}); use them, another --output, "
+            "or --resume none"
         )
     if average is not None:
         load_weights(average.module, checkpoint.weights, path)

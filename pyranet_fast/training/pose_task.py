@@ -50,13 +50,15 @@ class PoseTask:
             settings.input_size,
             augmentation=augmentation,
             seed=settings.seed,
-            on_error=settings.on_error,
+            on_error="skip" if settings.on_error == "skip" else "raise",
             early_size=settings.early_size,
             early_epochs=round(settings.early_share * settings.epochs),
         )
         self.steps_per_epoch = len(self.people) // settings.batch_size
         if self.steps_per_epoch == 0:
-            raise UserError(f"--batch-size is {settings.batch_size}, more than the {len(self.people)} people in the data set")
+            raise UserError(
+                f"--batch-size is {settings.batch_size}, more than the {len(self.people)} people in the data set"
+            )
         torch.manual_seed(settings.seed)
         model = PyraNet(
             settings.stacks,
@@ -69,7 +71,7 @@ class PoseTask:
         )
         INITIALIZERS[settings.init](model)
         self.config = model.config
-        self.model: nn.Module = model.to(device, memory_format=torch.channels_last)
+        self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: set[int] = set()
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
@@ -96,7 +98,10 @@ class PoseTask:
         for index in batch["index"][~batch["valid"]].tolist():
             if index not in self.corrupt:
                 self.corrupt.add(index)
-                print(f"left out: {self.people.image_name(index)} cannot be read ({len(self.corrupt)} so far)", flush=True)
+                print(
+                    f"left out: {self.people.image_name(index)} cannot be read ({len(self.corrupt)} so far)",
+                    flush=True,
+                )
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         """Sum over the stacks of the mean squared error (FACTS section 3)."""
@@ -127,10 +132,18 @@ class PoseTask:
         s = self.settings
         some = FirstPeople(self.held_out, PICTURES)
         _, predictions = evaluate_pose(
-            model, some, s.input_size, flip=False, batch_size=PICTURES, device=self.device, precision=s.precision
+            model,
+            some,
+            s.input_size,
+            flip=False,
+            batch_size=PICTURES,
+            device=self.device,
+            precision=s.precision,
         )
         skeleton = self.people.skeleton
-        cells = [draw_pose(some.image(i), predictions[i, :, :2], predictions[i, :, 2], skeleton) for i in range(len(some))]
+        cells = [
+            draw_pose(some.image(i), predictions[i, :, :2], predictions[i, :, 2], skeleton) for i in range(len(some))
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, contact_sheet(cells, columns=4))
 

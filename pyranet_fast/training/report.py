@@ -67,7 +67,9 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     left.plot(epochs, [float(row["loss"]) for row in rows], marker=marker, color="tab:red")
     left.set(xlabel="epoch", ylabel="training loss", yscale="log")
     right.plot(epochs, [100 * float(row["accuracy"]) for row in rows], marker=marker, label="training accuracy")
-    scored = [(e, float(r["validation"])) for e, r in zip(epochs, rows, strict=True) if r["validation"] not in (None, "")]
+    scored = [
+        (e, float(r["validation"])) for e, r in zip(epochs, rows, strict=True) if r["validation"] not in (None, "")
+    ]
     if scored:
         right.plot(*zip(*scored, strict=True), marker=marker, label="validation score")
     right.set(xlabel="epoch", ylabel="%", ylim=(0, 100))

@@ -40,31 +40,50 @@ class Settings:
     epochs: int = _option(200, "passes over the training set")
     max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
     lr: float = _option(7e-4, "RMSProp learning rate")
-    schedule: str = _option("step", "÷10 at 75 %% and at 85 %% of the run (the paper), or cosine to 0", choices=("step", "cosine"))
+    schedule: str = _option(
+        "step", "÷10 at 75 %% and at 85 %% of the run (the paper), or cosine to 0", choices=("step", "cosine")
+    )
     warmup: int = _option(0, "steps over which the learning rate rises from 0")
     weight_decay: float = _option(0.0, "RMSProp weight decay")
     ema: float = _option(0.0, "decay of the moving average of the weights that is saved for prediction; 0: none")
     init: str = _option("torch", "weight initialization", choices=tuple(INITIALIZERS))
     sigma: float = _option(1.0, "standard deviation of the target Gaussians, map pixels")
     scale_noise: float = _option(0.25, "augmentation: standard deviation of the scale, cut at 1 ± this")
-    rotation_noise: float = _option(30.0, "augmentation: standard deviation of the rotation, degrees, cut at twice this")
+    rotation_noise: float = _option(
+        30.0, "augmentation: standard deviation of the rotation, degrees, cut at twice this"
+    )
     rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated")
     colour_noise: float = _option(0.2, "augmentation: each colour channel times U(1 - this, 1 + this)")
     precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N")
     workers: int = _option(-1, "loader processes; -1: cores - 1, at most 8; 0: load in the training process")
     cache: bool = _option(True, "keep decoded people in memory (about 100 kB each)")
-    on_error: str = _option("raise", "a corrupt image stops the run, or is named, counted and left out", choices=("raise", "skip"))
+    on_error: str = _option(
+        "raise", "a corrupt image stops the run, or is named, counted and left out", choices=("raise", "skip")
+    )
     validate_every: int = _option(1, "epochs between validations")
     save_every: int = _option(0, "also save a checkpoint every so many steps; 0: at the end of each epoch only")
     seed: int = _option(0, "decides weights, order, augmentation and pooling windows")
-    resume: str = _option("auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path")
+    resume: str = _option(
+        "auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path"
+    )
     compile: bool = _option(False, "torch.compile the network")
 
     def __post_init__(self) -> None:
-        for name in ("stacks", "features", "depth", "levels", "input_size", "batch_size", "epochs", "validate_every"):
+        for name in (
+            "stacks",
+            "features",
+            "depth",
+            "levels",
+            "input_size",
+            "batch_size",
+            "epochs",
+            "validate_every",
+        ):
             if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; a whole number above 0 is accepted")
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; a whole number above 0 is accepted"
+                )
         if self.max_steps is not None and self.max_steps < 1:
             raise UserError(f"--max-steps is {self.max_steps}; a whole number above 0 is accepted")
         for name in ("lr", "sigma"):

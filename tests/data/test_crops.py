@@ -51,9 +51,7 @@ def test_a_dot_at_a_joint_is_found_at_the_target(epoch):
 def test_mirrored_samples_swap_left_and_right_and_nothing_else():
     source = one(labelled=np.arange(14) != 0)
     never, always = (
-        CropDataset(source, 64, augmentation=Augmentation(flip=f, rotation_probability=0, scale=0, colour=0))[
-            0
-        ]
+        CropDataset(source, 64, augmentation=Augmentation(flip=f, rotation_probability=0, scale=0, colour=0))[0]
         for f in (0.0, 1.0)
     )
     order = source.skeleton.flip_permutation
@@ -158,9 +156,7 @@ def test_index_outside():
 def test_loader_with_a_worker_gives_the_same_samples():
     dataset = CropDataset(SyntheticSource(6, seed=1), 64, augmentation=Augmentation(), seed=2)
     keys = [(1, i) for i in range(6)]
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=3, sampler=keys, num_workers=1, worker_init_fn=worker_init
-    )
+    loader = torch.utils.data.DataLoader(dataset, batch_size=3, sampler=keys, num_workers=1, worker_init_fn=worker_init)
     images = torch.cat([batch["image"] for batch in loader])
     assert torch.equal(images, torch.stack([dataset[key]["image"] for key in keys]))
 

@@ -24,9 +24,7 @@ def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def png(
-    colour_type: int, depth: int, width: int, height: int, rows: bytes, *extra: tuple[bytes, bytes]
-) -> bytes:
+def png(colour_type: int, depth: int, width: int, height: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
     """A PNG file from its raw rows (each with a leading 0), written by hand."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:

@@ -129,9 +129,7 @@ def test_joints_of_the_wrong_shape(tmp_path, joints, message):
 
 def test_lspet_with_the_joints_of_lsp(tmp_path):
     write_release(tmp_path, "lspet_dataset", lsp_joints(3), 3, 5)
-    with pytest.raises(
-        UserError, match=r"\(14, 3, N\) are expected here \(LSP's joints.mat is \(3, 14, N\)\)"
-    ):
+    with pytest.raises(UserError, match=r"\(14, 3, N\) are expected here \(LSP's joints.mat is \(3, 14, N\)\)"):
         LSPExtendedSource(tmp_path)
 
 

@@ -144,9 +144,7 @@ def test_angles_turn_the_right_way():
     assert wide["left_wrist"][0] > wide["left_shoulder"][0] + 40
     sitting = Pose((90, 0, 0), (0, 0, 0), (0, 0, 0), (Arm(0, 5, 0, 0),) * 2, (Leg(90, 0, 90),) * 2)
     seat = project(sitting)
-    assert (
-        seat["left_knee"][0] > seat["left_hip"][0] + 30 and seat["left_ankle"][1] > seat["left_knee"][1] + 30
-    )
+    assert seat["left_knee"][0] > seat["left_hip"][0] + 30 and seat["left_ankle"][1] > seat["left_knee"][1] + 30
 
 
 @pytest.mark.parametrize("yaw", [0.0, 40.0, 90.0, 180.0, 250.0])

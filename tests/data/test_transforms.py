@@ -140,9 +140,7 @@ def test_normalise():
         normalise(images.float())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [((-1, 0, 64), "scale is -1"), ((1, 0, 0), "input_size is 0")]
-)
+@pytest.mark.parametrize(("arguments", "message"), [((-1, 0, 64), "scale is -1"), ((1, 0, 0), "input_size is 0")])
 def test_matrix_refuses_nonsense(arguments, message):
     with pytest.raises(ValueError, match=message):
         crop_matrix((0, 0), *arguments)

@@ -20,9 +20,7 @@ def test_places_of_pyramid_modules_and_of_variance_control():
             plains.append(name)
         if isinstance(getattr(unit, "skip", None), BNReLUConv):
             projected.append(name)
-    assert sorted(pyramids) == sorted(
-        ["up1", "low1", "low3", "low2.up1", "low2.low1", "low2.low3", "low2.low2.up1"]
-    )
+    assert sorted(pyramids) == sorted(["up1", "low1", "low3", "low2.up1", "low2.low1", "low2.low3", "low2.low2.up1"])
     assert len(plains) == 6
     assert sorted(projected) == sorted(["low3", "low2.low3", "low2.low2.low3", "low2.low2.low2.low3"])
     without = Hourglass(4, 20, make_unit, variance_control=False)

@@ -7,9 +7,7 @@ from pyranet_fast.nn import BatchNormReLU
 from pyranet_fast.nn.init import INITIALIZERS
 
 
-@pytest.mark.parametrize(
-    ("name", "variance"), [("xavier", 2 / (9 * 64 + 9 * 128)), ("kaiming", 2 / (9 * 64))]
-)
+@pytest.mark.parametrize(("name", "variance"), [("xavier", 2 / (9 * 64 + 9 * 128)), ("kaiming", 2 / (9 * 64))])
 def test_variance_biases_and_norms(name, variance):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(64, 128, 3), BatchNormReLU(128), nn.Linear(8, 8))

@@ -64,9 +64,7 @@ def test_dilated_variant_is_equation_two():
     unit = module(variant="D").eval()
     x = torch.randn(2, 8, 16, 12)
     y = bn_relu(unit.pyramid.bn, bn_relu_conv(unit.pyramid.reduce, x))
-    total = sum(
-        F.conv2d(y, f.weight, f.bias, padding=c, dilation=c) for c, f in enumerate(unit.pyramid.filters, 1)
-    )
+    total = sum(F.conv2d(y, f.weight, f.bias, padding=c, dilation=c) for c, f in enumerate(unit.pyramid.filters, 1))
     branches = bn_relu_conv(unit.filter, bn_relu_conv(unit.reduce, x))
     branches = branches + bn_relu_conv(unit.pyramid.expand, total)
     expected = bn_relu_conv(unit.expand, branches) + bn_relu_conv(unit.skip, x)

@@ -53,14 +53,18 @@ def test_equals_batch_norm_in_double(shape: tuple[int, ...], dtype: torch.dtype,
     rounding = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
     for name, a, b in zip(("y", "grad_x", "grad_weight", "grad_bias", "mean", "var"), got, exact, strict=True):
         tolerance = rounding if name in ("y", "grad_x") else max(1e-10 if dtype == torch.float64 else 2e-5, 0)
-        torch.testing.assert_close(a.double(), b, rtol=2 * tolerance, atol=2 * tolerance * b.abs().max().item(), msg=name)
+        torch.testing.assert_close(
+            a.double(), b, rtol=2 * tolerance, atol=2 * tolerance * b.abs().max().item(), msg=name
+        )
 
 
 @native
 def test_a_large_mean_does_not_drown_the_variance() -> None:
     x = torch.randn(4, 5, 32, 32) + 3000
     y = ops.batch_norm_relu(x)
-    torch.testing.assert_close(y, F.relu(F.batch_norm(x.double(), None, None, training=True)).float(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        y, F.relu(F.batch_norm(x.double(), None, None, training=True)).float(), rtol=1e-3, atol=1e-3
+    )
 
 
 @native

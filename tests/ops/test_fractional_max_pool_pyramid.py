@@ -86,9 +86,7 @@ def test_values_and_winners_are_pytorchs(
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("affine", ("plain", "scale and shift", "relu", "all"))
-def test_values_and_gradients_are_the_references(
-    dtype: torch.dtype, layout: torch.memory_format, affine: str
-) -> None:
+def test_values_and_gradients_are_the_references(dtype: torch.dtype, layout: torch.memory_format, affine: str) -> None:
     for n, c, h, w, sizes in CASES:
         for sharing in ((n, c), (n, 1), (1, c), (1, 1)):
             x = with_ties(n, c, h, w, dtype, layout)

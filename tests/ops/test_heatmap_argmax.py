@@ -11,7 +11,15 @@ from pyranet_fast import ops
 native = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 BACKENDS = [pytest.param("reference"), pytest.param("native", marks=native)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SHAPES = [(2, 14, 32, 32), (3, 5, 7, 9), (1, 1, 1, 1), (2, 16, 64, 48), (2, 3, 1, 70), (5, 28, 13, 17), (1, 2, 2, 2)]
+SHAPES = [
+    (2, 14, 32, 32),
+    (3, 5, 7, 9),
+    (1, 1, 1, 1),
+    (2, 16, 64, 48),
+    (2, 3, 1, 70),
+    (5, 28, 13, 17),
+    (1, 2, 2, 2),
+]
 
 
 def layouts(x: Tensor) -> dict[str, Tensor]:
@@ -124,7 +132,10 @@ def test_opcheck_gradcheck_and_double_backward() -> None:
 def test_compiles_whole_and_dynamic(backend: str) -> None:
     with ops.backend(backend):
         compiled = torch.compile(
-            lambda x: ops.heatmap_argmax(x, refine="quarter"), fullgraph=True, dynamic=True, backend="aot_eager"
+            lambda x: ops.heatmap_argmax(x, refine="quarter"),
+            fullgraph=True,
+            dynamic=True,
+            backend="aot_eager",
         )
         for shape in ((2, 3, 8, 9), (4, 3, 10, 7)):
             x, twin = (torch.manual_seed(1) and torch.randn(shape).requires_grad_() for _ in range(2))

@@ -27,7 +27,7 @@ def example(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor, Tens
 
 def in_double(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
     """The docstring's sum, with every Gaussian stored."""
-    n, k, h, w = pred.shape
+    h, w = pred.shape[2:]
     ys, xs = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
     d = (xs - joints[..., 0, None, None]) ** 2 + (ys - joints[..., 1, None, None]) ** 2
     error = (pred - torch.exp(-d / (2 * sigma**2))) ** 2

@@ -24,9 +24,7 @@ def near(image, x, y, colour, reach=2):
 def spread(skeleton, height=400, width=300):
     """Joints far apart, so that nothing covers anything."""
     angle = np.linspace(0, 2 * np.pi, len(skeleton), endpoint=False)
-    return np.stack(
-        [width / 2 + 0.4 * width * np.cos(angle), height / 2 + 0.4 * height * np.sin(angle)], axis=1
-    )
+    return np.stack([width / 2 + 0.4 * width * np.cos(angle), height / 2 + 0.4 * height * np.sin(angle)], axis=1)
 
 
 @pytest.mark.parametrize("skeleton", [MPII, LSP], ids=lambda s: s.name)
@@ -63,9 +61,7 @@ def test_low_scores_are_hollow_and_faint_and_nan_is_not_drawn():
     x, y = np.rint(joints[[0, 1]].mean(axis=0)).astype(int)
     change = [np.abs(drawn[y, x].astype(int) - GREY).max() for drawn in (certain, doubtful)]
     assert 0 < change[1] < 0.6 * change[0]
-    np.testing.assert_array_equal(
-        draw_pose(canvas(), np.full((14, 2), np.nan), None, LSP, long_side=None), canvas()
-    )
+    np.testing.assert_array_equal(draw_pose(canvas(), np.full((14, 2), np.nan), None, LSP, long_side=None), canvas())
 
 
 def test_small_images_are_enlarged_and_large_ones_reduced():
@@ -98,9 +94,7 @@ def test_a_sheet_fits_every_image_into_its_cell():
     assert red[34, 2:66].all() and red[:, 2].sum() == 2 * 16
     assert blue[2:66, 100].all() and blue[34].sum() == 21
     assert not red[68:, 70:].any()
-    with_text = contact_sheet(
-        [reds, blues], columns=2, cell=64, captions=["one", "a very long caption, 照片"]
-    )
+    with_text = contact_sheet([reds, blues], columns=2, cell=64, captions=["one", "a very long caption, 照片"])
     assert with_text.shape[0] > sheet.shape[0] // 2 + 1
     assert (with_text[68:] > 150).all(axis=2).any()
 

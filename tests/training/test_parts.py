@@ -18,7 +18,7 @@ def test_sampler_goes_on_where_it_was_left() -> None:
     assert len(whole) == 12
     for first in (1, 5, 7, 11):
         assert list(EpochBatchSampler(23, 4, seed=3, first=first, last=12)) == whole[first:]
-    epochs = [{index for epoch, index in sum(whole[i : i + 5], [])} for i in (0, 5)]
+    epochs = [{index for batch in whole[i : i + 5] for _, index in batch} for i in (0, 5)]
     assert all(len(seen) == 20 for seen in epochs)
     assert whole[:5] != [[(0, i) for _, i in batch] for batch in whole[5:10]]
     assert list(EpochBatchSampler(23, 4, seed=4, first=0, last=12)) != whole

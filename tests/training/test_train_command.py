@@ -76,7 +76,16 @@ def test_evaluate_scores_the_checkpoint(finished: Path, root: Path, tmp_path: Pa
 
     import h5py
 
-    flags = ["--checkpoint", str(finished / "last.pt"), "--dataset", "lsp", "--root", str(root), "--output", str(tmp_path)]
+    flags = [
+        "--checkpoint",
+        str(finished / "last.pt"),
+        "--dataset",
+        "lsp",
+        "--root",
+        str(root),
+        "--output",
+        str(tmp_path),
+    ]
     assert cli.run(evaluate.main, flags) == 0
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert set(result) >= {"metric", "mean", "columns", "count", "settings"} and result["count"] > 0
@@ -116,7 +125,12 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
 
 def start(root: Path, output: Path, *more: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pyranet_fast.train", *arguments(root, output, "--epochs", "500", "--save-every", "1", *more)]
+    command = [
+        sys.executable,
+        "-m",
+        "pyranet_fast.train",
+        *arguments(root, output, "--epochs", "500", "--save-every", "1", *more),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

@@ -87,9 +87,7 @@ class Figure:
             at: Vector, frame: npt.NDArray[np.float64], out: float, radius: float, down: float = 0.0
         ) -> list[Circle]:
             ball = radius * girth
-            return [
-                self.view.circle(at + frame @ np.array([sign * out, down, 0.0]), ball) for sign in (-1.0, 1.0)
-            ]
+            return [self.view.circle(at + frame @ np.array([sign * out, down, 0.0]), ball) for sign in (-1.0, 1.0)]
 
         shoulders = [
             self.view.circle(
@@ -116,8 +114,7 @@ class Figure:
         if front[2] > 0.25:
             outline = [(-0.026, 0.024), (0.026, 0.024), (0.012, -0.012), (0.0, -0.026), (-0.012, -0.012)]
             points = [
-                self.view.project(p["thorax"] + body.chest @ np.array([x, y, 0.036 * girth]))[:2]
-                for x, y in outline
+                self.view.project(p["thorax"] + body.chest @ np.array([x, y, 0.036 * girth]))[:2] for x, y in outline
             ]
             canvas.patch(np.array(points), look.skin)
 
@@ -161,9 +158,7 @@ class Figure:
             return
         canvas.solid(self._limb(*ends, (0, 0.055), (0.4, 0.05), (1, 0.034)), look.skin)
         if look.legs == "shorts":
-            canvas.solid(
-                self._limb(*ends, (0, 0.06), (0.35 + 0.3 * look.loose, 0.046 * look.loose)), look.bottom
-            )
+            canvas.solid(self._limb(*ends, (0, 0.06), (0.35 + 0.3 * look.loose, 0.046 * look.loose)), look.bottom)
 
     def _shank(self, canvas: Canvas, side: str) -> None:
         look = self.look

@@ -99,9 +99,7 @@ class Head:
 
     def _hat(self, canvas: Canvas) -> None:
         x, y, px = self.view.project(self.body.points["head"])
-        brim = np.array(
-            [(-0.75, 0.42, 0.6), (0.75, 0.42, 0.6), (0.5, 0.34, 1.75), (-0.5, 0.34, 1.75), (0, 0.34, 1.9)]
-        )
+        brim = np.array([(-0.75, 0.42, 0.6), (0.75, 0.42, 0.6), (0.5, 0.34, 1.75), (-0.5, 0.34, 1.75), (0, 0.34, 1.9)])
         points = (brim * self.axes * 1.08) @ self.body.head.T
         flat = points[:, :2] * (px, -px) + (x, y)
         crown = self._visible(_HAT, 1.12)

@@ -90,9 +90,7 @@ def _grid(rng: Rng, image: Picture) -> None:
             cv2.line(image, (0, y), (width, y), colour, thick, cv2.LINE_AA)
 
 
-def _thing(
-    rng: Rng, image: Picture, at: tuple[float, float] | None = None, size: float | None = None
-) -> None:
+def _thing(rng: Rng, image: Picture, at: tuple[float, float] | None = None, size: float | None = None) -> None:
     """Draw one object: a box, a ball, a pole or a shard, shaded a little."""
     height, width = image.shape[:2]
     x, y = at if at is not None else (rng.uniform(0, width), rng.uniform(0, height))

@@ -1,0 +1,37 @@
+// Where bilinear interpolation reads and with which weights: once, for every backend. The arithmetic, and so the
+// rounding, is that of torch.nn.functional.interpolate(mode="bilinear"). W is float, or double for double maps.
+#pragma once
+
+#include <cstdint>
+
+#include "common/macros.h"
+
+namespace pyranet_fast {
+
+// One output pixel of one axis: weight_first * in[first] + weight_second * in[second].
+template <typename W>
+struct BilinearTap {
+  int64_t first, second;
+  W weight_first, weight_second;
+};
+
+// Source pixels per output pixel.
+template <typename W>
+PF_HOST_DEVICE inline W bilinear_ratio(int64_t in, int64_t out, bool align_corners) {
+  if (align_corners) return out > 1 ? static_cast<W>(in - 1) / static_cast<W>(out - 1) : W(0);
+  return static_cast<W>(in) / static_cast<W>(out);
+}
+
+template <typename W>
+PF_HOST_DEVICE inline BilinearTap<W> bilinear_tap(int64_t i, int64_t in, int64_t out, W ratio, bool align_corners) {
+  if (in == out) return {i, i, W(1), W(0)};
+  W position = align_corners ? ratio * static_cast<W>(i) : ratio * (static_cast<W>(i) + W(0.5)) - W(0.5);
+  if (position < W(0)) position = W(0);
+  int64_t first = static_cast<int64_t>(position);  // rounds down: the position is not negative
+  if (first > in - 1) first = in - 1;
+  W weight = position - static_cast<W>(first);
+  if (weight > W(1)) weight = W(1);
+  return {first, first < in - 1 ? first + 1 : first, W(1) - weight, weight};
+}
+
+}  // namespace pyranet_fast
