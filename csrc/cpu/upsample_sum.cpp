@@ -195,8 +195,8 @@ std::vector<Tensor> upsample_sum_backward(Tensor grad, std::vector<int64_t> size
     using T = decltype(type);
     using W = wide_t<T>;
     const int64_t lanes = PF_CHOOSE(lanes<W>)();
-    UpsampleBackwardJob<T> job{
-        {}, static_cast<const T*>(grad.const_data_ptr()), channels, grad.size(2), grad.size(3), {}};
+    UpsampleBackwardJob<T> job{{}, static_cast<const T*>(grad.const_data_ptr()), channels, grad.size(2), grad.size(3),
+                               {}};
     for (size_t l = 0; l < grads.size(); ++l) {
       job.levels.push_back({static_cast<T*>(grads[l].mutable_data_ptr()),
                             Sources<W>(Taps<W>(sizes[2 * l], job.height, align_corners, lanes), lanes),

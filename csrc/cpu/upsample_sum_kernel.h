@@ -96,15 +96,18 @@ void upsample_columns(const T* row, const Taps<float>& taps, int64_t x0, int64_t
 }
 
 template <typename T>
-void upsample_row(const T* row, const Taps<wide_t<T>>& taps, int64_t channels, int64_t x0, int64_t x1,
-                  wide_t<T>* to) {
+void upsample_row(const T* row, const Taps<wide_t<T>>& taps, int64_t channels, int64_t x0, int64_t x1, wide_t<T>* to) {
   constexpr int64_t L = Vector<wide_t<T>>::lanes;
   if (channels > 1) {
     switch ((channels + L - 1) / L % 4) {
-      case 1: return upsample_channels<1>(row, taps, channels, x0, x1, to);
-      case 2: return upsample_channels<2>(row, taps, channels, x0, x1, to);
-      case 3: return upsample_channels<3>(row, taps, channels, x0, x1, to);
-      default: return upsample_channels<4>(row, taps, channels, x0, x1, to);
+      case 1:
+        return upsample_channels<1>(row, taps, channels, x0, x1, to);
+      case 2:
+        return upsample_channels<2>(row, taps, channels, x0, x1, to);
+      case 3:
+        return upsample_channels<3>(row, taps, channels, x0, x1, to);
+      default:
+        return upsample_channels<4>(row, taps, channels, x0, x1, to);
     }
   }
   if constexpr (std::is_same_v<wide_t<T>, float>) {
@@ -208,10 +211,14 @@ void gather_row(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int
   constexpr int64_t L = Vector<W>::lanes;
   if (channels > 1) {
     switch ((channels + L - 1) / L % 4) {
-      case 1: return gather_pixels<1, T>(blended, sources, channels, j0, j1, to);
-      case 2: return gather_pixels<2, T>(blended, sources, channels, j0, j1, to);
-      case 3: return gather_pixels<3, T>(blended, sources, channels, j0, j1, to);
-      default: return gather_pixels<4, T>(blended, sources, channels, j0, j1, to);
+      case 1:
+        return gather_pixels<1, T>(blended, sources, channels, j0, j1, to);
+      case 2:
+        return gather_pixels<2, T>(blended, sources, channels, j0, j1, to);
+      case 3:
+        return gather_pixels<3, T>(blended, sources, channels, j0, j1, to);
+      default:
+        return gather_pixels<4, T>(blended, sources, channels, j0, j1, to);
     }
   }
   const int64_t x0 = sources.begin[j0];

@@ -133,7 +133,8 @@ def _fake_backward(
     grad_x = torch.empty(
         positions.shape, dtype=grads[0].dtype, device=positions.device, memory_format=memory_format(positions)
     )
-    return grad_x, *(grad_x.new_empty(0) if v is None else v.new_empty(v.shape) for v in (scale, shift))
+    grad_scale, grad_shift = (grad_x.new_empty(0) if v is None else v.new_empty(v.shape) for v in (scale, shift))
+    return grad_x, grad_scale, grad_shift
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
