@@ -32,7 +32,7 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
 }
 
 // `import pyranet_fast._C` only has to load this library; the operators live in torch's dispatcher.
-extern "C" PyMODINIT_FUNC PyInit__C(void) {
+PyMODINIT_FUNC PyInit__C(void) {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

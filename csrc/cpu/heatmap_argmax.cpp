@@ -1,7 +1,16 @@
-// Position of the maximum of every score map, refined by a quarter pixel, in one pass.
-#include "cpu/heatmap.h"
+// Joint positions from score maps: argmax and refinement in one pass.
+#include <torch/csrc/stable/library.h>
 
-#define PF_KERNEL_FILE "cpu/heatmap_kernel.h"
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+#include "common/argmax.h"
+#include "common/checks.h"
+#include "cpu/convert.h"
+#include "cpu/dispatch.h"
+
+#define PF_KERNEL_FILE "cpu/heatmap_argmax_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
@@ -9,90 +18,96 @@ namespace {
 
 using torch::stable::parallel_for;
 
-// One step toward the larger neighbour; equal neighbours, or a NaN, do not move.
+struct Maps {
+  int64_t n, k, height, width;
+  bool channels_last;
+  int64_t area() const { return height * width; }
+  int64_t offset(int64_t map) const { return channels_last ? map / k * k * area() + map % k : map * area(); }
+  int64_t step() const { return channels_last ? k : 1; }
+};
+
+// Coordinates and score of one map from the position of its maximum.
 template <typename T>
-float quarter_step(const T* at, int64_t stride) {
-  const auto ahead = load(at[stride]), behind = load(at[-stride]);
-  return ahead > behind ? 0.25f : ahead < behind ? -0.25f : 0.0f;
+void finish(const T* map, const Maps& maps, bool quarter, int64_t index, float* coords, T* score) {
+  const int64_t x = index % maps.width, y = index / maps.width, step = maps.step();
+  const T* at = map + index * step;
+  *score = *at;
+  coords[0] = static_cast<float>(x);
+  coords[1] = static_cast<float>(y);
+  if (!quarter) return;
+  const int64_t row = maps.width * step;
+  if (x > 0 && x < maps.width - 1) coords[0] += quarter_step(load(at[step]), load(at[-step]));
+  if (y > 0 && y < maps.height - 1) coords[1] += quarter_step(load(at[row]), load(at[-row]));
 }
 
 template <typename T>
-void argmax(const Tensor& maps, bool quarter, Tensor& coords, Tensor& scores, Tensor& indices) {
-  using W = wide_t<T>;
-  const int64_t n = maps.size(0), c = maps.size(1), h = maps.size(2), w = maps.size(3), area = h * w;
-  const bool channels_last = is_channels_last(maps);
-  const T* data = static_cast<const T*>(maps.const_data_ptr());
-  float* xy = static_cast<float*>(coords.mutable_data_ptr());
-  T* score = static_cast<T*>(scores.mutable_data_ptr());
-  int64_t* index = static_cast<int64_t*>(indices.mutable_data_ptr());
-  const int64_t pixel = channels_last ? c : 1;
-  const auto finish = [&](int64_t sample, int64_t k, int64_t i) {
-    const T* map = data + sample * c * area + (channels_last ? k : k * area);
-    const int64_t x = i % w, y = i / w, at = sample * c + k;
-    const T* top = map + i * pixel;
-    index[at] = i;
-    score[at] = *top;
-    xy[2 * at] = static_cast<float>(x) + (quarter && x > 0 && x < w - 1 ? quarter_step(top, pixel) : 0.0f);
-    xy[2 * at + 1] = static_cast<float>(y) + (quarter && y > 0 && y < h - 1 ? quarter_step(top, w * pixel) : 0.0f);
+void run(const T* data, const Maps& maps, bool quarter, float* coords, T* scores, int64_t* indices) {
+  const int64_t grain = std::max<int64_t>(1, 32768 / maps.area());
+  const auto finish_map = [&](int64_t m) {
+    finish(data + maps.offset(m), maps, quarter, indices[m], coords + 2 * m, scores + m);
   };
-  const int64_t grain = std::max<int64_t>(1, 16384 / area);
-  if (!channels_last) {
-    parallel_for(0, n * c, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) finish(i / c, i % c, PF_CHOOSE(argmax_plane<T>)(data + i * area, area));
+  if (!maps.channels_last) {
+    parallel_for(0, maps.n * maps.k, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) {
+        indices[m] = PF_CHOOSE(argmax_plane<T>)(data + m * maps.area(), maps.area());
+        finish_map(m);
+      }
     });
     return;
   }
-  const int64_t pixels = tile_pixels(c), tile = pixels * c, tiles = area / pixels;
-  parallel_for(0, n, std::max<int64_t>(1, grain / c), [&](int64_t begin, int64_t end) {
-    std::vector<W> best(tile);
-    std::vector<int32_t> group(tile);
-    for (int64_t sample = begin; sample < end; ++sample) {
-      const T* map = data + sample * c * area;
-      if (tiles > 0) PF_CHOOSE(argmax_tiles<T>)(map, tiles, tile, best.data(), group.data());
-      for (int64_t k = 0; k < c; ++k) {
-        int64_t winner = -1;
-        W top = 0;
-        const auto offer = [&](W v, int64_t i) {
-          const bool both = winner >= 0, nan = v != v, top_nan = top != top;
-          const bool same = (nan && top_nan) || v == top;
-          if (!both || (nan && !top_nan) || v > top || (same && i < winner)) top = v, winner = i;
-        };
-        for (int64_t p = 0; p < (tiles > 0 ? pixels : 0); ++p) offer(best[p * c + k], group[p * c + k] * pixels + p);
-        for (int64_t i = tiles * pixels; i < area; ++i) offer(load(map[i * c + k]), i);
-        finish(sample, k, winner);
-      }
+  const int64_t lanes = PF_CHOOSE(argmax_lanes<T>)(), groups = (maps.k + lanes - 1) / lanes;
+  const int64_t image = maps.k * maps.area();
+  parallel_for(0, maps.n * groups, std::max<int64_t>(1, grain / lanes), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task / groups, c0 = task % groups * lanes;
+      PF_CHOOSE(argmax_channels<T>)
+      (data + n * image, (maps.n - n) * image, maps.area(), maps.k, c0, indices + n * maps.k);
+      for (int64_t c = c0; c < std::min(c0 + lanes, maps.k); ++c) finish_map(n * maps.k + c);
     }
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> heatmap_argmax(Tensor maps, bool quarter) {
-  STD_TORCH_CHECK(maps.dim() == 4 && maps.size(2) > 0 && maps.size(3) > 0 && maps.size(2) * maps.size(3) < (1LL << 31),
-                  "heatmap_argmax: heatmaps must be (N, K, H, W) with 1 to 2^31 - 1 pixels");
-  maps = dense(maps);
-  const int64_t n = maps.size(0), c = maps.size(1);
-  Tensor coords = empty_nchw(maps, {n, c, 2}, false, ScalarType::Float);
-  Tensor scores = empty_nchw(maps, {n, c}, false, maps.scalar_type());
-  Tensor indices = empty_nchw(maps, {n, c}, false, ScalarType::Long);
-  if (n * c > 0) {
-    for_float_type(maps.scalar_type(), "heatmap_argmax",
-                   [&](auto t) { argmax<decltype(t)>(maps, quarter, coords, scores, indices); });
-  }
+std::tuple<Tensor, Tensor, Tensor> heatmap_argmax(Tensor heatmaps, bool quarter) {
+  STD_TORCH_CHECK(heatmaps.dim() == 4 && heatmaps.size(2) >= 1 && heatmaps.size(3) >= 1,
+                  "heatmap_argmax: heatmaps must be (N, K, H, W), height and width at least 1");
+  heatmaps = dense(heatmaps);
+  const Maps maps{heatmaps.size(0), heatmaps.size(1), heatmaps.size(2), heatmaps.size(3), is_channels_last(heatmaps)};
+  // Blocks of positions are numbered with 32 bits there.
+  STD_TORCH_CHECK(!maps.channels_last || maps.area() < int64_t{1} << 35, "heatmap_argmax: a map is too large");
+  Tensor coords = empty_nchw(heatmaps, {maps.n, maps.k, 2}, false, ScalarType::Float);
+  Tensor scores = empty_nchw(heatmaps, {maps.n, maps.k}, false, heatmaps.scalar_type());
+  Tensor indices = empty_nchw(heatmaps, {maps.n, maps.k}, false, ScalarType::Long);
+  if (maps.n * maps.k == 0) return {coords, scores, indices};
+  dispatch_float("heatmap_argmax: heatmaps", heatmaps.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    run(static_cast<const T*>(heatmaps.const_data_ptr()), maps, quarter, coords.mutable_data_ptr<float>(),
+        static_cast<T*>(scores.mutable_data_ptr()), indices.mutable_data_ptr<int64_t>());
+  });
   return {coords, scores, indices};
 }
 
-Tensor heatmap_argmax_backward(const Tensor& grad_scores, const Tensor& indices, int64_t height, int64_t width) {
-  const Tensor grad = torch::stable::contiguous(grad_scores), index = torch::stable::contiguous(indices);
-  const int64_t n = index.size(0), c = index.size(1), area = height * width;
-  Tensor out = empty_nchw(grad, {n, c, height, width}, false, grad.scalar_type());
-  torch::stable::zero_(out);
-  for_float_type(grad.scalar_type(), "heatmap_argmax", [&](auto t) {
-    using T = decltype(t);
-    T* to = static_cast<T*>(out.mutable_data_ptr());
-    const T* from = static_cast<const T*>(grad.const_data_ptr());
-    const int64_t* at = static_cast<const int64_t*>(index.const_data_ptr());
-    for (int64_t i = 0; i < n * c; ++i) to[i * area + at[i]] = from[i];
+Tensor heatmap_argmax_backward(Tensor grad_scores, Tensor indices, int64_t height, int64_t width) {
+  STD_TORCH_CHECK(grad_scores.dim() == 2 && indices.dim() == 2 && grad_scores.size(0) == indices.size(0) &&
+                      grad_scores.size(1) == indices.size(1) && indices.scalar_type() == ScalarType::Long,
+                  "heatmap_argmax_backward: grad_scores and int64 indices must be (N, K)");
+  const int64_t n = indices.size(0), k = indices.size(1), area = height * width;
+  grad_scores = torch::stable::contiguous(grad_scores);
+  indices = torch::stable::contiguous(indices);
+  Tensor grad = empty_nchw(grad_scores, {n, k, height, width}, false, grad_scores.scalar_type());
+  const int64_t* at = indices.const_data_ptr<int64_t>();
+  for (int64_t m = 0; m < n * k; ++m) {
+    STD_TORCH_CHECK(at[m] >= 0 && at[m] < area, "heatmap_argmax_backward: an index is outside its map");
+  }
+  dispatch_float("heatmap_argmax_backward: grad_scores", grad_scores.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const T* from = static_cast<const T*>(grad_scores.const_data_ptr());
+    T* to = static_cast<T*>(grad.mutable_data_ptr());
+    parallel_for(0, n * k, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, area)), [&](int64_t begin, int64_t end) {
+      std::fill(to + begin * area, to + end * area, T(0));
+      for (int64_t m = begin; m < end; ++m) to[m * area + at[m]] = from[m];
+    });
   });
-  return out;
+  return grad;
 }
 
 }  // namespace

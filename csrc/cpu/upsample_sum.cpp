@@ -9,7 +9,6 @@
 #include "cpu/convert.h"
 #include "cpu/dispatch.h"
 #include "cpu/upsample_sum_tables.h"
-#include "cpu/vector_width.h"
 
 namespace pyranet_fast::cpu {
 

@@ -1,6 +1,7 @@
 // Vectors of float or double as wide as the instruction set this is compiled for. Included inside kernel files, so
-// once per instruction set (multiversion.h); include cpu/vector_width.h before. Built on the compilers' vector
-// extensions, no intrinsics.
+// once per instruction set (multiversion.h). Built on the compilers' vector extensions, no intrinsics.
+
+constexpr int kVectorBytes = PF_VECTOR_BYTES;
 
 template <typename W>
 struct Vector;

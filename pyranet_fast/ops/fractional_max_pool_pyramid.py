@@ -79,9 +79,14 @@ def fractional_max_pool_pyramid(
             check_same_device(name, vector, "x", x)
     if not _backend.use_native(x):
         return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
     flat = [side for size in sizes for side in size]
-    values, _ = torch.ops.pyranet_fast.fractional_max_pool_pyramid(x, samples, flat, scale, shift, relu, differentiable)
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
+    if differentiable and not torch.compiler.is_compiling():
+        # The operator is differentiable itself, which compilers need; its general machinery for lists of
+        # tensors costs more than pooling a small map.
+        return list(_Pool.apply(x, samples, flat, scale, shift, relu)[:-1])
+    operator = torch.ops.pyranet_fast.fractional_max_pool_pyramid
+    values, _ = operator(x, samples, flat, scale, shift, relu, differentiable)
     return values
 
 
@@ -137,31 +142,28 @@ def _fake_backward(
     return grad_x, grad_scale, grad_shift
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
-    x, samples, _, scale, shift, relu, with_positions = inputs
-    values, positions = output
-    if not with_positions:
-        raise RuntimeError(f"{_NAME} was called with_positions=False; its backward needs the positions")
-    ctx.set_materialize_grads(False)
+def _save(ctx: Any, inputs: tuple[Any, ...], values: Sequence[Tensor], positions: Tensor) -> None:
+    x, samples, _, scale, shift, relu = inputs
     affine = relu or scale is not None or shift is not None
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(positions, samples, x if affine else None, scale, shift)
     ctx.relu = relu
     ctx.shapes = [v.shape for v in values]
     ctx.dtype = x.dtype
 
 
-def _backward(ctx: Any, grads: list[Tensor | None] | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grads: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
+    """Gradients of the operator's first six arguments."""
     if grads is None or all(g is None for g in grads):
-        return (None,) * 7
+        return (None,) * 6
     positions, samples, x, scale, shift = ctx.saved_tensors
     # Levels that nobody used: a zero without memory.
     given = [
         positions.new_zeros((), dtype=ctx.dtype).expand(shape) if g is None else g
         for g, shape in zip(grads, ctx.shapes, strict=True)
     ]
-    grad_x, grad_scale, grad_shift = torch.ops.pyranet_fast.fractional_max_pool_pyramid_backward(
-        given, positions, samples, x, scale, shift, ctx.relu
-    )
+    operator = torch.ops.pyranet_fast.fractional_max_pool_pyramid_backward
+    grad_x, grad_scale, grad_shift = operator(given, positions, samples, x, scale, shift, ctx.relu)
     return (
         grad_x,
         None,
@@ -169,11 +171,36 @@ def _backward(ctx: Any, grads: list[Tensor | None] | None, _: Tensor | None) -> 
         None if scale is None else grad_scale,
         None if shift is None else grad_shift,
         None,
-        None,
     )
 
 
-def _double_backward(ctx: Any, *grads: Any) -> None:
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        values, positions = torch.ops.pyranet_fast.fractional_max_pool_pyramid(*inputs, True)
+        return *values, positions
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[-1])
+        _save(ctx, inputs, output[:-1], output[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, grads[:-1])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
+    if not inputs[-1]:
+        raise RuntimeError(f"{_NAME} was called with_positions=False; its backward needs the positions")
+    _save(ctx, inputs[:-1], *output)
+
+
+def _backward(ctx: Any, grads: list[Tensor | None] | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *_gradients(ctx, grads), None
+
+
+def _no_double_backward(ctx: Any, *grads: Any) -> None:
     raise_double_backward(_NAME)
 
 
@@ -182,5 +209,5 @@ if _backend.native_error is None:
     torch.library.register_fake(f"pyranet_fast::{_NAME}_backward", _fake_backward)
     torch.library.register_autograd(f"pyranet_fast::{_NAME}", _backward, setup_context=_setup_context)
     torch.library.register_autograd(
-        f"pyranet_fast::{_NAME}_backward", _double_backward, setup_context=lambda ctx, inputs, output: None
+        f"pyranet_fast::{_NAME}_backward", _no_double_backward, setup_context=lambda ctx, inputs, output: None
     )

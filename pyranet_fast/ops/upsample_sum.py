@@ -55,6 +55,8 @@ def upsample_sum(
             raise TypeError(f"base has dtype {base.dtype} but maps[0] has {maps[0].dtype}; one dtype is accepted")
         check_same_device("base", base, "maps[0]", maps[0])
     if not _backend.use_native(maps[0]):
+        if maps[0].shape[1] == 0:  # which interpolate() refuses
+            return maps[0].sum((2, 3), keepdim=True).expand(-1, -1, h, w)
         return reference.upsample_sum(maps, (h, w), base, align_corners)
     return torch.ops.pyranet_fast.upsample_sum(list(maps), h, w, base, align_corners)
 
@@ -62,7 +64,8 @@ def upsample_sum(
 def _autocast(maps: Sequence[Tensor], base: Tensor | None) -> tuple[Sequence[Tensor], Tensor | None]:
     """The widest of the dtypes for all where autocast is on, as for PyTorch's own sums of several tensors."""
     tensors = [t for t in (*maps, base) if isinstance(t, Tensor)]
-    if not tensors or not torch.is_autocast_enabled(tensors[0].device.type):
+    device = tensors[0].device.type if tensors else "meta"
+    if device == "meta" or not torch.is_autocast_enabled(device):  # which knows nothing of meta tensors
         return maps, base
     widest = tensors[0].dtype
     for t in tensors:

@@ -60,15 +60,18 @@ class PoseTask:
                 f"--batch-size is {settings.batch_size}, more than the {len(self.people)} people in the data set"
             )
         torch.manual_seed(settings.seed)
-        model = PyraNet(
-            settings.stacks,
-            len(self.people.skeleton),
-            features=settings.features,
-            variant=settings.variant,
-            levels=settings.levels,
-            depth=settings.depth,
-            pool_windows=settings.pool_windows,
-        )
+        try:
+            model = PyraNet(
+                settings.stacks,
+                len(self.people.skeleton),
+                features=settings.features,
+                variant=settings.variant,
+                levels=settings.levels,
+                depth=settings.depth,
+                pool_windows=settings.pool_windows,
+            )
+        except ValueError as error:
+            raise UserError(f"the network cannot be built from these flags: {error}") from error
         INITIALIZERS[settings.init](model)
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -18,7 +18,7 @@ from pyranet_fast.training.checkpoint import (
     save_checkpoint,
 )
 
-CONFIG = {"stacks": 1, "joints": 14, "features": 16, "depth": 2}
+CONFIG = {"stacks": 1, "joints": 14, "features": 24, "depth": 2}
 
 
 def example(**change: object) -> Checkpoint:

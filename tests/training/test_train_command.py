@@ -19,6 +19,7 @@ from scipy.io import savemat
 from pyranet_fast import cli, evaluate, train
 from pyranet_fast.training import loop
 from pyranet_fast.training.checkpoint import load_checkpoint
+from pyranet_fast.training.pose_task import PoseTask
 
 PEOPLE = 1012  # LSP's split is by number: training needs the first thousand
 
@@ -42,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(root: Path, output: Path, *more: str) -> list[str]:
     return [
-        "--dataset", "lsp", "--root", str(root), "--output", str(output), "--stacks", "1", "--features", "16",
+        "--dataset", "lsp", "--root", str(root), "--output", str(output), "--stacks", "1", "--features", "24",
         "--depth", "2", "--input-size", "64", "--batch-size", "250", "--epochs", "2", "--workers", "0",
         "--ema", "0.9", *more,
     ]  # fmt: skip
@@ -170,8 +171,22 @@ def failure(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
     return error
 
 
-def test_a_diverged_run_stops_with_a_sentence(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert "the loss became" in failure(capsys, arguments(root, tmp_path, "--lr", "1e5", "--epochs", "40"))
+def test_a_diverged_run_stops_with_a_sentence(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = PoseTask.loss
+    steps = []
+
+    def diverges(task: PoseTask, batch: dict) -> tuple:
+        steps.append(1)
+        value, accuracy, samples = loss(task, batch)
+        return value * (float("nan") if len(steps) == 6 else 1.0), accuracy, samples
+
+    monkeypatch.setattr(PoseTask, "loss", diverges)
+    error = failure(capsys, arguments(root, tmp_path))
+    assert "the loss became nan at step 5" in error and "lower --lr" in error
+    state = load_checkpoint(tmp_path / "last.pt")  # of the end of the first epoch
+    assert state.training["step"] == 4 and all(t.isfinite().all() for t in state.weights.values())
 
 
 def test_other_settings_do_not_resume(
@@ -211,6 +226,7 @@ def test_a_corrupt_image_is_named_and_left_out_only_if_asked(
         (["--dataset", "coco"], "coco"),
         (["--device", "tpu"], "tpu"),
         (["--input-size", "65"], "--input-size is 65"),
+        (["--features", "10"], "features is 10"),
     ],
 )
 def test_bad_flags_are_one_sentence(

@@ -114,9 +114,14 @@ def draw_proportions(rng: Rng) -> Proportions:
     )
 
 
-def draw_pose(rng: Rng) -> Pose:
-    """Draw a pose: a way of standing, two arms, a view."""
-    name = _LEG_NAMES[int(rng.choice(len(_LEG_NAMES), p=_LEG_SHARES))]
+def draw_pose(rng: Rng, variety: float = 1.0) -> Pose:
+    """Draw a pose: a way of standing, two arms, a view.
+
+    Below 1, ``variety`` is how much of the unusual remains: views from the side and the back, lying, and legs
+    other than standing and walking are that much rarer.
+    """
+    shares = np.array(_LEG_SHARES) * [1.0 if name in _USUAL_LEGS else variety for name in _LEG_NAMES]
+    name = _LEG_NAMES[int(rng.choice(len(_LEG_NAMES), p=shares / shares.sum()))]
     legs, lean = _LEGS[name](rng)
     if rng.random() < 0.5:
         legs = (legs[1], legs[0])
@@ -131,10 +136,10 @@ def draw_pose(rng: Rng) -> Pose:
         ahead, behind = Arm(40 + _n(rng, 12), 10, 25, 85 + _n(rng, 15)), Arm(-38, 12, 5, 80 + _n(rng, 15))
         arms = (ahead, behind) if swing else (behind, ahead)
 
-    yaw = _n(rng, 32) if rng.random() < 0.62 else 180 + _n(rng, 32)
-    if rng.random() < 0.28:
+    yaw = _n(rng, 32) if rng.random() < 1 - 0.38 * variety else 180 + _n(rng, 32)
+    if rng.random() < 0.28 * variety:
         yaw = float(rng.choice((-90, 90))) + _n(rng, 25)
-    if rng.random() < 0.92:
+    if rng.random() < 1 - 0.08 * variety:
         roll = _n(rng, 6)
     else:  # lying, falling, cartwheels
         roll = float(rng.uniform(-110, 110))
@@ -273,6 +278,7 @@ _LEGS: dict[str, Callable[[Rng], Legs]] = {
     "bend": _legs_bend,
 }
 _LEG_NAMES = tuple(_LEGS)
+_USUAL_LEGS = ("stand", "relaxed", "walk", "wide")
 _LEG_SHARES = (0.20, 0.12, 0.16, 0.10, 0.11, 0.06, 0.07, 0.08, 0.05, 0.05)
 
 # (flexion, abduction, internal rotation, elbow) and their deviations.

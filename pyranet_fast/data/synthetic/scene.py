@@ -122,9 +122,9 @@ def _thing(rng: Rng, image: Picture, at: tuple[float, float] | None = None, size
         cv2.fillPoly(image, [np.rint(points * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
 
 
-def foreground(rng: Rng, image: Picture, box: tuple[float, float, float, float]) -> None:
+def foreground(rng: Rng, image: Picture, box: tuple[float, float, float, float], share: float) -> None:
     """Perhaps put a thing in front of the person whose joints lie in ``box`` (x0, y0, x1, y1)."""
-    if rng.random() > 0.28:
+    if rng.random() > share:
         return
     x0, y0, x1, y1 = box
     long = max(x1 - x0, y1 - y0)

@@ -44,11 +44,14 @@ class SyntheticSource(PeopleSource):
     skeleton = MPII
     metric = "pckh"
 
-    def __init__(self, count: int, seed: int = 0, *, split: str = "train") -> None:
+    def __init__(self, count: int, seed: int = 0, *, split: str = "train", variety: float = 1.0) -> None:
         """Describe ``count`` people; nothing is rendered until it is asked for.
 
+        Below 1, ``variety`` makes unusual poses and views, and things in front of the person, that much rarer.
+
         Raises:
-            ValueError: count below 1, a negative seed, or a split that is not train, val or test.
+            ValueError: count below 1, a negative seed, a split that is not train, val or test, or a variety outside
+                0..1.
         """
         if count < 1:
             raise ValueError(f"count is {count}; it must be at least 1")
@@ -56,7 +59,9 @@ class SyntheticSource(PeopleSource):
             raise ValueError(f"seed is {seed}; it must not be negative")
         if split not in _SPLITS:
             raise ValueError(f"split is {split!r}; it must be one of {', '.join(_SPLITS)}")
-        self.count, self.seed, self.split = count, seed, split
+        if not 0 <= variety <= 1:
+            raise ValueError(f"variety is {variety}; it must lie in 0..1")
+        self.count, self.seed, self.split, self.variety = count, seed, split, variety
         self.name = f"demo {split}"
         # A sample asks for image and labels one after the other: keep the last few.
         self._recent: OrderedDict[int, _Rendered] = OrderedDict()
@@ -69,7 +74,7 @@ class SyntheticSource(PeopleSource):
             raise IndexError(f"index {index} is outside 0..{self.count - 1} of {self.name}")
         found = self._recent.get(index)
         if found is None:
-            found = _render(np.random.default_rng((self.seed, _SPLITS[self.split], index)))
+            found = _render(np.random.default_rng((self.seed, _SPLITS[self.split], index)), self.variety)
             self._recent[index] = found
             if len(self._recent) > _RECENT:
                 self._recent.popitem(last=False)
@@ -88,8 +93,8 @@ class SyntheticSource(PeopleSource):
         return self._get(index).head_size
 
 
-def _render(rng: np.random.Generator) -> _Rendered:
-    body = build(draw_pose(rng), draw_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
+def _render(rng: np.random.Generator, variety: float) -> _Rendered:
+    body = build(draw_pose(rng, variety), draw_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
     look = draw_look(rng)
     # Every point of the body decides how large it is drawn, joints alone where it is cropped.
     view = View(zoom=1.0, distance=float(rng.uniform(3.5, 9.0)))
@@ -116,7 +121,7 @@ def _render(rng: np.random.Generator) -> _Rendered:
     canvas = Canvas(place, light, contrast=float(rng.uniform(0.6, 1.25)))
     figure.draw(canvas)
     image = canvas.finish()
-    scene.foreground(rng, image, (*box_low.tolist(), *box_high.tolist()))
+    scene.foreground(rng, image, (*box_low.tolist(), *box_high.tolist()), 0.28 * variety)
     image = scene.photograph(rng, image)
 
     box = float((box_high - box_low).max())
