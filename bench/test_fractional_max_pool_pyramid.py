@@ -7,28 +7,17 @@ in which the three run one after another, so that whatever else the machine does
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.paired import LAYOUTS, compare
 from pyranet_fast import ops
 
 CHANNELS, SIDE, SIZES = 28, 64, [53, 45, 38, 32]
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-ROUNDS = 30
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(
@@ -59,12 +48,6 @@ def make(
     return step
 
 
-def milliseconds(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    function()
-    return (time.perf_counter() - start) * 1e3
-
-
 @pytest.mark.parametrize("batch", (4, 16))
 @pytest.mark.parametrize("backward", (False, True), ids=("forward", "forward+backward"))
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -79,13 +62,4 @@ def test_against_native(
         ours, native = steps[0](), steps[1]()
         for a, b in zip(ours, native, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    for step in steps:
-        step()
-    times = [[milliseconds(step) for step in steps] for _ in range(ROUNDS)]
-    ours_ms, *native_ms = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(min(native) / ours for ours, *native in times)
-    benchmark.extra_info.update(
-        ratio=round(ratio, 2), ours_ms=round(ours_ms, 3), native_ms=dict(zip(LAYOUTS, native_ms, strict=True))
-    )
-    benchmark.pedantic(steps[0], rounds=ROUNDS, warmup_rounds=1)
-    print(f"\nours {ours_ms:.3f} ms, native {native_ms[0]:.2f} / {native_ms[1]:.2f} ms, ratio {ratio:.1f}")
+    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)))

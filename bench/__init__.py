@@ -1,0 +1,1 @@
+"""Throughput beside native PyTorch, in the same run: `make bench`."""
