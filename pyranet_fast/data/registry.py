@@ -12,7 +12,7 @@ SPLITS = ("train", "val", "test")
 
 # Synthetic people are made from a seed: as many as wished. These are what the demo uses.
 # The demo's network is small and trains for minutes: its people mostly stand or walk and face the camera.
-_DEMO_VARIETY = 0.3
+_DEMO_VARIETY = 0.1
 _DEMO_COUNT = {"train": 4096, "val": 512, "test": 512}
 
 

@@ -117,19 +117,21 @@ def draw_proportions(rng: Rng) -> Proportions:
 def draw_pose(rng: Rng, variety: float = 1.0) -> Pose:
     """Draw a pose: a way of standing, two arms, a view.
 
-    Below 1, ``variety`` is how much of the unusual remains: views from the side and the back, lying, and legs
-    other than standing and walking are that much rarer.
+    Below 1, ``variety`` is how much of the unusual remains: views from the side and the back, lying, legs other
+    than standing and walking, and arms that point at the camera or hide are that much rarer.
     """
     shares = np.array(_LEG_SHARES) * [1.0 if name in _USUAL_LEGS else variety for name in _LEG_NAMES]
     name = _LEG_NAMES[int(rng.choice(len(_LEG_NAMES), p=shares / shares.sum()))]
     legs, lean = _LEGS[name](rng)
     if rng.random() < 0.5:
         legs = (legs[1], legs[0])
+    shares = np.array(_ARM_SHARES) * [1.0 if kind in _USUAL_ARMS else variety for kind in range(len(_ARMS))]
+    shares /= shares.sum()
     if rng.random() < 0.45:  # both arms do the same, nearly
-        kind = _ARMS[int(rng.choice(len(_ARMS), p=_ARM_SHARES))]
+        kind = _ARMS[int(rng.choice(len(_ARMS), p=shares))]
         arms = (kind(rng), kind(rng))
     else:
-        first, second = rng.choice(len(_ARMS), size=2, p=_ARM_SHARES)
+        first, second = rng.choice(len(_ARMS), size=2, p=shares)
         arms = (_ARMS[int(first)](rng), _ARMS[int(second)](rng))
     if name == "run" and rng.random() < 0.7:
         swing = legs[0].flexion < legs[1].flexion  # arms swing against the legs
@@ -294,6 +296,7 @@ _ARM_KINDS: tuple[tuple[float, tuple[float, float, float, float], tuple[float, f
     (0.03, (-32, 14, 45, 60), (8, 6, 15, 15)),  # behind the back
     (0.08, (45, 45, 0, 60), (45, 40, 45, 40)),  # anything
 )
+_USUAL_ARMS = range(5)
 _ARM_SHARES = tuple(share for share, _, _ in _ARM_KINDS)
 
 
