@@ -84,9 +84,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"checkpoint {path} cannot be read; it is corrupt or not a checkpoint ({reason[:160]})"
+            f"checkpoint {path} cannot be read; it is corrupt, cut short, or not a checkpoint at all"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint {path} was not written by pyranet_fast: its format mark is missing")
