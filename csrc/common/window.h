@@ -3,13 +3,7 @@
 
 #include <cstdint>
 
-#ifndef PF_HOST_DEVICE
-#ifdef __CUDACC__
-#define PF_HOST_DEVICE __host__ __device__
-#else
-#define PF_HOST_DEVICE
-#endif
-#endif
+#include "common/macros.h"
 
 namespace pyranet_fast {
 

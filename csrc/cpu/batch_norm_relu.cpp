@@ -11,6 +11,7 @@
 
 #include "common/checks.h"
 #include "cpu/convert.h"
+#include "cpu/dispatch.h"
 
 #define PF_KERNEL_FILE "cpu/batch_norm_relu_kernel.h"
 #include "cpu/multiversion.h"
@@ -214,22 +215,6 @@ void check_input(const Tensor& x) {
   STD_TORCH_CHECK(x.numel() > 0, "batch_norm_relu: x is empty, batch statistics need at least one value a channel");
 }
 
-template <typename Body>
-void dispatch(ScalarType type, const Body& body) {
-  switch (type) {
-    case ScalarType::Float:
-      return body(float{});
-    case ScalarType::Double:
-      return body(double{});
-    case ScalarType::BFloat16:
-      return body(BFloat16{});
-    case ScalarType::Half:
-      return body(Half{});
-    default:
-      STD_TORCH_CHECK(false, "batch_norm_relu: x must be float32, float64, bfloat16 or float16");
-  }
-}
-
 std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
                                                    double eps) {
   check_input(x);
@@ -238,7 +223,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tenso
   Tensor y = empty_nchw(x, sizes, is_channels_last(x), x.scalar_type());
   Tensor mean = empty_nchw(x, {x.size(1)}, false, wide_type(x));
   Tensor var = empty_nchw(x, {x.size(1)}, false, wide_type(x));
-  dispatch(x.scalar_type(), [&](auto type) { forward<decltype(type)>(x, weight, bias, eps, y, mean, var); });
+  dispatch_float("batch_norm_relu: x", x.scalar_type(),
+                 [&](auto type) { forward<decltype(type)>(x, weight, bias, eps, y, mean, var); });
   return {y, mean, var};
 }
 
@@ -257,7 +243,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor 
   }
   Tensor grad_weight = empty_nchw(x, {x.size(1)}, false, wide_type(x));
   Tensor grad_bias = empty_nchw(x, {x.size(1)}, false, wide_type(x));
-  dispatch(x.scalar_type(), [&](auto type) {
+  dispatch_float("batch_norm_relu: x", x.scalar_type(), [&](auto type) {
     backward<decltype(type)>(grad, x, weight, bias, mean, var, eps, grad_x, grad_weight, grad_bias);
   });
   return {grad_x, grad_weight, grad_bias};

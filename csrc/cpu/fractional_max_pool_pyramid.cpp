@@ -19,6 +19,7 @@
 #include "common/checks.h"
 #include "common/window.h"
 #include "cpu/convert.h"
+#include "cpu/dispatch.h"
 #include "cpu/fractional_max_pool_pyramid.h"
 
 // x * scale + shift is rounded twice, as PyTorch does: which element of a window wins, and which passes the ReLU,

@@ -12,18 +12,7 @@ constexpr const char* kName = "fractional_max_pool_pyramid";
 // Calls f with a value of the C++ type of a dtype.
 template <typename F>
 void for_dtype(ScalarType dtype, const F& f) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return f(float{});
-    case ScalarType::Double:
-      return f(double{});
-    case ScalarType::BFloat16:
-      return f(BFloat16{});
-    case ScalarType::Half:
-      return f(Half{});
-    default:
-      STD_TORCH_CHECK(false, kName, ": float32, float64, bfloat16 and float16 are accepted");
-  }
+  dispatch_float(kName, dtype, f);
 }
 
 struct Layout {
