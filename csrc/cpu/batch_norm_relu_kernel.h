@@ -74,7 +74,8 @@ void gradient_sums_channels_last(const T* grad, const T* x, const wide_t<T>* sca
     const int64_t n = i + length <= end * channels ? length : end * channels - i;
     for (int64_t k = 0; k < n; ++k) {
       const W v = load(x[i + k]);
-      const W g = v * scale[k] + shift[k] > 0 ? load(grad[i + k]) : 0;
+      const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorised
+      const W g = v * scale[k] + shift[k] > 0 ? whole : 0;
       first[k] += g;
       second[k] += g * (v - mean[k]);
     }
@@ -94,7 +95,8 @@ void gradient_input_channels_last(const T* grad, const T* x, T* grad_x, const wi
     const int64_t n = i + length <= end * channels ? length : end * channels - i;
     for (int64_t k = 0; k < n; ++k) {
       const W v = load(x[i + k]);
-      const W g = v * scale[k] + shift[k] > 0 ? load(grad[i + k]) : 0;
+      const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorised
+      const W g = v * scale[k] + shift[k] > 0 ? whole : 0;
       grad_x[i + k] = store<T>(g * scale[k] + (v - mean[k]) * slope[k] + offset[k]);
     }
   }
@@ -143,14 +145,16 @@ void gradient_sums_plane(const T* grad, const T* x, wide_t<T> scale, wide_t<T> s
     for (; i + 16 <= end; i += 16) {
       for (int k = 0; k < 16; ++k) {
         const W v = load(x[i + k]);
-        const W g = v * scale + shift > 0 ? load(grad[i + k]) : 0;
+        const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorised
+        const W g = v * scale + shift > 0 ? whole : 0;
         a[k] += g;
         b[k] += g * (v - mean);
       }
     }
     for (; i < end; ++i) {
       const W v = load(x[i]);
-      const W g = v * scale + shift > 0 ? load(grad[i]) : 0;
+      const W whole = load(grad[i]);  // read in any case: a conditional load would not be vectorised
+      const W g = v * scale + shift > 0 ? whole : 0;
       a[0] += g;
       b[0] += g * (v - mean);
     }
@@ -163,7 +167,8 @@ void gradient_input_plane(const T* grad, const T* x, T* grad_x, wide_t<T> scale,
                           wide_t<T> slope, wide_t<T> offset, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const wide_t<T> v = load(x[i]);
-    const wide_t<T> g = v * scale + shift > 0 ? load(grad[i]) : 0;
+    const wide_t<T> whole = load(grad[i]);  // read in any case: a conditional load would not be vectorised
+    const wide_t<T> g = v * scale + shift > 0 ? whole : 0;
     grad_x[i] = store<T>(g * scale + (v - mean) * slope + offset);
   }
 }
