@@ -2,7 +2,7 @@
 # Settings, as in `make test ARGS="-k pool"`:
 #   PYTHON3  the Python to make the environment with (3.10 or newer)     VENV   where the environment is
 #   TORCH    what pip installs as torch, index options included          ARGS   more arguments for pytest
-#   JOBS     processes for the tests                                     MAX_JOBS, CXX, PYRANET_FAST_NATIVE: see setup.py
+#   JOBS     processes for the tests                                     MAX_JOBS, CXX, PYRANET_FAST_CUDA …: see setup.py
 PYTHON3 ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
@@ -12,6 +12,7 @@ ARGS ?=
 VERSIONS ?= 2.11.0 2.12.1 2.13.0
 
 PYTHON := $(VENV)/bin/python
+GPU_PYTHON ?= python3
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -21,7 +22,7 @@ CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build demo test lint format bench wheel wheel-check clean distclean
+.PHONY: help env build emulator demo test lint format bench gpu wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -44,12 +45,28 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed setup.py $(NATIVE_SOURCES)
-	@rm -f pyranet_fast/_C*.so; mkdir -p build
-	@$(PYTHON) setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log >&2; exit 1; }
+	@rm -f pyranet_fast/_C*.so pyranet_fast/_cuda*.so; mkdir -p build
+	@PYRANET_FAST_CUDA=$${PYRANET_FAST_CUDA:-0} $(PYTHON) setup.py -q build_ext --inplace >build/native.log 2>&1 || { cat build/native.log >&2; exit 1; }
 	@grep -E '^pyranet_fast:|warning:' build/native.log || true
 	@touch $@
 
 build: $(VENV)/.built ## the environment in .venv and the native library, made or brought up to date
+
+# CUDA kernels compiled for the CPU, for tests/emulator: never part of the package.
+EMULATOR := build/emulator
+EMULATOR_OBJECTS := $(patsubst csrc/emulator/%.cpp,$(EMULATOR)/%.o,$(wildcard csrc/emulator/*.cpp))
+EMULATOR_CXX = $(or $(CXX),c++) -std=c++20 -O1 -fPIC -fvisibility=hidden -DPF_EMULATOR -ffp-contract=off -U_FORTIFY_SOURCE \
+    -Wall -Wno-unknown-pragmas -Icsrc $(shell $(PYTHON) -m pybind11 --includes)
+
+$(EMULATOR)/%.o: csrc/emulator/%.cpp $(wildcard csrc/emulator/*.h csrc/cuda/*.cuh csrc/common/*.h)
+	@mkdir -p $(EMULATOR)
+	@$(EMULATOR_CXX) -c $< -o $@
+
+$(EMULATOR)/_emulator.so: $(EMULATOR_OBJECTS)
+	@$(or $(CXX),c++) -shared $^ -o $@
+
+emulator: $(VENV)/.installed ## the CUDA emulator that tests/emulator runs kernels in
+	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) $(EMULATOR)/_emulator.so
 
 env: build ## versions, what is built, which backend each operator uses and why
 	@$(PYTHON) -m pyranet_fast.env
@@ -72,7 +89,7 @@ demo: build ## train a small model on synthetic people, evaluate it, draw its pr
 # --- checks ------------------------------------------------------------------------------------------------------
 
 # One thread a process: JOBS processes share the cores. pytest-benchmark does not go with several processes.
-test: build ## the tests
+test: build emulator ## the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) $(ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy, clang-format: all of them, even where one fails
@@ -88,6 +105,15 @@ format: $(VENV)/.installed ## mend layout: ruff and clang-format
 
 bench: build ## throughput beside native PyTorch, same run, same machine
 	@$(PYTHON) -m pytest bench $(ARGS)
+
+# On a machine with a GPU: any Python whose torch has CUDA, and the package installed there or built here.
+SANITIZER := $(or $(shell command -v compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))
+gpu: ## on a machine with a GPU: parity, sanitizer, benchmark, bench/results/<gpu>.json (GPU_PYTHON: its Python)
+	$(GPU_PYTHON) -m pyranet_fast.env
+	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu $(ARGS)
+	$(if $(SANITIZER),$(SANITIZER) --error-exitcode 9 --tool memcheck $(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu/test_gpu_parity.py -k "native and (28 or loss or argmax) and contiguous",@echo "compute-sanitizer is not here: left out")
+	$(if $(SANITIZER),$(SANITIZER) --error-exitcode 9 --tool racecheck $(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu/test_gpu_parity.py -k "native and (affine or loss) and contiguous")
+	$(GPU_PYTHON) -m bench.gpu
 
 # --- release -----------------------------------------------------------------------------------------------------
 
@@ -113,7 +139,7 @@ wheel-check: ## the wheel of `make wheel` under torch VERSIONS: import, operator
 	done
 
 clean: ## remove what build, demo and wheel made; the environment stays
-	@rm -rf build dist demo *.egg-info pyranet_fast/_C*.so pyranet_fast/_build.json $(VENV)/.built .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf build dist demo *.egg-info pyranet_fast/_C*.so pyranet_fast/_cuda*.so pyranet_fast/_build.json $(VENV)/.built .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find pyranet_fast tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## the environment and the downloads too

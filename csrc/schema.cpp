@@ -17,7 +17,23 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def("upsample_sum(Tensor[] maps, SymInt height, SymInt width, Tensor? base, bool align_corners) -> Tensor");
   // sizes is flat: (h_0, w_0, h_1, w_1, ...).
   m.def("upsample_sum_backward(Tensor grad, SymInt[] sizes, bool align_corners) -> Tensor[]");
+  // Levels on a canvas; places is flat: (y_0, x_0, h_0, w_0, ...). CUDA kernels only: Python composes it elsewhere. The
+  // pool's backward takes views of the canvas' gradient.
+  m.def(
+      "fractional_max_pool_canvas(Tensor x, Tensor samples, SymInt[] places, SymInt height, SymInt width, "
+      "Tensor? scale, Tensor? shift, bool relu, bool with_positions) -> (Tensor canvas, Tensor positions)");
+  m.def(
+      "upsample_sum_canvas(Tensor maps, SymInt[] places, SymInt height, SymInt width, Tensor? base, "
+      "bool align_corners) -> Tensor");
+  m.def(
+      "upsample_sum_canvas_backward(Tensor grad, SymInt[] places, SymInt canvas_height, SymInt canvas_width, "
+      "bool align_corners) -> Tensor");
   m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
+  // The maps' mean with a mirrored stack: map k of the second one, mirrored, belongs to joint swap[k] (int64) of the
+  // first. Scores are float32 (float64 for float64). No gradient, no CPU kernel: Python composes it there.
+  m.def(
+      "heatmap_argmax_mirrored(Tensor heatmaps, Tensor mirrored, Tensor swap, bool quarter) -> (Tensor coords, "
+      "Tensor scores)");
   m.def("heatmap_argmax_backward(Tensor grad_scores, Tensor indices, SymInt height, SymInt width) -> Tensor");
   m.def("heatmap_loss(Tensor pred, Tensor joints, Tensor weight, float sigma) -> Tensor");
   m.def("heatmap_loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, float sigma) -> Tensor");

@@ -30,6 +30,8 @@ SWITCHES = {
 # One operator, one module of its name in ops/; the other public names of ops choose and list backends.
 OPERATORS = tuple(name for name in ops.__all__ if getattr(ops, name).__module__ == f"pyranet_fast.ops.{name}")
 
+ON_THE_REFERENCE = {("batch_norm_relu", "cuda"): "it is cuDNN's batch norm and a ReLU"}
+
 
 def versions() -> dict[str, str]:
     """Versions of the package, Python and the libraries under it."""
@@ -57,9 +59,12 @@ def tools() -> dict[str, str]:
 
 
 def native() -> dict[str, str]:
-    """The native library: loaded or not, what it was built from, and the record of the last build."""
+    """The native libraries and Triton: loaded or not, what they were built from, and the record of the last build."""
     found = {"_C": "loaded" if _backend.native_error is None else f"not loaded: {_backend.native_error}"}
     record = build_record()
+    triton = _backend.triton_error()
+    found["_cuda"] = "loaded" if _backend.cuda_error is None else f"not loaded: {_backend.cuda_error}"
+    found["Triton"] = f"its kernels serve {', '.join(_backend.triton_devices())}" if triton is None else f"no: {triton}"
     if _backend.native_error is None:
         library = sys.modules["pyranet_fast._C"]
         found["_C"] = f"loaded from {library.__file__}"
@@ -132,6 +137,8 @@ def build_record() -> dict[str, Any]:
 
 def _explained(operator: str, device: str) -> str:
     backend, why = _backend.explain(device)
+    if (operator, device) in ON_THE_REFERENCE:
+        return f"reference ({ON_THE_REFERENCE[operator, device]})"
     if backend == "native" and not _registered(operator, device):
         return f"native, but no kernel is registered for it: a call raises ({why})"
     return f"{backend} ({why})"

@@ -70,9 +70,11 @@ class Setup:
         shutil.copy(ROOT / "setup.py", folder)
         shutil.copytree(ROOT / "csrc", folder / "csrc")
         (folder / "pyranet_fast").mkdir()
-        for name in ("CXX", "PYRANET_FAST_NATIVE"):
+        for name in ("CXX", "PYRANET_FAST_NATIVE", "NVCC"):
             # set first, so that what setup.py puts there is taken back after the test
             monkeypatch.setenv(name, "")
+        monkeypatch.setenv("PYRANET_FAST_CUDA", "0")
+        monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
 
     def __call__(self, command: str, *, torch: bool = True, **environment: str) -> dict[str, Any]:
         """Run a command; returns the record that it leaves for `pyranet_fast.env`."""
@@ -104,6 +106,41 @@ def test_the_library_is_built_from_all_sources_for_every_python(
     assert setup.arguments["options"] == {"bdist_wheel": {"py_limited_api": "cp310"}}
     assert record["native"] and record["files"] == len(library.sources)
     assert f"building _C from {len(library.sources)} C++ files" in capsys.readouterr().err
+
+
+def fake_nvcc(folder: Path, codes: str = "sm_80 sm_86 sm_89 sm_90 sm_100 sm_120") -> str:
+    """A program that answers setup.py's questions as nvcc does."""
+    program = folder / "nvcc"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --list-gpu-code ] && echo {codes}\n'
+        '[ "$1" = --version ] && echo "nvcc: NVIDIA"; echo "Cuda compilation tools, release 13.0, V13.0.88"\n'
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+@source_tree
+def test_cuda_kernels_are_built_wherever_nvcc_is(
+    setup: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = setup("bdist_wheel", CXX=sys.executable, NVCC=fake_nvcc(tmp_path), PYRANET_FAST_CUDA="")
+    assert [library.name for library in setup.arguments["ext_modules"]] == ["pyranet_fast._C", "pyranet_fast._cuda"]
+    assert record["cuda"] == "Cuda compilation tools, release 13.0, V13.0.88"
+    assert record["gpu_architectures"] == "sm_80 sm_86 sm_89 sm_90 sm_100 sm_120 compute_120"
+    record = setup("bdist_wheel", TORCH_CUDA_ARCH_LIST="9.0 12.1+PTX")
+    assert record["gpu_architectures"] == "sm_90"
+    assert "left out, unknown to this nvcc: 12.1+PTX" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="knows none of the architectures 5.2"):
+        setup("bdist_wheel", TORCH_CUDA_ARCH_LIST="5.2")
+
+
+@source_tree
+def test_cuda_kernels_can_be_refused_and_demanded(setup: Setup, tmp_path: Path) -> None:
+    record = setup("bdist_wheel", CXX=sys.executable, NVCC=fake_nvcc(tmp_path), PYRANET_FAST_CUDA="0")
+    assert record["cuda"] == "no: PYRANET_FAST_CUDA=0" and len(setup.arguments["ext_modules"]) == 1
+    with pytest.raises(SystemExit, match="asks for CUDA kernels, but there is no /nowhere/nvcc"):
+        setup("bdist_wheel", NVCC="/nowhere/nvcc", PYRANET_FAST_CUDA="1")
+    assert setup("bdist_wheel", NVCC="/nowhere/nvcc", PYRANET_FAST_CUDA="")["cuda"] == "no: no /nowhere/nvcc"
 
 
 @source_tree

@@ -34,4 +34,15 @@ PF_HOST_DEVICE inline BilinearTap<W> bilinear_tap(int64_t i, int64_t in, int64_t
   return {first, first < in - 1 ? first + 1 : first, W(1) - weight, weight};
 }
 
+// The same tap with both weights above 0, so that an infinity or NaN stays where it belongs (0 times infinity would
+// spread it): a single source pixel is read twice with weight 1/2.
+template <typename W>
+PF_HOST_DEVICE inline BilinearTap<W> positive_tap(int64_t i, int64_t in, int64_t out, W ratio, bool align_corners) {
+  BilinearTap<W> tap = bilinear_tap<W>(i, in, out, ratio, align_corners);
+  if (tap.weight_first == W(0)) tap.first = tap.second;
+  if (tap.weight_second == W(0)) tap.second = tap.first;
+  if (tap.first == tap.second) tap.weight_first = tap.weight_second = W(0.5);
+  return tap;
+}
+
 }  // namespace pyranet_fast

@@ -2,6 +2,8 @@
 // channels_last tensor whose length in elements is a multiple of 16, so that per-channel constants repeated
 // over a tile turn every pass into a loop without remainders, whatever the number of channels.
 
+#include "cpu/vector.h"
+
 // Sums over pixels [begin, end) of d and d * d, d = x - pivot, for every channel (channels_last).
 template <typename T>
 void moments_channels_last(const T* x, const wide_t<T>* pivot, int64_t begin, int64_t end, int64_t channels,
@@ -102,34 +104,51 @@ void gradient_input_channels_last(const T* grad, const T* x, T* grad_x, const wi
   }
 }
 
-// The same four passes over a run of one channel's pixels (contiguous).
+// The same four passes over a run of one channel's pixels (contiguous), in explicit vectors: GCC keeps arrays of sums
+// in memory. Pixels after the last whole vector are done one by one, and float sums are short, double ones long.
+constexpr int64_t kRun = 4096;
+
+template <typename W>
+void add_lanes(const typename Vector<W>::Values& lanes, double* sum) {
+  for (int k = 0; k < Vector<W>::kCount; ++k) *sum += lanes[k];
+}
+
 template <typename T>
 void moments_plane(const T* x, wide_t<T> pivot, int64_t n, double* first, double* second) {
   using W = wide_t<T>;
-  for (int64_t begin = 0; begin < n; begin += 4096) {
-    const int64_t end = begin + 4096 < n ? begin + 4096 : n;
-    W a[16] = {}, b[16] = {};
-    int64_t i = begin;
-    for (; i + 16 <= end; i += 16) {
-      for (int k = 0; k < 16; ++k) {
-        const W d = load(x[i + k]) - pivot;
-        a[k] += d;
-        b[k] += d * d;
-      }
+  constexpr int L = Vector<W>::kCount;
+  for (int64_t i = 0; i < n;) {
+    const int64_t end = std::min(n, i + kRun);
+    typename Vector<W>::Values a0 = {}, b0 = {}, a1 = {}, b1 = {}, v0, v1;
+    for (; i + 2 * L <= end; i += 2 * L) {
+      load_vector(x + i, v0), load_vector(x + i + L, v1);
+      v0 -= pivot, v1 -= pivot;
+      a0 += v0, a1 += v1;
+      b0 += v0 * v0, b1 += v1 * v1;
     }
+    add_lanes<W>(a0 + a1, first), add_lanes<W>(b0 + b1, second);
     for (; i < end; ++i) {
       const W d = load(x[i]) - pivot;
-      a[0] += d;
-      b[0] += d * d;
+      *first += d;
+      *second += d * d;
     }
-    for (int k = 0; k < 16; ++k) *first += a[k], *second += b[k];
   }
 }
 
 template <typename T>
 void affine_relu_plane(const T* x, T* y, wide_t<T> scale, wide_t<T> shift, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const auto v = load(x[i]) * scale + shift;
+  using W = wide_t<T>;
+  constexpr int L = Vector<W>::kCount;
+  const typename Vector<W>::Values zero = {};
+  int64_t i = 0;
+  for (; i + L <= n; i += L) {
+    typename Vector<W>::Values v;
+    load_vector(x + i, v);
+    v = v * scale + shift;
+    store_vector(v < zero ? zero : v, y + i);  // NaN stays
+  }
+  for (; i < n; ++i) {
+    const W v = load(x[i]) * scale + shift;
     y[i] = store<T>(v < 0 ? 0 : v);
   }
 }
@@ -138,37 +157,43 @@ template <typename T>
 void gradient_sums_plane(const T* grad, const T* x, wide_t<T> scale, wide_t<T> shift, wide_t<T> mean, int64_t n,
                          double* first, double* second) {
   using W = wide_t<T>;
-  for (int64_t begin = 0; begin < n; begin += 4096) {
-    const int64_t end = begin + 4096 < n ? begin + 4096 : n;
-    W a[16] = {}, b[16] = {};
-    int64_t i = begin;
-    for (; i + 16 <= end; i += 16) {
-      for (int k = 0; k < 16; ++k) {
-        const W v = load(x[i + k]);
-        const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorised
-        const W g = v * scale + shift > 0 ? whole : 0;
-        a[k] += g;
-        b[k] += g * (v - mean);
-      }
+  constexpr int L = Vector<W>::kCount;
+  const typename Vector<W>::Values zero = {};
+  for (int64_t i = 0; i < n;) {
+    const int64_t end = std::min(n, i + kRun);
+    typename Vector<W>::Values a = {}, b = {}, v, g;
+    for (; i + L <= end; i += L) {
+      load_vector(x + i, v), load_vector(grad + i, g);
+      g = v * scale + shift > zero ? g : zero;
+      a += g;
+      b += g * (v - mean);
     }
+    add_lanes<W>(a, first), add_lanes<W>(b, second);
     for (; i < end; ++i) {
-      const W v = load(x[i]);
-      const W whole = load(grad[i]);  // read in any case: a conditional load would not be vectorised
+      const W v = load(x[i]), whole = load(grad[i]);
       const W g = v * scale + shift > 0 ? whole : 0;
-      a[0] += g;
-      b[0] += g * (v - mean);
+      *first += g;
+      *second += g * (v - mean);
     }
-    for (int k = 0; k < 16; ++k) *first += a[k], *second += b[k];
   }
 }
 
 template <typename T>
 void gradient_input_plane(const T* grad, const T* x, T* grad_x, wide_t<T> scale, wide_t<T> shift, wide_t<T> mean,
                           wide_t<T> slope, wide_t<T> offset, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const wide_t<T> v = load(x[i]);
-    const wide_t<T> whole = load(grad[i]);  // read in any case: a conditional load would not be vectorised
-    const wide_t<T> g = v * scale + shift > 0 ? whole : 0;
+  using W = wide_t<T>;
+  constexpr int L = Vector<W>::kCount;
+  const typename Vector<W>::Values zero = {};
+  int64_t i = 0;
+  for (; i + L <= n; i += L) {
+    typename Vector<W>::Values v, g;
+    load_vector(x + i, v), load_vector(grad + i, g);
+    g = v * scale + shift > zero ? g : zero;
+    store_vector(g * scale + (v - mean) * slope + offset, grad_x + i);
+  }
+  for (; i < n; ++i) {
+    const W v = load(x[i]), whole = load(grad[i]);
+    const W g = v * scale + shift > 0 ? whole : 0;
     grad_x[i] = store<T>(g * scale + (v - mean) * slope + offset);
   }
 }

@@ -1,7 +1,7 @@
 // Included once per instruction set by multiversion.h; see there. Maxima are found by blocks first, with vectors,
 // and the position then in the one block that holds the first maximum.
 
-#include "cpu/vector_kernel.h"
+#include "cpu/vector.h"
 
 // Position of the first NaN, else of the first maximum, of n values `stride` apart.
 template <typename T>
@@ -17,9 +17,9 @@ int64_t first_of(const T* x, int64_t n, int64_t stride, wide_t<T> best, bool nan
 template <typename T>
 int64_t argmax_plane(const T* x, int64_t n) {
   using W = wide_t<T>;
-  using V = typename Vector<W>::type;
-  using M = typename Vector<W>::mask;
-  constexpr int L = Vector<W>::lanes;
+  using V = typename Vector<W>::Values;
+  using M = typename Vector<W>::Integers;
+  constexpr int L = Vector<W>::kCount;
   constexpr int64_t kBlock = 512;
   constexpr W lowest = -std::numeric_limits<W>::infinity();
   W best = lowest;
@@ -65,10 +65,10 @@ template <typename T>
 void argmax_channels(const T* image, int64_t available, int64_t pixels, int64_t channels, int64_t c0,
                      int64_t* indices) {
   using W = wide_t<T>;
-  using V = typename Vector<W>::type;
-  using M = typename Vector<W>::mask;
+  using V = typename Vector<W>::Values;
+  using M = typename Vector<W>::Integers;
   using I = std::remove_cv_t<std::remove_reference_t<decltype(M{}[0])>>;
-  constexpr int L = Vector<W>::lanes;
+  constexpr int L = Vector<W>::kCount;
   constexpr int64_t kBlock = 32;
   constexpr W lowest = -std::numeric_limits<W>::infinity();
   const int64_t whole = available < c0 + L ? 0 : std::min(pixels, (available - c0 - L) / channels + 1);
@@ -106,5 +106,5 @@ void argmax_channels(const T* image, int64_t available, int64_t pixels, int64_t 
 
 template <typename T>
 int64_t argmax_lanes() {
-  return Vector<wide_t<T>>::lanes;
+  return Vector<wide_t<T>>::kCount;
 }

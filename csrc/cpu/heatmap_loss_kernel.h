@@ -2,19 +2,19 @@
 // table entries: gx of its column, gy of its row.
 
 #include "cpu/gaussian_kernel.h"
-#include "cpu/vector_kernel.h"
+#include "cpu/vector.h"
 
 template <typename T>
 int64_t loss_lanes() {
-  return Vector<wide_t<T>>::lanes;
+  return Vector<wide_t<T>>::kCount;
 }
 
 // Sum of squared errors of one contiguous map: short sums in W, long ones in double.
 template <typename T>
 double loss_plane(const T* pred, const wide_t<T>* gx, const wide_t<T>* gy, int64_t h, int64_t w) {
   using W = wide_t<T>;
-  using V = typename Vector<W>::type;
-  constexpr int L = Vector<W>::lanes;
+  using V = typename Vector<W>::Values;
+  constexpr int L = Vector<W>::kCount;
   double total = 0;
   V sum = {};
   int64_t since = 0;
@@ -45,8 +45,8 @@ template <typename T>
 void loss_gradient_plane(const T* pred, const wide_t<T>* gx, const wide_t<T>* gy, wide_t<T> coefficient, int64_t h,
                          int64_t w, T* grad) {
   using W = wide_t<T>;
-  typename Vector<W>::type p, g;
-  constexpr int L = Vector<W>::lanes;
+  typename Vector<W>::Values p, g;
+  constexpr int L = Vector<W>::kCount;
   for (int64_t y = 0; y < h; ++y, pred += w, grad += w) {
     const W factor = gy[y];
     int64_t x = 0;
@@ -60,8 +60,8 @@ void loss_gradient_plane(const T* pred, const wide_t<T>* gx, const wide_t<T>* gy
 
 // A vector of which only `available` elements may be read.
 template <typename T>
-PF_INLINE void load_available(const T* from, int64_t available, typename Vector<wide_t<T>>::type& to) {
-  constexpr int L = Vector<wide_t<T>>::lanes;
+PF_INLINE void load_available(const T* from, int64_t available, typename Vector<wide_t<T>>::Values& to) {
+  constexpr int L = Vector<wide_t<T>>::kCount;
   if (__builtin_expect(available >= L, 1)) return load_vector(from, to);
   T copy[L] = {};
   for (int64_t k = 0; k < available; ++k) copy[k] = from[k];
@@ -74,8 +74,8 @@ template <typename T>
 void loss_image(const T* pred, int64_t available, const wide_t<T>* gx, const wide_t<T>* gy, int64_t h, int64_t w,
                 int64_t channels, int64_t padded, double* sums) {
   using W = wide_t<T>;
-  using V = typename Vector<W>::type;
-  constexpr int L = Vector<W>::lanes;
+  using V = typename Vector<W>::Values;
+  constexpr int L = Vector<W>::kCount;
   for (int64_t c0 = 0; c0 < channels; c0 += L) {
     double total[L] = {};
     V sum = {};
@@ -107,8 +107,8 @@ void loss_gradient_image(const T* pred, int64_t available, const wide_t<T>* gx, 
                          const wide_t<T>* coefficients, int64_t h, int64_t w, int64_t channels, int64_t padded,
                          T* grad) {
   using W = wide_t<T>;
-  using V = typename Vector<W>::type;
-  constexpr int L = Vector<W>::lanes;
+  using V = typename Vector<W>::Values;
+  constexpr int L = Vector<W>::kCount;
   const int64_t end = h * w * channels;
   for (int64_t y = 0; y < h; ++y) {
     for (int64_t x = 0; x < w; ++x) {

@@ -1,11 +1,11 @@
 // Included once per instruction set by multiversion.h; see there. A "row" is a run of pixels of one image row with
 // their channels: with one channel it is a row of a contiguous map, else one of a channels_last map.
 
-#include "cpu/vector_kernel.h"
+#include "cpu/vector.h"
 
 template <typename W>
 int64_t lanes() {
-  return Vector<W>::lanes;
+  return Vector<W>::kCount;
 }
 
 // to[i] = sum over r of weights[r] * rows[r][i] (+ base[i]).
@@ -13,8 +13,8 @@ template <typename In, typename Out>
 void blend_rows(const In* const* rows, const wide_t<Out>* weights, int64_t count, const Out* base, Out* to,
                 int64_t length) {
   using W = wide_t<Out>;
-  using V = typename Vector<W>::type;
-  constexpr int L = Vector<W>::lanes;
+  using V = typename Vector<W>::Values;
+  constexpr int L = Vector<W>::kCount;
   int64_t i = 0;
   for (; i + 4 * L <= length; i += 4 * L) {
     V s0 = {}, s1 = {}, s2 = {}, s3 = {}, v0, v1, v2, v3;
@@ -42,9 +42,9 @@ void blend_rows(const In* const* rows, const wide_t<Out>* weights, int64_t count
 // U vectors of channels of one pixel: to = a * first + b * second.
 template <int U, typename T>
 PF_INLINE void mix_channels(const T* first, const T* second, wide_t<T> a, wide_t<T> b, wide_t<T>* to) {
-  constexpr int L = Vector<wide_t<T>>::lanes;
+  constexpr int L = Vector<wide_t<T>>::kCount;
   for (int u = 0; u < U; ++u) {
-    typename Vector<wide_t<T>>::type v, next;
+    typename Vector<wide_t<T>>::Values v, next;
     load_vector(first + u * L, v), load_vector(second + u * L, next);
     store_vector(v * a + next * b, to + u * L);
   }
@@ -56,7 +56,7 @@ PF_INLINE void mix_channels(const T* first, const T* second, wide_t<T> a, wide_t
 template <int U, typename T>
 void upsample_channels(const T* row, const Taps<wide_t<T>>& taps, int64_t channels, int64_t x0, int64_t x1,
                        wide_t<T>* to) {
-  constexpr int64_t group = 4 * Vector<wide_t<T>>::lanes;
+  constexpr int64_t group = 4 * Vector<wide_t<T>>::kCount;
   const int32_t* firsts = taps.first.data();
   const int32_t* seconds = taps.second.data();
   const wide_t<T>* as = taps.a.data();
@@ -76,11 +76,11 @@ void upsample_channels(const T* row, const Taps<wide_t<T>>& taps, int64_t channe
 template <bool Two, typename T>
 void upsample_columns(const T* row, const Taps<float>& taps, int64_t x0, int64_t x1, float* to) {
 #ifndef __clang__
-  constexpr int L = Vector<float>::lanes;
+  constexpr int L = Vector<float>::kCount;
   const int64_t s0 = taps.first[x0];
   for (int64_t x = x0; x < x1; x += L) {
-    Vector<float>::type low, high, a, b;
-    Vector<float>::mask first, second;
+    Vector<float>::Values low, high, a, b;
+    Vector<float>::Integers first, second;
     const T* from = row + taps.first[x] - s0;
     load_vector(from, low);
     load_vector(taps.local_first.data() + x, first), load_vector(taps.local_second.data() + x, second);
@@ -97,7 +97,7 @@ void upsample_columns(const T* row, const Taps<float>& taps, int64_t x0, int64_t
 
 template <typename T>
 void upsample_row(const T* row, const Taps<wide_t<T>>& taps, int64_t channels, int64_t x0, int64_t x1, wide_t<T>* to) {
-  constexpr int64_t L = Vector<wide_t<T>>::lanes;
+  constexpr int64_t L = Vector<wide_t<T>>::kCount;
   if (channels > 1) {
     switch ((channels + L - 1) / L % 4) {
       case 1:
@@ -146,9 +146,9 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
         } else if (scratch.held[slot] != r) {
           W* to = rows + slot * stride;
           const int64_t length = (columns.second[x1 - 1] - columns.first[x0] + 1) * channels;
-          if (level.data + level.elements - from < length + 2 * Vector<W>::lanes) {
+          if (level.data + level.elements - from < length + 2 * Vector<W>::kCount) {
             // Whole vectors would be read past the end of the map.
-            T* copy = scratch.tail.get(length + 2 * Vector<W>::lanes);
+            T* copy = scratch.tail.get(length + 2 * Vector<W>::kCount);
             std::copy(from, from + length, copy);
             from = copy;
           }
@@ -174,9 +174,9 @@ template <int U, typename T>
 PF_INLINE void gather_channels(const wide_t<T>* from, const wide_t<T>* weights, int64_t count, int64_t channels,
                                int64_t c, T* to) {
   using W = wide_t<T>;
-  constexpr int L = Vector<W>::lanes;
-  typename Vector<W>::type sums[U], v;
-  for (int u = 0; u < U; ++u) sums[u] = typename Vector<W>::type{};
+  constexpr int L = Vector<W>::kCount;
+  typename Vector<W>::Values sums[U], v;
+  for (int u = 0; u < U; ++u) sums[u] = typename Vector<W>::Values{};
   for (int64_t t = 0; t < count; ++t) {
     const W w = weights[t];
     for (int u = 0; u < U; ++u) {
@@ -191,7 +191,7 @@ PF_INLINE void gather_channels(const wide_t<T>* from, const wide_t<T>* weights, 
 template <int U, typename T>
 void gather_pixels(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int64_t channels, int64_t j0,
                    int64_t j1, T* to) {
-  constexpr int64_t group = 4 * Vector<wide_t<T>>::lanes;
+  constexpr int64_t group = 4 * Vector<wide_t<T>>::kCount;
   const int64_t x0 = sources.begin[j0];
   for (int64_t j = j0; j < j1; ++j, to += channels) {
     const wide_t<T>* from = blended + (sources.begin[j] - x0) * channels;
@@ -208,7 +208,7 @@ template <typename T>
 void gather_row(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int64_t channels, int64_t j0, int64_t j1,
                 T* to) {
   using W = wide_t<T>;
-  constexpr int64_t L = Vector<W>::lanes;
+  constexpr int64_t L = Vector<W>::kCount;
   if (channels > 1) {
     switch ((channels + L - 1) / L % 4) {
       case 1:
@@ -226,14 +226,14 @@ void gather_row(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int
 #ifndef __clang__
     if (L > 4 && sources.reach < 2 * L) {
       for (int64_t j = j0; j < j1; j += L) {
-        Vector<float>::type sum = {}, low, high, weight;
-        Vector<float>::mask local;
+        Vector<float>::Values sum = {}, low, high, weight;
+        Vector<float>::Integers local;
         load_vector(sources.local.data() + j, local);
         const W* from = blended + sources.begin[j] - x0;
         const W* weights = sources.by_lane.data() + j * sources.most;
         for (int64_t t = 0; t < sources.most; ++t) {
           load_vector(from + t, low), load_vector(from + t + L, high), load_vector(weights + t * L, weight);
-          const Vector<float>::type product = __builtin_shuffle(low, high, local) * weight;
+          const Vector<float>::Values product = __builtin_shuffle(low, high, local) * weight;
           sum = weight != 0 ? sum + product : sum;  // a pixel with fewer receivers must not see its neighbours' NaN
         }
         store_part<T>(sum, to + j - j0, j1 - j);
@@ -256,7 +256,7 @@ template <typename T>
 void upsample_backward(const UpsampleBackwardJob<T>& job, int64_t plane, int64_t begin, int64_t end,
                        LineAligned<wide_t<T>>& scratch, std::vector<const T*>& pointers) {
   using W = wide_t<T>;
-  constexpr int64_t L = Vector<W>::lanes;
+  constexpr int64_t L = Vector<W>::kCount;
   const int64_t channels = job.channels;
   for (int64_t index = begin; index < end; ++index) {
     const auto& level = job.levels[job.order[index].level];

@@ -10,8 +10,7 @@
 
 namespace pyranet_fast::cpu {
 
-// Output pixel i of one axis reads source pixels first[i] and second[i] with weights a[i] and b[i]; both weights
-// are above 0, so that an infinity or NaN stays where it belongs: a single source is read twice with weight 1/2.
+// Output pixel i of one axis reads source pixels first[i] and second[i] with weights a[i] and b[i], both above 0.
 template <typename W>
 struct Taps {
   int64_t in, out;
@@ -29,10 +28,7 @@ struct Taps {
     local_first.assign(padded, 0), local_second.assign(padded, 0);
     const W ratio = bilinear_ratio<W>(in, out, align_corners);
     for (int64_t i = 0; i < out; ++i) {
-      BilinearTap<W> tap = bilinear_tap<W>(i, in, out, ratio, align_corners);
-      if (tap.weight_first == 0) tap.first = tap.second;
-      if (tap.weight_second == 0) tap.second = tap.first;
-      if (tap.first == tap.second) tap.weight_first = tap.weight_second = W(0.5);
+      const BilinearTap<W> tap = positive_tap<W>(i, in, out, ratio, align_corners);
       first[i] = static_cast<int32_t>(tap.first), second[i] = static_cast<int32_t>(tap.second);
       a[i] = tap.weight_first, b[i] = tap.weight_second;
       const int64_t start = i / lanes * lanes;

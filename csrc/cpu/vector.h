@@ -43,8 +43,8 @@ PF_BFLOAT16_VECTOR(16)
 #endif
 #undef PF_BFLOAT16_VECTOR
 
-// At most `kMost` elements of float or double, and integers and masks of the same size.
-template <typename W, int kMost>
+// As many elements of float or double as fit, at most `kMost`, and integers and masks of the same size.
+template <typename W, int kMost = 64>
 struct Vector {
   static constexpr int kCount = kMost * int(sizeof(W)) < kVectorBytes ? kMost : kVectorBytes / int(sizeof(W));
   using Element = std::conditional_t<sizeof(W) == 4, int32_t, int64_t>;
@@ -112,4 +112,26 @@ void narrow(const wide_t<T>* from, int64_t n, T* to) {
   } else {
     for (int64_t i = 0; i < n; ++i) to[i] = store<T>(from[i]);
   }
+}
+
+// Whole vectors read and written through references (returned by value they would draw warnings about their ABI).
+template <typename T>
+PF_INLINE void load_vector(const T* from, typename Vector<wide_t<T>>::Values& to) {
+  to = Vector<wide_t<T>>::load_from(from);
+}
+PF_INLINE void load_vector(const int32_t* from, Vector<float>::Integers& to) {
+  to = Vector<float>::read_integers(from);
+}
+template <typename T>
+PF_INLINE void store_vector(const typename Vector<wide_t<T>>::Values& from, T* to) {
+  Vector<wide_t<T>>::store_to(to, from);
+}
+
+// The first n lanes alone.
+template <typename T>
+PF_INLINE void store_part(const typename Vector<wide_t<T>>::Values& from, T* to, int64_t n) {
+  if (n >= Vector<wide_t<T>>::kCount) return store_vector(from, to);
+  T narrow[Vector<wide_t<T>>::kCount];
+  store_vector(from, narrow);
+  for (int64_t k = 0; k < n; ++k) to[k] = narrow[k];
 }

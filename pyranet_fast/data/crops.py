@@ -99,7 +99,8 @@ class CropDataset(Dataset[dict[str, Any]]):
                 raise
             return self._grey(epoch, index)
 
-    def _size(self, epoch: int) -> int:
+    def size(self, epoch: int) -> int:
+        """Side of the pictures of an epoch (0-based)."""
         return self.early_size if epoch < self.early_epochs else self.input_size
 
     def _sample(self, epoch: int, index: int) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         if self.augmentation is not None:
             change = self.augmentation.draw(np.random.default_rng((self.seed, epoch, index)))
         person = self.source.person(index)
-        size = self._size(epoch)
+        size = self.size(epoch)
         matrix = crop_matrix(person.centre, person.scale * change.scale, change.rotation, size, change.flip)
         # The border has its gain taken out beforehand, so that it is the data mean in the end.
         border = tuple(min(255.0, 255 * m / max(g, 1e-3)) for m, g in zip(MEAN, change.gains, strict=True))
@@ -132,7 +133,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         }
 
     def _grey(self, epoch: int, index: int) -> dict[str, Any]:
-        size, joints = self._size(epoch), len(self.source.skeleton)
+        size, joints = self.size(epoch), len(self.source.skeleton)
         grey = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
         return {
             "image": grey.view(3, 1, 1).repeat(1, size, size),

@@ -3,6 +3,7 @@
 from ._backend import available as available_backends
 from ._backend import backend
 from .batch_norm_relu import batch_norm_relu
+from .canvas import Canvas, canvas_of, fractional_max_pool_canvas, upsample_sum_canvas
 from .fractional_max_pool_pyramid import fractional_max_pool_pyramid
 from .gaussian_heatmaps import gaussian_heatmaps
 from .heatmap_argmax import heatmap_argmax
@@ -10,12 +11,16 @@ from .heatmap_loss import heatmap_loss
 from .upsample_sum import upsample_sum
 
 __all__ = [
+    "Canvas",
     "available_backends",
     "backend",
     "batch_norm_relu",
+    "canvas_of",
+    "fractional_max_pool_canvas",
     "fractional_max_pool_pyramid",
     "gaussian_heatmaps",
     "heatmap_argmax",
     "heatmap_loss",
     "upsample_sum",
+    "upsample_sum_canvas",
 ]

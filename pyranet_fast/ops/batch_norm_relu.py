@@ -55,7 +55,7 @@ def batch_norm_relu(
         raise ValueError("running_mean and running_var go together: both or neither are accepted")
     if not torch.compiler.is_compiling() and n * h * w <= 1:
         raise ValueError(f"x has shape {tuple(x.shape)}; more than one value a channel is accepted in training")
-    if not _backend.use_native(x) or not _serves(x, weight, bias, running_mean, running_var, batches):
+    if _backend.choose(x) != "native" or not _serves(x, weight, bias, running_mean, running_var, batches):
         return reference.batch_norm_relu(x, weight, bias, running_mean, running_var, batches, momentum, eps)
     y, mean, var = torch.ops.pyranet_fast.batch_norm_relu(x, weight, bias, eps)
     if running_mean is not None:
@@ -66,7 +66,9 @@ def batch_norm_relu(
 
 
 def _serves(x: Tensor, *vectors: Tensor | None) -> bool:
-    """Whether the native kernel takes these: parameters in the precision of its sums, a counter beside averages."""
+    """Whether a native kernel takes these: parameters in the precision of its sums, a counter beside averages."""
+    if x.device.type == "cuda":  # cuDNN's batch norm and a ReLU are what runs there
+        return False
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight, bias, mean, var, batches = vectors
     kept = mean is None or (batches is not None and mean.is_contiguous() and var is not None and var.is_contiguous())

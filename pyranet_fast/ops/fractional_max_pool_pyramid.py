@@ -57,6 +57,28 @@ def fractional_max_pool_pyramid(
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
     """
+    samples, sizes = check_pool_arguments(x, output_sizes, samples, scale, shift)
+    ops = _backend.operators(x)
+    if ops is None:
+        return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
+    flat = [side for size in sizes for side in size]
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
+    if differentiable and not torch.compiler.is_compiling():
+        # The operator is differentiable itself, which compilers need; its general machinery for lists of
+        # tensors costs more than pooling a small map.
+        return list(_Pool.apply(ops, x, samples, flat, scale, shift, relu)[:-1])
+    values, _ = ops.fractional_max_pool_pyramid(x, samples, flat, scale, shift, relu, differentiable)
+    return values
+
+
+def check_pool_arguments(
+    x: Tensor,
+    output_sizes: Sequence[tuple[int, int]],
+    samples: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """The samples, drawn where None is given, and the sizes, all checked as the public functions promise."""
     check_map("x", x)
     n, c, h, w = x.shape
     if len(output_sizes) == 0:
@@ -77,17 +99,7 @@ def fractional_max_pool_pyramid(
                 raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
             check_dtype(name, vector)
             check_same_device(name, vector, "x", x)
-    if not _backend.use_native(x):
-        return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
-    flat = [side for size in sizes for side in size]
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
-    if differentiable and not torch.compiler.is_compiling():
-        # The operator is differentiable itself, which compilers need; its general machinery for lists of
-        # tensors costs more than pooling a small map.
-        return list(_Pool.apply(x, samples, flat, scale, shift, relu)[:-1])
-    operator = torch.ops.pyranet_fast.fractional_max_pool_pyramid
-    values, _ = operator(x, samples, flat, scale, shift, relu, differentiable)
-    return values
+    return samples, sizes
 
 
 def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
@@ -152,7 +164,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], values: Sequence[Tensor], positions
     ctx.dtype = x.dtype
 
 
-def _gradients(ctx: Any, grads: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
+def _gradients(ops: Any, ctx: Any, grads: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
     """Gradients of the operator's first six arguments."""
     if grads is None or all(g is None for g in grads):
         return (None,) * 6
@@ -162,8 +174,9 @@ def _gradients(ctx: Any, grads: Sequence[Tensor | None] | None) -> tuple[Tensor 
         positions.new_zeros((), dtype=ctx.dtype).expand(shape) if g is None else g
         for g, shape in zip(grads, ctx.shapes, strict=True)
     ]
-    operator = torch.ops.pyranet_fast.fractional_max_pool_pyramid_backward
-    grad_x, grad_scale, grad_shift = operator(given, positions, samples, x, scale, shift, ctx.relu)
+    grad_x, grad_scale, grad_shift = ops.fractional_max_pool_pyramid_backward(
+        given, positions, samples, x, scale, shift, ctx.relu
+    )
     return (
         grad_x,
         None,
@@ -176,18 +189,19 @@ def _gradients(ctx: Any, grads: Sequence[Tensor | None] | None) -> tuple[Tensor 
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        values, positions = torch.ops.pyranet_fast.fractional_max_pool_pyramid(*inputs, True)
+    def forward(ops: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        values, positions = ops.fractional_max_pool_pyramid(*inputs, True)
         return *values, positions
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(output[-1])
-        _save(ctx, inputs, output[:-1], output[-1])
+        ctx.ops = inputs[0]
+        _save(ctx, inputs[1:], output[:-1], output[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, grads[:-1])
+        return None, *_gradients(ctx.ops, ctx, grads[:-1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
@@ -196,18 +210,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor]
     _save(ctx, inputs[:-1], *output)
 
 
-def _backward(ctx: Any, grads: list[Tensor | None] | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_gradients(ctx, grads), None
+@_backend.registers
+def _register(namespace: str, ops: Any) -> None:
+    def backward(ctx: Any, grads: list[Tensor | None] | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *_gradients(ops, ctx, grads), None
 
-
-def _no_double_backward(ctx: Any, *grads: Any) -> None:
-    raise_double_backward(_NAME)
-
-
-if _backend.native_error is None:
-    torch.library.register_fake(f"pyranet_fast::{_NAME}", _fake)
-    torch.library.register_fake(f"pyranet_fast::{_NAME}_backward", _fake_backward)
-    torch.library.register_autograd(f"pyranet_fast::{_NAME}", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        f"pyranet_fast::{_NAME}_backward", _no_double_backward, setup_context=lambda ctx, inputs, output: None
-    )
+    name = f"{namespace}::{_NAME}"
+    torch.library.register_fake(name, _fake)
+    torch.library.register_fake(f"{name}_backward", _fake_backward)
+    torch.library.register_autograd(name, backward, setup_context=_setup_context)
+    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward(_NAME))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +33,10 @@ def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], *, 
     check_joints(joints, weight, sigma, joints.shape[:2], joints)
     h, w = check_size("size", size)
     joints, weight = joints.detach(), weight.detach()
-    if not _backend.use_native(joints):
+    ops = _backend.operators(joints)
+    if ops is None:
         return reference.gaussian_heatmaps(joints, weight, (h, w), sigma)
-    return torch.ops.pyranet_fast.gaussian_heatmaps(joints, weight, h, w, float(sigma))
+    return ops.gaussian_heatmaps(joints, weight, h, w, float(sigma))
 
 
 def check_joints(joints: Tensor, weight: Tensor, sigma: float, batch: Sequence[int], other: Tensor) -> None:
@@ -58,5 +60,6 @@ def _fake(joints: Tensor, weight: Tensor, height: int, width: int, sigma: float)
     return joints.new_empty((*joints.shape[:2], height, width))
 
 
-if _backend.native_error is None:
-    torch.library.register_fake("pyranet_fast::gaussian_heatmaps", _fake)
+@_backend.registers
+def _register(namespace: str, ops: Any) -> None:
+    torch.library.register_fake(f"{namespace}::gaussian_heatmaps", _fake)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from . import _backend, reference
-from ._common import check_map, raise_double_backward
+from ._common import check_map, check_same_device, check_shape, raise_double_backward
 
 
-def heatmap_argmax(heatmaps: Tensor, *, refine: str = "none") -> tuple[Tensor, Tensor]:
-    """Position and value of the maximum of every map.
+def heatmap_argmax(
+    heatmaps: Tensor, *, refine: str = "none", mirrored: Tensor | None = None, swap: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Position and value of the maximum of every map, or of its mean with the map of the mirrored image.
 
     The lowest flat index wins ties, NaN wins over numbers.
 
@@ -20,10 +22,15 @@ def heatmap_argmax(heatmaps: Tensor, *, refine: str = "none") -> tuple[Tensor, T
         heatmaps: (N, K, H, W), float32, float64, bfloat16 or float16, H and W at least 1.
         refine: ``"none"``, or ``"quarter"``: move 0.25 px toward the larger neighbour on each axis, only where
             the maximum is off that axis's border; equal neighbours (or a NaN) do not move it.
+        mirrored: (N, K, H, W), the maps of the mirrored images, as the network gave them. The mean of
+            ``heatmaps[n, k, y, x]`` and ``mirrored[n, swap[k], y, W - 1 - x]`` is searched then (flip testing).
+        swap: (K,) int64, the joint that joint k becomes in a mirror, for instance ``Skeleton.flip_permutation``;
+            None for every joint itself. Only with ``mirrored``.
 
     Returns:
         ``(coords, scores)``: coords (N, K, 2) float32, x and y in map pixels, without gradient; scores (N, K)
-        in the maps' dtype, whose gradient goes to the pixel of the maximum.
+        in the maps' dtype, whose gradient goes to the pixel of the maximum. With ``mirrored`` the means and
+        scores are float32 (float64 for float64 maps).
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -33,16 +40,49 @@ def heatmap_argmax(heatmaps: Tensor, *, refine: str = "none") -> tuple[Tensor, T
         raise ValueError(f"heatmaps has shape {tuple(heatmaps.shape)}; height and width of at least 1 are accepted")
     if refine not in ("none", "quarter"):
         raise ValueError(f"refine is {refine!r}; accepted are 'none', 'quarter'")
-    if not _backend.use_native(heatmaps):
+    if swap is not None and mirrored is None:
+        raise ValueError("swap is given without mirrored; it says which joint is which in the mirrored maps")
+    ops = _backend.operators(heatmaps)
+    if mirrored is not None:
+        swap = _check_mirrored(heatmaps, mirrored, swap)
+        fused = ops is not None and heatmaps.device.type == "cuda" and not torch.is_grad_enabled()
+        if fused:  # with a gradient, or on the CPU, the mean is worth its memory
+            return ops.heatmap_argmax_mirrored(heatmaps, mirrored, swap, refine == "quarter")
+        heatmaps = reference.mirrored_mean(heatmaps, mirrored, swap)
+    if ops is None:
         return reference.heatmap_argmax(heatmaps, refine == "quarter")
-    coords, scores, _ = torch.ops.pyranet_fast.heatmap_argmax(heatmaps, refine == "quarter")
+    coords, scores, _ = ops.heatmap_argmax(heatmaps, refine == "quarter")
     return coords.detach(), scores
+
+
+def _check_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor | None) -> Tensor:
+    check_shape("mirrored", mirrored, heatmaps.shape, "(N, K, H, W) as heatmaps")
+    if mirrored.dtype != heatmaps.dtype:
+        raise TypeError(f"mirrored has dtype {mirrored.dtype} but heatmaps has {heatmaps.dtype}; one dtype is accepted")
+    check_same_device("mirrored", mirrored, "heatmaps", heatmaps)
+    k = heatmaps.shape[1]
+    if swap is None:
+        return torch.arange(k, device=heatmaps.device)
+    check_shape("swap", swap, (k,), "(K,), a joint for every joint")
+    if swap.dtype != torch.int64:
+        raise TypeError(f"swap has dtype {swap.dtype}; int64 is accepted")
+    if swap.device.type == "cpu" and type(swap) is Tensor and not torch.compiler.is_compiling() and k > 0:
+        low, high = (int(v) for v in swap.aminmax())
+        if low < 0 or high >= k:
+            raise ValueError(f"swap has joints from {low} to {high}; 0 to {k - 1} are accepted")
+    return swap.to(heatmaps.device)
 
 
 def _fake(heatmaps: Tensor, quarter: bool) -> tuple[Tensor, Tensor, Tensor]:
     n, k = heatmaps.shape[:2]
     coords = heatmaps.new_empty((n, k, 2), dtype=torch.float32)
     return coords, heatmaps.new_empty((n, k)), heatmaps.new_empty((n, k), dtype=torch.int64)
+
+
+def _fake_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor, quarter: bool) -> tuple[Tensor, Tensor]:
+    n, k = heatmaps.shape[:2]
+    wide = torch.promote_types(heatmaps.dtype, torch.float32)
+    return heatmaps.new_empty((n, k, 2), dtype=torch.float32), heatmaps.new_empty((n, k), dtype=wide)
 
 
 def _fake_backward(grad_scores: Tensor, indices: Tensor, height: int, width: int) -> Tensor:
@@ -55,17 +95,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, _: Any, grad_scores: Tensor | None, __: Any) -> tuple[Tensor | None, None]:
-    if grad_scores is None:
-        return None, None
-    (indices,) = ctx.saved_tensors
-    return torch.ops.pyranet_fast.heatmap_argmax_backward(grad_scores, indices, *ctx.size), None
+@_backend.registers
+def _register(namespace: str, ops: Any) -> None:
+    def backward(ctx: Any, _: Any, grad_scores: Tensor | None, __: Any) -> tuple[Tensor | None, None]:
+        if grad_scores is None:
+            return None, None
+        (indices,) = ctx.saved_tensors
+        return ops.heatmap_argmax_backward(grad_scores, indices, *ctx.size), None
 
-
-if _backend.native_error is None:
-    torch.library.register_fake("pyranet_fast::heatmap_argmax", _fake)
-    torch.library.register_fake("pyranet_fast::heatmap_argmax_backward", _fake_backward)
-    torch.library.register_autograd("pyranet_fast::heatmap_argmax", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        "pyranet_fast::heatmap_argmax_backward", lambda ctx, *grads: raise_double_backward("heatmap_argmax")
-    )
+    name = f"{namespace}::heatmap_argmax"
+    torch.library.register_fake(name, _fake)
+    torch.library.register_fake(f"{name}_backward", _fake_backward)
+    torch.library.register_fake(f"{name}_mirrored", _fake_mirrored)
+    torch.library.register_autograd(name, backward, setup_context=_setup_context)
+    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward("heatmap_argmax"))

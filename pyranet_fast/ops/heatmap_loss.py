@@ -35,9 +35,10 @@ def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float =
     check_joints(joints, weight, sigma, pred.shape[:2], pred)
     wide = torch.promote_types(pred.dtype, torch.float32)
     joints, weight = joints.detach().to(wide), weight.detach().to(wide)
-    if not _backend.use_native(pred):
+    ops = _backend.operators(pred)
+    if ops is None:
         return reference.heatmap_loss(pred, joints, weight, sigma)
-    return torch.ops.pyranet_fast.heatmap_loss(pred, joints, weight, float(sigma))
+    return ops.heatmap_loss(pred, joints, weight, float(sigma))
 
 
 def _fake(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
@@ -53,20 +54,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(pred, joints, weight)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    pred, joints, weight = ctx.saved_tensors
-    return (
-        torch.ops.pyranet_fast.heatmap_loss_backward(grad, pred, joints, weight, ctx.sigma),
-        None,
-        None,
-        None,
-    )
+@_backend.registers
+def _register(namespace: str, ops: Any) -> None:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return ops.heatmap_loss_backward(grad, *ctx.saved_tensors, ctx.sigma), None, None, None
 
-
-if _backend.native_error is None:
-    torch.library.register_fake("pyranet_fast::heatmap_loss", _fake)
-    torch.library.register_fake("pyranet_fast::heatmap_loss_backward", _fake_backward)
-    torch.library.register_autograd("pyranet_fast::heatmap_loss", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        "pyranet_fast::heatmap_loss_backward", lambda ctx, *grads: raise_double_backward("heatmap_loss")
-    )
+    name = f"{namespace}::heatmap_loss"
+    torch.library.register_fake(name, _fake)
+    torch.library.register_fake(f"{name}_backward", _fake_backward)
+    torch.library.register_autograd(name, backward, setup_context=_setup_context)
+    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward("heatmap_loss"))

@@ -86,6 +86,12 @@ def heatmap_argmax(heatmaps: Tensor, quarter: bool = False) -> tuple[Tensor, Ten
     return coords, scores
 
 
+def mirrored_mean(heatmaps: Tensor, mirrored: Tensor, swap: Tensor | Sequence[int]) -> Tensor:
+    """Mean of the maps and of a mirrored image's maps, in float32 (float64 for float64): flip testing."""
+    wide = torch.promote_types(heatmaps.dtype, torch.float32)
+    return (heatmaps.to(wide) + mirrored.to(wide).flip(3)[:, swap]) / 2
+
+
 def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], sigma: float = 1.0) -> Tensor:
     """exp(-|p - joint|^2 / (2 sigma^2)) at every pixel p; a zero map where the weight is 0."""
     h, w = size

@@ -54,11 +54,17 @@ def upsample_sum(
         if base.dtype != maps[0].dtype:
             raise TypeError(f"base has dtype {base.dtype} but maps[0] has {maps[0].dtype}; one dtype is accepted")
         check_same_device("base", base, "maps[0]", maps[0])
-    if not _backend.use_native(maps[0]):
+    ops = _backend.operators(maps[0])
+    if ops is None:
         if maps[0].shape[1] == 0:  # which interpolate() refuses
             return maps[0].sum((2, 3), keepdim=True).expand(-1, -1, h, w)
         return reference.upsample_sum(maps, (h, w), base, align_corners)
-    return torch.ops.pyranet_fast.upsample_sum(list(maps), h, w, base, align_corners)
+    inputs = list(maps) if base is None else [*maps, base]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and any(t.requires_grad for t in inputs):
+        # The operator is differentiable itself, which compilers need; its general machinery for lists of tensors
+        # costs more than resizing small maps.
+        return _UpsampleSum.apply(ops, h, w, base, align_corners, *maps)
+    return ops.upsample_sum(list(maps), h, w, base, align_corners)
 
 
 def _autocast(maps: Sequence[Tensor], base: Tensor | None) -> tuple[Sequence[Tensor], Tensor | None]:
@@ -75,37 +81,59 @@ def _autocast(maps: Sequence[Tensor], base: Tensor | None) -> tuple[Sequence[Ten
     return [m.to(widest) for m in maps], None if base is None else base.to(widest)
 
 
-if _backend.native_error is None:
+def _fake(maps: Sequence[Tensor], height: int, width: int, base: Tensor | None, align_corners: bool) -> Tensor:
+    n, c = maps[0].shape[:2]
+    layout = memory_format(maps[0])
+    return torch.empty((n, c, height, width), dtype=maps[0].dtype, device=maps[0].device, memory_format=layout)
 
-    @torch.library.register_fake("pyranet_fast::upsample_sum")
-    def _(maps: Sequence[Tensor], height: int, width: int, base: Tensor | None, align_corners: bool) -> Tensor:
-        n, c = maps[0].shape[:2]
-        return torch.empty(
-            (n, c, height, width),
-            dtype=maps[0].dtype,
-            device=maps[0].device,
-            memory_format=memory_format(maps[0]),
-        )
 
-    @torch.library.register_fake("pyranet_fast::upsample_sum_backward")
-    def _(grad: Tensor, sizes: Sequence[int], align_corners: bool) -> list[Tensor]:
-        n, c = grad.shape[:2]
-        layout = memory_format(grad)
-        return [
-            torch.empty((n, c, h, w), dtype=grad.dtype, device=grad.device, memory_format=layout)
-            for h, w in zip(sizes[::2], sizes[1::2], strict=True)
-        ]
+def _fake_backward(grad: Tensor, sizes: Sequence[int], align_corners: bool) -> list[Tensor]:
+    n, c = grad.shape[:2]
+    layout = memory_format(grad)
+    return [
+        torch.empty((n, c, h, w), dtype=grad.dtype, device=grad.device, memory_format=layout)
+        for h, w in zip(sizes[::2], sizes[1::2], strict=True)
+    ]
 
-    def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        maps, _, _, base, ctx.align_corners = inputs
-        ctx.sizes = [size for m in maps for size in m.shape[2:]]
-        ctx.has_base = base is not None
 
-    def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        grads = torch.ops.pyranet_fast.upsample_sum_backward(grad, ctx.sizes, ctx.align_corners)
-        return grads, None, None, grad if ctx.has_base else None, None
+def _save(ctx: Any, maps: Sequence[Tensor], base: Tensor | None, align_corners: bool) -> None:
+    ctx.align_corners = align_corners
+    ctx.sizes = [size for m in maps for size in m.shape[2:]]
+    ctx.has_base = base is not None
 
-    torch.library.register_autograd("pyranet_fast::upsample_sum", _backward, setup_context=_save)
+
+def _gradients(ops: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Gradients of the operator's arguments."""
+    grads = ops.upsample_sum_backward(grad, ctx.sizes, ctx.align_corners)
+    return grads, None, None, grad if ctx.has_base else None, None
+
+
+class _UpsampleSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ops: Any, height: int, width: int, base: Tensor | None, align_corners: bool, *maps: Tensor
+    ) -> Tensor:
+        return ops.upsample_sum(list(maps), height, width, base, align_corners)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.ops = inputs[0]
+        _save(ctx, inputs[5:], *inputs[3:5])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grads, _, _, base, _ = _gradients(ctx.ops, ctx, grad)
+        return None, None, None, base, None, *grads
+
+
+@_backend.registers
+def _register(namespace: str, ops: Any) -> None:
+    name = f"{namespace}::upsample_sum"
+    torch.library.register_fake(name, _fake)
+    torch.library.register_fake(f"{name}_backward", _fake_backward)
     torch.library.register_autograd(
-        "pyranet_fast::upsample_sum_backward", lambda ctx, *grads: raise_double_backward("upsample_sum")
+        name,
+        lambda ctx, grad: _gradients(ops, ctx, grad),
+        setup_context=lambda ctx, inputs, output: _save(ctx, inputs[0], *inputs[3:]),
     )
+    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward("upsample_sum"))

@@ -69,7 +69,7 @@ def score_maps(
                 )
             if flip:
                 straight, mirrored = maps.chunk(2)
-                maps = (straight + mirrored.flip(3)[:, skeleton.flip_permutation]) / 2
+                maps = ops.reference.mirrored_mean(straight, mirrored, skeleton.flip_permutation)
     finally:
         model.train(training)
     return maps

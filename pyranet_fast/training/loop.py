@@ -40,11 +40,11 @@ class Task(Protocol):
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         """Loss, accuracy in [0, 1] and number of samples of a batch."""
 
-    def validate(self, model: nn.Module) -> dict[str, Any]:
-        """Validation results; ``["mean"]`` is the headline."""
+    def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
+        """Validation results after an epoch (0-based); ``["mean"]`` is the headline."""
 
-    def draw(self, model: nn.Module, path: Path) -> None:
-        """A picture of predictions on validation samples."""
+    def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
+        """A picture of predictions on validation samples after an epoch (0-based)."""
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
         """A checkpoint that describes the network and how to feed it."""
@@ -135,8 +135,8 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
                 validated = epoch % settings.validate_every == 0 or step == total
                 if validated:
                     network.eval()
-                    results = task.validate(network)
-                    task.draw(network, output / "pictures" / f"epoch_{epoch:03d}.png")
+                    results = task.validate(network, epoch - 1)
+                    task.draw(network, output / "pictures" / f"epoch_{epoch:03d}.png", epoch - 1)
                 row = {
                     "epoch": epoch,
                     "step": step,

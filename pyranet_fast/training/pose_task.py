@@ -22,7 +22,7 @@ from ..models import PyraNet
 from ..nn.init import INITIALIZERS
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, load_weights
 from .sampler import EpochBatchSampler
 from .settings import Settings
 
@@ -73,6 +73,14 @@ class PoseTask:
         except ValueError as error:
             raise UserError(f"the network cannot be built from these flags: {error}") from error
         INITIALIZERS[settings.init](model)
+        if settings.weights is not None:
+            start = load_checkpoint(settings.weights)
+            if start.skeleton != self.people.skeleton.name:
+                raise UserError(
+                    f"--weights {settings.weights} predicts the {start.skeleton!r} skeleton, and data set "
+                    f"{settings.dataset} has {self.people.skeleton.name!r}"
+                )
+            load_weights(model, start.weights, settings.weights)
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: set[int] = set()
@@ -118,17 +126,17 @@ class PoseTask:
         ).sum()
         return loss, accuracy(maps[-1].detach(), move["joints"], move["weight"]), len(images)
 
-    def validate(self, model: nn.Module) -> dict[str, Any]:
-        """Single scale, no flip: quick, and enough to watch a run."""
+    def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
+        """Single scale, no flip, pictures of the epoch's size: quick, and enough to watch a run."""
         s = self.settings
         score, _ = evaluate_pose(
-            model, self.held_out, s.input_size, flip=False, batch_size=max(32, s.batch_size), device=self.device,
+            model, self.held_out, self.data.size(epoch), flip=False, batch_size=max(32, s.batch_size), device=self.device,
             precision=s.precision,
         )  # fmt: skip
         return score.as_dict()
 
-    def draw(self, model: nn.Module, path: Path) -> None:
-        """Predictions on the first validation people."""
+    def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
+        """Predictions on the first validation people, seen at the epoch's size."""
         from ..data.images import write_image
         from ..data.subset import FirstPeople
 
@@ -137,7 +145,7 @@ class PoseTask:
         _, predictions = evaluate_pose(
             model,
             some,
-            s.input_size,
+            self.data.size(epoch),
             flip=False,
             batch_size=PICTURES,
             device=self.device,

@@ -46,6 +46,9 @@ class Settings:
     warmup: int = _option(0, "steps over which the learning rate rises from 0")
     weight_decay: float = _option(0.0, "RMSProp weight decay")
     ema: float = _option(0.0, "decay of the moving average of the weights that is saved for prediction; 0: none")
+    weights: str | None = _option(
+        None, "start from the weights of this checkpoint, with a fresh optimiser and step 0: fine-tuning"
+    )
     init: str = _option("torch", "weight initialization", choices=tuple(INITIALIZERS))
     sigma: float = _option(1.0, "standard deviation of the target Gaussians, map pixels")
     scale_noise: float = _option(0.25, "augmentation: standard deviation of the scale, cut at 1 ± this")

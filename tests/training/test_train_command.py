@@ -72,6 +72,38 @@ def test_a_run_leaves_logs_curves_and_pictures(finished: Path) -> None:
     assert state.training["step"] == 8 and state.metrics["metric"].startswith("PCK@0.2")
 
 
+def test_the_weights_of_a_checkpoint_start_another_run(
+    finished: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = str(finished / "last.pt")
+    more = ("--weights", start, "--max-steps", "1", "--lr", "1e-9", "--ema", "0")
+    assert cli.run(train.main, arguments(root, tmp_path / "a", *more)) == 0
+    for name, tensor in weights(tmp_path / "a").items():
+        if "running" not in name and "batches" not in name:
+            torch.testing.assert_close(tensor, weights(finished)[name], rtol=1e-5, atol=1e-6)
+    assert load_checkpoint(tmp_path / "a" / "last.pt").training["step"] == 1
+    assert cli.run(train.main, arguments(root, tmp_path / "b", "--weights", start, "--depth", "1")) == 2
+    assert "is of another configuration" in capsys.readouterr().err
+    assert cli.run(train.main, ["--dataset", "demo", "--output", str(tmp_path / "c"), "--weights", start]) == 2
+    assert "predicts the 'lsp' skeleton, and data set demo has 'mpii'" in capsys.readouterr().err
+
+
+def test_validation_looks_at_the_pictures_of_its_epoch(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that has seen small pictures alone scores next to nothing on large ones."""
+    sizes = []
+
+    def evaluated(model: object, people: object, size: int, **_: object) -> tuple[object, np.ndarray]:
+        sizes.append(size)
+        return type("Score", (), {"as_dict": lambda self: {"mean": 1.0, "metric": "PCK"}})(), np.zeros((12, 14, 3), np.float32)
+
+    monkeypatch.setattr("pyranet_fast.training.pose_task.evaluate_pose", evaluated)
+    more = ("--input-size", "64", "--early-size", "32", "--early-share", "0.5")
+    assert cli.run(train.main, arguments(root, tmp_path, *more)) == 0
+    assert sizes == [32, 32, 64, 64]  # the score and the picture of each epoch
+
+
 def test_evaluate_scores_the_checkpoint(finished: Path, root: Path, tmp_path: Path) -> None:
     import json
 

@@ -1,0 +1,155 @@
+// What every CUDA kernel here builds on: element types, whole-word accesses, how a grid is described and launched.
+// Plain CUDA C++ without torch. The same files are compiled by g++ against csrc/emulator, which runs them in tests.
+#pragma once
+
+#ifdef PF_EMULATOR
+#include "emulator/cuda.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+#include <cstdint>
+
+#include "common/macros.h"
+
+namespace pyranet_fast::gpu {
+
+// What sums are formed in: double for double, float for everything else.
+template <typename T>
+struct Wide {
+  using type = float;
+};
+template <>
+struct Wide<double> {
+  using type = double;
+};
+template <typename T>
+using wide_t = typename Wide<T>::type;
+
+__device__ inline float load(float x) { return x; }
+__device__ inline double load(double x) { return x; }
+__device__ inline float load(__half x) { return __half2float(x); }
+__device__ inline float load(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+struct Store;
+template <>
+struct Store<float> {
+  static __device__ inline float of(float x) { return x; }
+};
+template <>
+struct Store<double> {
+  static __device__ inline double of(double x) { return x; }
+};
+template <>
+struct Store<__half> {
+  static __device__ inline __half of(float x) { return __float2half_rn(x); }
+};
+template <>
+struct Store<__nv_bfloat16> {
+  static __device__ inline __nv_bfloat16 of(float x) { return __float2bfloat16_rn(x); }
+};
+template <typename T>
+__device__ inline T store(wide_t<T> x) {
+  return Store<T>::of(x);
+}
+
+// N neighbouring elements, moved by one instruction where N * sizeof(T) is 1, 2, 4, 8 or 16 bytes.
+template <typename T, int N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+template <int N, typename T>
+__device__ inline Pack<T, N> load_pack(const T* from) {
+#ifdef PF_EMULATOR
+  ::emulator::check_aligned(from, N * sizeof(T));
+#endif
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+
+template <int N, typename T>
+__device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
+#ifdef PF_EMULATOR
+  ::emulator::check_aligned(to, N * sizeof(T));
+#endif
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+// Dynamic shared memory, 16-byte aligned: the only kind used here, since the emulator can poison and bound it.
+#ifdef PF_EMULATOR
+#define PF_SHARED_MEMORY(name) unsigned char* name = ::emulator::shared_memory()
+#else
+#define PF_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+// A launch: blocks in one dimension, threads (x: channels or columns; y: workers), bytes of shared memory.
+struct Grid {
+  int64_t blocks;
+  int32_t threads_x, threads_y;
+  int64_t shared;
+};
+
+constexpr int kMaxLevels = 32;
+constexpr int kWarp = 32;
+constexpr int64_t kSharedLimit = 48 * 1024;  // what every GPU grants without asking
+constexpr int64_t kMaxBlocks = int64_t{1} << 30;  // more work than that is strided over
+
+PF_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+template <typename A>
+PF_HOST_DEVICE inline A least(A a, A b) {
+  return a < b ? a : b;
+}
+template <typename A>
+PF_HOST_DEVICE inline A most(A a, A b) {
+  return a > b ? a : b;
+}
+
+// A dense or strided (N, C, H, W) map: strides in elements. Either columns (contiguous) or channels
+// (channels_last) have stride 1 where a kernel says so.
+template <typename T>
+struct Map {
+  T* data;
+  int64_t n, c, y, x;  // strides
+  int32_t h, w;
+
+  PF_HOST_DEVICE T* at(int64_t sample, int64_t channel) const { return data + sample * n + channel * c; }
+};
+
+// Elements (row, column) of a rectangle of `width` columns, dealt to `workers` threads in reading order, without a
+// division for every element.
+struct Walk {
+  int32_t row, column, rows_ahead, columns_ahead, width;
+
+  PF_HOST_DEVICE Walk(int32_t first, int32_t workers, int32_t width)
+      : row(first / width),
+        column(first % width),
+        rows_ahead(workers / width),
+        columns_ahead(workers % width),
+        width(width) {}
+  PF_HOST_DEVICE void next() {
+    row += rows_ahead;
+    column += columns_ahead;
+    if (column >= width) {
+      column -= width;
+      ++row;
+    }
+  }
+};
+
+// Sum over the threads of a block, the same bits every time; every thread gets it. `scratch` holds one value a warp.
+// Threads must be a multiple of a warp and all must call.
+template <typename W>
+__device__ inline W block_sum(W value, W* scratch) {
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  __syncthreads();  // scratch may still be read from a sum before
+  if (thread % kWarp == 0) scratch[thread / kWarp] = value;
+  __syncthreads();
+  W sum = 0;
+  for (int i = 0; i < threads / kWarp; ++i) sum += scratch[i];
+  return sum;
+}
+
+}  // namespace pyranet_fast::gpu

@@ -1,0 +1,60 @@
+// How work is laid over a grid: the widest access that every map allows, threads, strips of rows. Host code, the same
+// for a GPU and for the emulator. `launch(name, kernel, grid, arguments)` is what starts a kernel on either.
+#pragma once
+
+#include <initializer_list>
+
+#include "cuda/device.cuh"
+
+namespace pyranet_fast::gpu {
+
+#ifdef PF_EMULATOR
+inline int32_t threads_of_a_block() { return ::emulator::threads_of_a_block; }  // tests try several
+#else
+constexpr int32_t threads_of_a_block() { return 256; }
+#endif
+
+// The widest pack of channels (a power of two, at most `limit`) that this map can be accessed by.
+template <typename T>
+int widest(const Map<T>& map, int64_t channels, int limit) {
+  if (map.data == nullptr) return limit;
+  int v = map.c == 1 || channels == 1 ? limit : 1;
+  const auto fits = [&](int64_t stride) { return stride % v == 0; };
+  while (v > 1 && (channels % v != 0 || !fits(map.n) || !fits(map.y) || !fits(map.x) ||
+                   reinterpret_cast<uintptr_t>(map.data) % (v * sizeof(T)) != 0)) {
+    v /= 2;
+  }
+  return v;
+}
+
+// Elements of a 16-byte access.
+template <typename T>
+constexpr int whole_access() {
+  return 16 / static_cast<int>(sizeof(T));
+}
+
+// Whether offsets inside one sample and channel need 64 bits.
+template <typename T>
+bool needs_wide_index(const Map<T>& map) {
+  return map.data != nullptr && (map.h - 1) * map.y + (map.w - 1) * map.x >= (int64_t{1} << 31) - 1;
+}
+
+// Threads side by side on the packs of channels of one pixel: neighbours in memory, so a warp reads whole lines. Maps
+// whose channels lie far apart get one, and all threads go along the rows.
+inline int32_t channel_threads(int64_t packs, bool channels_inside) {
+  return channels_inside ? static_cast<int32_t>(least<int64_t>(packs, 32)) : 1;
+}
+
+// Workers that share a strip: together about threads_of_a_block(), a multiple of a warp where one worker is one thread.
+inline int32_t workers(int32_t side_by_side, int64_t pixels) {
+  const int64_t all = threads_of_a_block() / side_by_side;
+  return static_cast<int32_t>(side_by_side == 1 ? most<int64_t>(kWarp, least(all, ceil_div(pixels, kWarp) * kWarp))
+                                                : most<int64_t>(1, least(all, pixels)));
+}
+
+// Strips of rows: enough for every worker to have about `each` pixels.
+inline int64_t strips_of(int64_t rows, int64_t pixels, int32_t workers, int64_t each) {
+  return most<int64_t>(1, least(rows, pixels / (int64_t{workers} * each)));
+}
+
+}  // namespace pyranet_fast::gpu

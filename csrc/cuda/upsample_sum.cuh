@@ -1,0 +1,169 @@
+// Sum of bilinear resizings, all levels in one launch, and its gradient for all levels in one launch that gathers.
+#pragma once
+
+#include "common/bilinear.h"
+#include "cuda/device.cuh"
+
+namespace pyranet_fast::gpu {
+
+template <typename T>
+struct UpsampleLevel {
+  Map<T> map;  // values, or their gradient
+  wide_t<T> ratio_y, ratio_x;
+  int64_t first_strip;  // of the backward: strips of all levels in one row
+};
+
+// A block works on a strip of rows of one sample for `blockDim.x` packs of channels; threadIdx.y counts the workers
+// that share the strip's pixels.
+template <typename T>
+struct UpsampleArguments {
+  UpsampleLevel<T> levels[kMaxLevels];
+  int32_t count;
+  Map<T> base;  // without data where there is none
+  Map<T> whole;  // the sum, or its gradient
+  const wide_t<T>* scale;  // a folded batch norm after the sum, or null
+  const wide_t<T>* shift;
+  bool relu, align_corners;
+  int64_t batch, channels, groups, strips, tasks;
+};
+
+template <typename T, int V, typename Index>
+__device__ inline Pack<T, V> pixel(const Map<T>& map, const T* from, int64_t y, int64_t x) {
+  return load_pack<V>(from + static_cast<Index>(y) * static_cast<Index>(map.y) +
+                      static_cast<Index>(x) * static_cast<Index>(map.x));
+}
+
+template <typename T, int V, typename Index>
+__global__ void upsample_forward(const __grid_constant__ UpsampleArguments<T> p) {
+  using W = wide_t<T>;
+  for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
+    const int64_t strip = number % p.strips, sample = number / p.strips / p.groups;
+    const int64_t channel = (number / p.strips % p.groups * blockDim.x + threadIdx.x) * V;
+    if (channel >= p.channels) continue;  // there is no barrier here
+    const int32_t first = static_cast<int32_t>(p.whole.h * strip / p.strips);
+    const int32_t last = static_cast<int32_t>(p.whole.h * (strip + 1) / p.strips);
+    for (Walk at(threadIdx.y, blockDim.y, p.whole.w); first + at.row < last; at.next()) {
+      const int32_t row = first + at.row, column = at.column;
+      W sum[V] = {};
+      for (int32_t l = 0; l < p.count; ++l) {
+        const UpsampleLevel<T>& level = p.levels[l];
+        const auto y = positive_tap<W>(row, level.map.h, p.whole.h, level.ratio_y, p.align_corners);
+        const auto x = positive_tap<W>(column, level.map.w, p.whole.w, level.ratio_x, p.align_corners);
+        const T* from = level.map.at(sample, channel);
+        const Pack<T, V> a = pixel<T, V, Index>(level.map, from, y.first, x.first);
+        const Pack<T, V> b = pixel<T, V, Index>(level.map, from, y.first, x.second);
+        const Pack<T, V> c = pixel<T, V, Index>(level.map, from, y.second, x.first);
+        const Pack<T, V> d = pixel<T, V, Index>(level.map, from, y.second, x.second);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+          const W above = x.weight_first * load(a.v[k]) + x.weight_second * load(b.v[k]);
+          const W below = x.weight_first * load(c.v[k]) + x.weight_second * load(d.v[k]);
+          sum[k] += y.weight_first * above + y.weight_second * below;
+        }
+      }
+      if (p.base.data != nullptr) {
+        const Pack<T, V> base = pixel<T, V, Index>(p.base, p.base.at(sample, channel), row, column);
+#pragma unroll
+        for (int k = 0; k < V; ++k) sum[k] += load(base.v[k]);
+      }
+      Pack<T, V> result;
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        W v = sum[k];
+        if (p.scale != nullptr) v *= p.scale[channel + k];
+        if (p.shift != nullptr) v += p.shift[channel + k];
+        result.v[k] = store<T>(p.relu && v < W(0) ? W(0) : v);  // NaN stays
+      }
+      store_pack(p.whole.at(sample, channel) + row * static_cast<Index>(p.whole.y) +
+                     column * static_cast<Index>(p.whole.x),
+                 result);
+    }
+  }
+}
+
+// The output pixels of one axis that read source pixel j: [first, last), and with which weights.
+template <typename W>
+struct Receivers {
+  int64_t j, in, out, first;
+  W ratio;
+  bool align_corners;
+
+  __device__ Receivers(int64_t j, int64_t in, int64_t out, W ratio, bool align_corners)
+      : j(j), in(in), out(out), first(0), ratio(ratio), align_corners(align_corners) {
+    // About where the first one is, then exactly: taps never go back.
+    if (in == out) {
+      first = j;
+      return;
+    }
+    if (ratio > W(0)) first = static_cast<int64_t>((static_cast<W>(j) - W(1)) / ratio) - 1;
+    first = most<int64_t>(0, least(first, out - 1));
+    while (first > 0 && tap(first - 1).second >= j) --first;
+    while (first < out && tap(first).second < j) ++first;
+  }
+  __device__ BilinearTap<W> tap(int64_t i) const { return positive_tap<W>(i, in, out, ratio, align_corners); }
+  // Whether output i reads pixel j, and its weight.
+  __device__ bool receives(int64_t i, W* weight) const {
+    if (i >= out) return false;
+    const auto t = tap(i);
+    if (t.first > j) return false;
+    *weight = (t.first == j ? t.weight_first : W(0)) + (t.second == j ? t.weight_second : W(0));
+    return true;
+  }
+};
+
+template <typename T, int V, typename Index>
+__global__ void upsample_backward(const __grid_constant__ UpsampleArguments<T> p) {
+  using W = wide_t<T>;
+  constexpr int kKept = 5;  // weights along a row that stay in registers: enough for twice the size
+  for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
+    const int64_t strip = number % p.strips, sample = number / p.strips / p.groups;
+    const int64_t channel = (number / p.strips % p.groups * blockDim.x + threadIdx.x) * V;
+    if (channel >= p.channels) continue;  // there is no barrier here
+    int32_t l = 0;
+    while (l + 1 < p.count && p.levels[l + 1].first_strip <= strip) ++l;
+    const UpsampleLevel<T>& level = p.levels[l];
+    const Map<T>& map = level.map;
+    const int64_t strips = (l + 1 < p.count ? p.levels[l + 1].first_strip : p.strips) - level.first_strip;
+    const int64_t mine = strip - level.first_strip;
+    const int32_t first = static_cast<int32_t>(map.h * mine / strips);
+    const int32_t last = static_cast<int32_t>(map.h * (mine + 1) / strips);
+    const T* grad = p.whole.at(sample, channel);
+    for (Walk at(threadIdx.y, blockDim.y, map.w); first + at.row < last; at.next()) {
+      const int32_t row = first + at.row, column = at.column;
+      const Receivers<W> ys(row, map.h, p.whole.h, level.ratio_y, p.align_corners);
+      const Receivers<W> xs(column, map.w, p.whole.w, level.ratio_x, p.align_corners);
+      W kept[kKept];
+      int32_t count = 0;
+#pragma unroll
+      for (int t = 0; t < kKept; ++t) {
+        kept[t] = W(0);
+        if (count == t && xs.receives(xs.first + t, &kept[t])) ++count;
+      }
+      W sum[V] = {}, wy, wx;
+      for (int64_t i = ys.first; ys.receives(i, &wy); ++i) {
+        W along[V] = {};
+#pragma unroll
+        for (int t = 0; t < kKept; ++t) {
+          if (t >= count) continue;
+          const Pack<T, V> values = pixel<T, V, Index>(p.whole, grad, i, xs.first + t);
+#pragma unroll
+          for (int k = 0; k < V; ++k) along[k] += kept[t] * load(values.v[k]);
+        }
+        for (int64_t t = xs.first + kKept; count == kKept && xs.receives(t, &wx); ++t) {
+          const Pack<T, V> values = pixel<T, V, Index>(p.whole, grad, i, t);
+#pragma unroll
+          for (int k = 0; k < V; ++k) along[k] += wx * load(values.v[k]);
+        }
+#pragma unroll
+        for (int k = 0; k < V; ++k) sum[k] += wy * along[k];
+      }
+      Pack<T, V> result;
+#pragma unroll
+      for (int k = 0; k < V; ++k) result.v[k] = store<T>(sum[k]);
+      store_pack(map.at(sample, channel) + row * static_cast<Index>(map.y) + column * static_cast<Index>(map.x),
+                 result);
+    }
+  }
+}
+
+}  // namespace pyranet_fast::gpu

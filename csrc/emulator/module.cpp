@@ -1,0 +1,11 @@
+// The Python module of the emulator, for tests.
+#include "emulator/bindings.h"
+
+PYBIND11_MODULE(_emulator, m) {
+  m.doc() = "CUDA kernels of pyranet_fast, run on the CPU";
+  pybind11::register_exception<emulator::Error>(m, "EmulatorError", PyExc_RuntimeError);
+  emulator::bind_checks(m);
+  emulator::bind_pool(m);
+  emulator::bind_upsample(m);
+  emulator::bind_heatmaps(m);
+}

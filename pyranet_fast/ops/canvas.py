@@ -1,0 +1,213 @@
+"""All levels of a pyramid side by side in one map, a pixel of zeros between them: one convolution serves them all.
+
+Where the levels share their filters (PRM-B*), pool -> canvas, one 3x3, canvas -> upsample-sum are three calls in place
+of one pool, a convolution a level and one sum. The zeros between levels are what zero padding is to each level alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _backend
+from ._common import check_map, check_same_device, check_shape, check_size, memory_format, raise_double_backward
+from .fractional_max_pool_pyramid import check_pool_arguments, fractional_max_pool_pyramid
+from .upsample_sum import upsample_sum
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Where the levels lie on a canvas.
+
+    Attributes:
+        height, width: of the canvas, pixels.
+        places: (y, x, h, w) of every level.
+    """
+
+    height: int
+    width: int
+    places: tuple[tuple[int, int, int, int], ...]
+
+    @property
+    def flat(self) -> list[int]:
+        """The places as the operators take them."""
+        return [number for place in self.places for number in place]
+
+    def views(self, maps: Tensor) -> list[Tensor]:
+        """The levels of a canvas (N, C, height, width), without copying."""
+        return [maps[:, :, y : y + h, x : x + w] for y, x, h, w in self.places]
+
+
+def canvas_of(sizes: Sequence[tuple[int, int]]) -> Canvas:
+    """Place levels of these (h, w), at least one, in rows of about the square root of their number.
+
+    For (53, 53), (45, 45), (38, 38), (32, 32): a canvas of 92 x 99.
+    """
+    if len(sizes) == 0:
+        raise ValueError("sizes is empty; a list of at least one (height, width) is accepted")
+    checked = [check_size(f"sizes[{i}]", size) for i, size in enumerate(sizes)]
+    columns = int(len(checked) ** 0.5 + 0.999)
+    places: list[tuple[int, int, int, int]] = []
+    top = width = 0
+    for first in range(0, len(checked), columns):
+        row = checked[first : first + columns]
+        left = 0
+        for h, w in row:
+            places.append((top, left, h, w))
+            left += w + 1
+        top += max(h for h, _ in row) + 1
+        width = max(width, left - 1)
+    return Canvas(top - 1, width, tuple(places))
+
+
+def fractional_max_pool_canvas(
+    x: Tensor,
+    canvas: Canvas,
+    samples: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`fractional_max_pool_pyramid` to the sizes of the canvas, written onto it, zeros elsewhere.
+
+    Args and Raises: as there.
+
+    Returns:
+        (N, C, canvas.height, canvas.width) in ``x``'s dtype; channels_last where ``x`` is.
+    """
+    sizes = [(h, w) for _, _, h, w in canvas.places]
+    samples, _ = check_pool_arguments(x, sizes, samples, scale, shift)
+    ops = _operators(x)
+    if ops is None:
+        levels = fractional_max_pool_pyramid(x, sizes, samples, scale=scale, shift=shift, relu=relu)
+        shape = (*x.shape[:2], canvas.height, canvas.width)
+        whole = torch.zeros(shape, dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format(x))
+        for (top, left, h, w), level in zip(canvas.places, levels, strict=True):
+            whole[:, :, top : top + h, left : left + w] = level
+        return whole
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
+    whole, _ = ops.fractional_max_pool_canvas(
+        x, samples, canvas.flat, canvas.height, canvas.width, scale, shift, relu, differentiable
+    )
+    return whole
+
+
+def upsample_sum_canvas(
+    maps: Tensor,
+    canvas: Canvas,
+    size: tuple[int, int],
+    *,
+    base: Tensor | None = None,
+    align_corners: bool = True,
+) -> Tensor:
+    """`upsample_sum` of the levels on a canvas; what lies between them is not read.
+
+    Args:
+        maps: (N, C, canvas.height, canvas.width).
+        canvas, size, base, align_corners: as there.
+
+    Returns:
+        (N, C, H, W) in the dtype of ``maps``; channels_last where they are.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the sentence names it.
+    """
+    check_map("maps", maps)
+    check_shape("maps", maps, (*maps.shape[:2], canvas.height, canvas.width), "(N, C, canvas height, canvas width)")
+    h, w = check_size("size", size)
+    ops = _operators(maps)
+    if ops is None:
+        layout = memory_format(maps)
+        levels = [level.contiguous(memory_format=layout) for level in canvas.views(maps)]
+        return upsample_sum(levels, (h, w), base=base, align_corners=align_corners)
+    if base is not None:
+        check_map("base", base)
+        check_shape("base", base, (*maps.shape[:2], h, w), "(N, C, H, W)")
+        if base.dtype != maps.dtype:
+            raise TypeError(f"base has dtype {base.dtype} but maps has {maps.dtype}; one dtype is accepted")
+        check_same_device("base", base, "maps", maps)
+    return ops.upsample_sum_canvas(maps, canvas.flat, h, w, base, align_corners)
+
+
+def _operators(x: Tensor) -> Any:
+    """Native CUDA has kernels that write and read a canvas; the others compose it."""
+    return _backend.operators(x) if x.device.type == "cuda" and _backend.choose(x) == "native" else None
+
+
+def _fake_pool(
+    x: Tensor,
+    samples: Tensor,
+    places: Sequence[int],
+    height: int,
+    width: int,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    with_positions: bool,
+) -> tuple[Tensor, Tensor]:
+    layout = memory_format(x)
+    whole = torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device, memory_format=layout)
+    if with_positions:
+        return whole, torch.empty(x.shape, dtype=torch.uint8, device=x.device, memory_format=layout)
+    return whole, x.new_empty((0, 0, 0, 0), dtype=torch.uint8)
+
+
+def _fake_sum(
+    maps: Tensor, places: Sequence[int], height: int, width: int, base: Tensor | None, align_corners: bool
+) -> Tensor:
+    shape = (*maps.shape[:2], height, width)
+    return torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=memory_format(maps))
+
+
+def _fake_sum_backward(grad: Tensor, places: Sequence[int], height: int, width: int, align_corners: bool) -> Tensor:
+    shape = (*grad.shape[:2], height, width)
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=memory_format(grad))
+
+
+def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, samples, places, height, width, scale, shift, ctx.relu, _ = inputs
+    affine = ctx.relu or scale is not None or shift is not None
+    ctx.save_for_backward(output[1], samples, x if affine else None, scale, shift)
+    fours = zip(places[::4], places[1::4], places[2::4], places[3::4], strict=True)
+    ctx.canvas = Canvas(height, width, tuple(fours))
+    ctx.set_materialize_grads(False)
+
+
+def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, ctx.places, _, _, base, ctx.align_corners = inputs
+    ctx.size, ctx.has_base = maps.shape[2:], base is not None
+
+
+if _backend.native_error is None:
+    _ops = torch.ops.pyranet_fast
+
+    def _pool_backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 9
+        positions, samples, x, scale, shift = ctx.saved_tensors
+        grad_x, grad_scale, grad_shift = _ops.fractional_max_pool_pyramid_backward(
+            ctx.canvas.views(grad), positions, samples, x, scale, shift, ctx.relu
+        )
+        grads = (None if scale is None else grad_scale, None if shift is None else grad_shift)
+        return grad_x, None, None, None, None, *grads, None, None
+
+    def _sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_maps = _ops.upsample_sum_canvas_backward(grad, ctx.places, *ctx.size, ctx.align_corners)
+        return grad_maps, None, None, None, grad if ctx.has_base else None, None
+
+    torch.library.register_fake("pyranet_fast::fractional_max_pool_canvas", _fake_pool)
+    torch.library.register_fake("pyranet_fast::upsample_sum_canvas", _fake_sum)
+    torch.library.register_fake("pyranet_fast::upsample_sum_canvas_backward", _fake_sum_backward)
+    torch.library.register_autograd(
+        "pyranet_fast::fractional_max_pool_canvas", _pool_backward, setup_context=_save_pool
+    )
+    torch.library.register_autograd("pyranet_fast::upsample_sum_canvas", _sum_backward, setup_context=_save_sum)
+    torch.library.register_autograd(
+        "pyranet_fast::upsample_sum_canvas_backward",
+        lambda ctx, *grads: raise_double_backward("upsample_sum_canvas"),
+    )
