@@ -136,6 +136,7 @@ bool all_came(int thread, unsigned mask, uint64_t meeting) {
 }
 
 uint64_t last_meeting = 0;
+uint64_t exchanges = 0;  // made so far, by any thread
 
 // Lets every thread that waits at the block's barrier go on, if all of them do.
 bool open_barrier() {
@@ -182,14 +183,9 @@ void run_block(const std::vector<int>& order, std::mt19937_64& random, Order how
         for (const auto& fiber : b.fibers) {
           if (fiber->thread >= 0 && b.threads[fiber->thread].state == State::at_exchange) able.push_back(fiber.get());
         }
-        const auto before = b.fibers.size();
-        bool progress = false;
-        for (Fiber* fiber : able) {
-          const int thread = fiber->thread;
-          resume(fiber);
-          progress |= fiber->thread != thread || b.threads[thread].state != State::at_exchange;
-        }
-        if (!able.empty() && !progress && b.fibers.size() == before) {
+        const uint64_t before = exchanges;
+        for (Fiber* fiber : able) resume(fiber);
+        if (!able.empty() && exchanges == before) {
           throw Error(std::string(b.kernel) + ": " + std::to_string(able.size()) +
                       " threads wait for the rest of their warp at a shuffle or vote that it does not come to");
         }
@@ -247,6 +243,7 @@ const uint64_t* exchange(unsigned mask, uint64_t mine) {
   meeting.came[self % 32] = number;
   while (!all_came(self, mask, number)) wait(State::at_exchange);
   last_meeting = number;
+  ++exchanges;
   return meeting.values[side];
 }
 
