@@ -15,6 +15,10 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
       "fractional_max_pool_pyramid_backward(Tensor[] grads, Tensor positions, Tensor samples, Tensor? x, "
       "Tensor? scale, Tensor? shift, bool relu) -> (Tensor grad_x, Tensor grad_scale, Tensor grad_shift)");
   m.def("upsample_sum(Tensor[] maps, SymInt height, SymInt width, Tensor? base, bool align_corners) -> Tensor");
+  // With a folded batch norm and a ReLU after the sum; for inference, no gradient. CUDA kernel only.
+  m.def(
+      "upsample_sum_affine(Tensor[] maps, SymInt height, SymInt width, Tensor? base, bool align_corners, "
+      "Tensor? scale, Tensor? shift, bool relu) -> Tensor");
   // sizes is flat: (h_0, w_0, h_1, w_1, ...).
   m.def("upsample_sum_backward(Tensor grad, SymInt[] sizes, bool align_corners) -> Tensor[]");
   // Levels on a canvas; places is flat: (y_0, x_0, h_0, w_0, ...). CUDA kernels only: Python composes it elsewhere. The

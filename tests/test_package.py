@@ -144,6 +144,23 @@ def test_cuda_kernels_can_be_refused_and_demanded(setup: Setup, tmp_path: Path) 
 
 
 @source_tree
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_nvcc_compiles_the_kernels(setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the torch at hand, CUDA or not; for one architecture, which is enough to see errors."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    monkeypatch.setattr(sys, "argv", ["setup.py", "sdist"])
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: None)
+    functions = runpy.run_path(str(setup.folder / "setup.py"))
+    library = tmp_path / "out" / "_cuda.abi3.so"
+    functions["build_cuda"](shutil.which("nvcc"), shutil.which("c++") or "c++", library, tmp_path / "objects")
+    contents = library.read_bytes()
+    kernels = sorted(path.stem for path in (ROOT / "csrc" / "cuda").glob("*.cu") if path.stem != "module")
+    assert b"PyInit__cuda" in contents and b"libtorch_cuda.so" in contents
+    assert len(list((tmp_path / "objects").glob("*.o"))) == len(kernels) + 1
+    assert all(kernel.encode() in contents for kernel in kernels)
+
+
+@source_tree
 def test_without_a_compiler_nothing_is_built_and_the_reason_is_kept(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:

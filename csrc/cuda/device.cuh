@@ -138,6 +138,20 @@ struct Walk {
   }
 };
 
+// Block `number` of a grid: a strip of rows of one sample, for one group of channels. Divisions of 64 bits are slow, so
+// they are done in Index, which holds every number of a launch.
+template <typename Index>
+struct Task {
+  int64_t sample, group, strip;
+
+  __device__ Task(int64_t number, int64_t strips, int64_t groups) {
+    const Index all = static_cast<Index>(number), rest = all / static_cast<Index>(strips);
+    strip = all - rest * static_cast<Index>(strips);
+    sample = rest / static_cast<Index>(groups);
+    group = rest - static_cast<Index>(sample) * static_cast<Index>(groups);
+  }
+};
+
 // Sum over the threads of a block, the same bits every time; every thread gets it. `scratch` holds one value a warp.
 // Threads must be a multiple of a warp and all must call.
 template <typename W>

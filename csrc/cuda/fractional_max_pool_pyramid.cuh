@@ -34,21 +34,20 @@ struct PoolArguments {
   int32_t h, w;
 };
 
-template <typename T>
-struct PoolTask {
-  int64_t sample, channel, strip;
+template <typename T, typename Index>
+struct PoolTask : Task<Index> {
+  int64_t channel;
   bool active;
 
-  __device__ PoolTask(const PoolArguments<T>& p, int64_t task, int vec)
-      : sample(task / p.strips / p.groups),
-        channel((task / p.strips % p.groups * blockDim.x + threadIdx.x) * vec),
-        strip(task % p.strips),
+  __device__ PoolTask(const PoolArguments<T>& p, int64_t number, int vec)
+      : Task<Index>(number, p.strips, p.groups),
+        channel((this->group * blockDim.x + threadIdx.x) * vec),
         active(channel < p.channels) {}
   __device__ int32_t first_row(int32_t rows, int64_t strips) const {
-    return static_cast<int32_t>(rows * strip / strips);
+    return static_cast<int32_t>(rows * this->strip / strips);
   }
   __device__ int32_t last_row(int32_t rows, int64_t strips) const {
-    return static_cast<int32_t>(rows * (strip + 1) / strips);
+    return static_cast<int32_t>(rows * (this->strip + 1) / strips);
   }
 };
 
@@ -115,7 +114,7 @@ __global__ void pool_forward(const __grid_constant__ PoolArguments<T> p) {
   using W = wide_t<T>;
   const Index down = static_cast<Index>(p.x.y), right = static_cast<Index>(p.x.x);
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
-    const PoolTask<T> task(p, number, V);
+    const PoolTask<T, Index> task(p, number, V);
     if (!task.active) continue;  // there is no barrier here
     const Affine<T, V> affine(p, task.channel, true);
     const T* x = p.x.at(task.sample, task.channel);
@@ -158,7 +157,7 @@ __global__ void pool_forward(const __grid_constant__ PoolArguments<T> p) {
 
 // Gradient of the window that starts at (y, x): the sum over all levels of the outputs that take it.
 template <typename T, int V, typename Index>
-__device__ inline void add_window(const PoolArguments<T>& p, const PoolTask<T>& task, int32_t y, int32_t x,
+__device__ inline void add_window(const PoolArguments<T>& p, const PoolTask<T, Index>& task, int32_t y, int32_t x,
                                   const bool* won, wide_t<T>* sum) {
   using W = wide_t<T>;
   for (int32_t l = 0; l < p.count; ++l) {
@@ -187,7 +186,7 @@ __global__ void pool_backward(const __grid_constant__ PoolArguments<T> p) {
   PF_SHARED_MEMORY(memory);
   W* sums = reinterpret_cast<W*>(memory);  // [2][threads_y][threads_x][V], where scale or shift want a gradient
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
-    const PoolTask<T> task(p, number, V);
+    const PoolTask<T, Index> task(p, number, V);
     const Affine<T, V> affine(p, task.channel, task.active);
     W by_scale[V] = {}, by_shift[V] = {};
     const int32_t first = task.first_row(p.h, p.strips), last = task.last_row(p.h, p.strips);

@@ -30,13 +30,17 @@ PoolPlan pool_plan(const PoolArguments<T>& p, const Map<T>& touched) {
     vec = widest(p.levels[l].map, p.channels, vec);
     plan.wide = plan.wide || needs_wide_index(p.levels[l].map);
   }
-  plan.vec = plan.wide ? 1 : vec;
-  const int64_t packs = p.channels / plan.vec, pixels = int64_t{p.h} * p.w;
-  plan.grid.threads_x = channel_threads(packs, inside);
-  plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
-  plan.groups = ceil_div(packs, plan.grid.threads_x);
-  plan.strips = strips_of(p.h, pixels, plan.grid.threads_y, kPoolPixels);
-  plan.grid.blocks = least(kMaxBlocks, p.batch * plan.groups * plan.strips);
+  const int64_t pixels = int64_t{p.h} * p.w;
+  const auto lay_out = [&](int v) {
+    plan.vec = v;
+    plan.grid.threads_x = channel_threads(p.channels / v, inside);
+    plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
+    plan.groups = ceil_div(p.channels / v, plan.grid.threads_x);
+    plan.strips = strips_of(p.h, pixels, plan.grid.threads_y, kPoolPixels);
+    return p.batch * plan.groups * plan.strips;
+  };
+  plan.wide = needs_wide_index(lay_out(vec)) || plan.wide;
+  plan.grid.blocks = least(kMaxBlocks, plan.wide ? lay_out(1) : lay_out(vec));
   return plan;
 }
 

@@ -9,8 +9,8 @@ namespace {
 
 constexpr const char* kName = "upsample_sum";
 
-Tensor upsample_sum(std::vector<Tensor> maps, int64_t height, int64_t width, std::optional<Tensor> base,
-                    bool align_corners) {
+Tensor upsample_sum_affine(std::vector<Tensor> maps, int64_t height, int64_t width, std::optional<Tensor> base,
+                           bool align_corners, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu) {
   STD_TORCH_CHECK(!maps.empty(), "upsample_sum: maps is empty; at least one (N, C, h, w) tensor is accepted");
   check_levels(kName, maps.size());
   check_extent(kName, height), check_extent(kName, width);
@@ -31,6 +31,11 @@ Tensor upsample_sum(std::vector<Tensor> maps, int64_t height, int64_t width, std
   const Launcher launch(maps[0]);
   Tensor out = empty_nchw(maps[0], {n, c, height, width}, is_channels_last(maps[0]), dtype);
   if (out.numel() == 0) return out;
+  for (std::optional<Tensor>* vector : {&scale, &shift}) {
+    if (!vector->has_value()) continue;
+    STD_TORCH_CHECK((*vector)->dim() == 1 && (*vector)->size(0) == c, "upsample_sum: scale and shift must be (C,)");
+    *vector = as_dense(**vector, wide_type(dtype));
+  }
   dispatch_float("upsample_sum: maps", dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     UpsampleArguments<T> p{};
@@ -38,10 +43,18 @@ Tensor upsample_sum(std::vector<Tensor> maps, int64_t height, int64_t width, std
     p.batch = n, p.channels = c, p.align_corners = align_corners;
     p.whole = write_map<T>(out);
     if (base.has_value()) p.base = read_map<T>(*base);
+    if (scale.has_value()) p.scale = read_pointer<wide_t<T>>(*scale);
+    if (shift.has_value()) p.shift = read_pointer<wide_t<T>>(*shift);
+    p.relu = relu;
     for (size_t l = 0; l < maps.size(); ++l) p.levels[l].map = read_map<T>(maps[l]);
     launch_upsample(p, false, launch);
   });
   return out;
+}
+
+Tensor upsample_sum(std::vector<Tensor> maps, int64_t height, int64_t width, std::optional<Tensor> base,
+                    bool align_corners) {
+  return upsample_sum_affine(maps, height, width, base, align_corners, std::nullopt, std::nullopt, false);
 }
 
 std::vector<Tensor> upsample_sum_backward(Tensor grad, std::vector<int64_t> sizes, bool align_corners) {
@@ -124,6 +137,7 @@ STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CUDA, m) {
   m.impl("upsample_sum", TORCH_BOX(&upsample_sum));
   m.impl("upsample_sum_canvas", TORCH_BOX(&upsample_sum_canvas));
   m.impl("upsample_sum_canvas_backward", TORCH_BOX(&upsample_sum_canvas_backward));
+  m.impl("upsample_sum_affine", TORCH_BOX(&upsample_sum_affine));
   m.impl("upsample_sum_backward", TORCH_BOX(&upsample_sum_backward));
 }
 

@@ -37,8 +37,9 @@ template <typename T, int V, typename Index>
 __global__ void upsample_forward(const __grid_constant__ UpsampleArguments<T> p) {
   using W = wide_t<T>;
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
-    const int64_t strip = number % p.strips, sample = number / p.strips / p.groups;
-    const int64_t channel = (number / p.strips % p.groups * blockDim.x + threadIdx.x) * V;
+    const Task<Index> task(number, p.strips, p.groups);
+    const int64_t strip = task.strip, sample = task.sample;
+    const int64_t channel = (task.group * blockDim.x + threadIdx.x) * V;
     if (channel >= p.channels) continue;  // there is no barrier here
     const int32_t first = static_cast<int32_t>(p.whole.h * strip / p.strips);
     const int32_t last = static_cast<int32_t>(p.whole.h * (strip + 1) / p.strips);
@@ -116,8 +117,9 @@ __global__ void upsample_backward(const __grid_constant__ UpsampleArguments<T> p
   using W = wide_t<T>;
   constexpr int kKept = 5;  // weights along a row that stay in registers: enough for twice the size
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
-    const int64_t strip = number % p.strips, sample = number / p.strips / p.groups;
-    const int64_t channel = (number / p.strips % p.groups * blockDim.x + threadIdx.x) * V;
+    const Task<Index> task(number, p.strips, p.groups);
+    const int64_t strip = task.strip, sample = task.sample;
+    const int64_t channel = (task.group * blockDim.x + threadIdx.x) * V;
     if (channel >= p.channels) continue;  // there is no barrier here
     int32_t l = 0;
     while (l + 1 < p.count && p.levels[l + 1].first_strip <= strip) ++l;

@@ -19,13 +19,16 @@ UpsamplePlan upsample_plan(UpsampleArguments<T>& p, bool backward) {
   UpsamplePlan plan{};
   int vec = widest(p.base, p.channels, widest(p.whole, p.channels, whole_access<T>()));
   plan.wide = needs_wide_index(p.whole) || needs_wide_index(p.base);
+  int64_t rows = p.whole.h;
   for (int32_t l = 0; l < p.count; ++l) {
     UpsampleLevel<T>& level = p.levels[l];
+    rows += level.map.h;
     vec = widest(level.map, p.channels, vec);
     plan.wide = plan.wide || needs_wide_index(level.map);
     level.ratio_y = bilinear_ratio<wide_t<T>>(level.map.h, p.whole.h, p.align_corners);
     level.ratio_x = bilinear_ratio<wide_t<T>>(level.map.w, p.whole.w, p.align_corners);
   }
+  plan.wide = plan.wide || needs_wide_index(p.batch * p.channels * rows);  // at least the number of tasks
   plan.vec = plan.wide ? 1 : vec;
   const int64_t packs = p.channels / plan.vec, pixels = int64_t{p.whole.h} * p.whole.w;
   plan.grid.threads_x = channel_threads(packs, p.whole.c == 1 && p.channels > 1);

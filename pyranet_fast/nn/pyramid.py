@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops import fractional_max_pool_pyramid, upsample_sum
+from ..ops import (
+    canvas_of,
+    fractional_max_pool_canvas,
+    fractional_max_pool_pyramid,
+    upsample_sum,
+    upsample_sum_canvas,
+)
 from .activation import BatchNormReLU
 from .residual import BNReLUConv, make_skip
 from .windows import POOL_WINDOWS, draw_samples, level_sizes
@@ -27,7 +33,13 @@ class PooledPyramid(nn.Module):
         concatenate: concatenate the levels instead of adding them: variant C.
         windows: how often window offsets are drawn in training, see `draw_samples`.
         preactivate: False leaves out the first BN-ReLU.
+
+    Attributes:
+        canvas: variant B* only: all levels side by side in one map, so that one convolution serves them (ops.canvas).
+            The same values but for rounding. Off until a GPU has shown where it pays; on the CPU it does not.
     """
+
+    canvas = False
 
     def __init__(
         self,
@@ -59,6 +71,8 @@ class PooledPyramid(nn.Module):
         x = self.preactivation(x)
         entries = [reduce(x) for reduce in self.reduce]
         samples = draw_samples(entries[0], self.levels, self.windows, self.training)
+        if self.canvas and len(entries) == len(self.filters) == 1 and not self.concatenate:
+            return self.expand(self._on_canvas(entries[0], sizes, samples))
         if len(entries) == 1:
             maps = self._pool(entries[0], self.bn[0], sizes, samples)
         else:
@@ -71,6 +85,16 @@ class PooledPyramid(nn.Module):
         else:
             joined = upsample_sum(maps, size, align_corners=True)
         return self.expand(joined)
+
+    def _on_canvas(self, x: Tensor, sizes: list[tuple[int, int]], samples: Tensor) -> Tensor:
+        canvas, bn, size = canvas_of(sizes), self.bn[0], (x.shape[2], x.shape[3])
+        assert isinstance(bn, BatchNormReLU)
+        if bn.foldable:
+            scale, shift = bn.folded()
+            pooled = fractional_max_pool_canvas(x, canvas, samples, scale=scale, shift=shift, relu=True)
+        else:
+            pooled = fractional_max_pool_canvas(bn(x), canvas, samples)
+        return upsample_sum_canvas(self.filters[0](pooled), canvas, size, align_corners=True)
 
     @staticmethod
     def _pool(x: Tensor, bn: nn.Module, sizes: list[tuple[int, int]], samples: Tensor) -> list[Tensor]:

@@ -40,6 +40,17 @@ def check_shape(name: str, x: Tensor, shape: Sequence[int], meaning: str) -> Non
         raise ValueError(f"{name} has shape {tuple(x.shape)}; {meaning} = {tuple(shape)} is accepted")
 
 
+def check_channel_vectors(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> None:
+    """Require one value a channel of ``x``, a folded batch norm, in each that is given."""
+    c = x.shape[1]
+    for name, vector in (("scale", scale), ("shift", shift)):
+        if vector is not None:
+            if vector.shape != (c,):
+                raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
+            check_dtype(name, vector)
+            check_same_device(name, vector, "x", x)
+
+
 def check_size(name: str, size: Sequence[int]) -> tuple[int, int]:
     """Require (height, width), both at least 1."""
     if len(size) != 2:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _backend, reference
 from ._common import (
+    check_channel_vectors,
     check_dtype,
     check_map,
     check_same_device,
@@ -93,12 +94,7 @@ def check_pool_arguments(
         samples = torch.rand(len(sizes), n, c, 2, device=x.device)
     else:
         _check_samples(samples, len(sizes), x)
-    for name, vector in (("scale", scale), ("shift", shift)):
-        if vector is not None:
-            if vector.shape != (c,):
-                raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
-            check_dtype(name, vector)
-            check_same_device(name, vector, "x", x)
+    check_channel_vectors(x, scale, shift)
     return samples, sizes
 
 

@@ -24,20 +24,25 @@ def fractional_max_pool_pyramid(
     """One `fractional_max_pool2d` a level, after y = relu(x * scale + shift)."""
     # Windows are computed in x's precision by PyTorch: bfloat16 starts would be wrong, so low precision goes
     # through float32 (a maximum is exact, so nothing is lost).
-    wide = torch.promote_types(x.dtype, torch.float32)
-    y = x.to(wide)
-    if scale is not None:
-        y = y * scale.to(wide).view(1, -1, 1, 1)
-    if shift is not None:
-        y = y + shift.to(wide).view(1, -1, 1, 1)
-    if relu:
-        y = F.relu(y)
+    y = affine_relu(x, scale, shift, relu)
+    wide = y.dtype
     n, c = x.shape[:2]
     levels = []
     for u, (h, w) in zip(samples, output_sizes, strict=True):
         u = u.to(wide).expand(n, c, 2)
         levels.append(F.fractional_max_pool2d(y, 2, output_size=(h, w), _random_samples=u).to(x.dtype))
     return levels
+
+
+def affine_relu(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
+    """A folded batch norm and a ReLU, each where wanted, in float32 (float64 for float64)."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = x.to(wide)
+    if scale is not None:
+        y = y * scale.to(wide).view(1, -1, 1, 1)
+    if shift is not None:
+        y = y + shift.to(wide).view(1, -1, 1, 1)
+    return F.relu(y) if relu else y
 
 
 def upsample_sum(

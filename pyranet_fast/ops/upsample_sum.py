@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from . import _backend, reference
-from ._common import check_map, check_same_device, check_shape, check_size, memory_format, raise_double_backward
+from ._common import check_channel_vectors, check_map, check_same_device, check_shape, check_size, memory_format, raise_double_backward
 
 
 def upsample_sum(
-    maps: Sequence[Tensor], size: tuple[int, int], *, base: Tensor | None = None, align_corners: bool = True
+    maps: Sequence[Tensor],
+    size: tuple[int, int],
+    *,
+    base: Tensor | None = None,
+    align_corners: bool = True,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """Sum over the maps of ``interpolate(map, size, mode="bilinear", align_corners=...)``, plus ``base``.
 
@@ -26,6 +33,9 @@ def upsample_sum(
         size: (H, W) of the output.
         base: (N, C, H, W), added if given.
         align_corners: as in ``torch.nn.functional.interpolate``; Torch7 and the paper's code align corners.
+        scale, shift: (C,), a folded batch norm after the sum: sum * scale + shift. Either may be None. In the same
+            pass on CUDA where no gradient is wanted; else as operations of their own on the rounded sum.
+        relu: max(…, 0) at the end.
 
     Returns:
         (N, C, H, W) in the maps' dtype and the first map's layout; maps of the other layout are copied into it.
@@ -54,6 +64,16 @@ def upsample_sum(
         if base.dtype != maps[0].dtype:
             raise TypeError(f"base has dtype {base.dtype} but maps[0] has {maps[0].dtype}; one dtype is accepted")
         check_same_device("base", base, "maps[0]", maps[0])
+    affine = relu or scale is not None or shift is not None
+    if affine:
+        check_channel_vectors(maps[0], scale, shift)
+        tensors = [t for t in (*maps, base, scale, shift) if t is not None]
+        differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        if not differentiable and maps[0].device.type == "cuda" and _backend.choose(maps[0]) == "native":
+            native = torch.ops.pyranet_fast.upsample_sum_affine
+            return native(list(maps), h, w, base, align_corners, scale, shift, relu)
+        total = upsample_sum(maps, size, base=base, align_corners=align_corners)
+        return reference.affine_relu(total, scale, shift, relu).to(total.dtype)
     ops = _backend.operators(maps[0])
     if ops is None:
         if maps[0].shape[1] == 0:  # which interpolate() refuses
@@ -108,6 +128,19 @@ def _gradients(ops: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grads, None, None, grad if ctx.has_base else None, None
 
 
+def _fake_affine(
+    maps: Sequence[Tensor],
+    height: int,
+    width: int,
+    base: Tensor | None,
+    align_corners: bool,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    return _fake(maps, height, width, base, align_corners)
+
+
 class _UpsampleSum(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -131,6 +164,8 @@ def _register(namespace: str, ops: Any) -> None:
     name = f"{namespace}::upsample_sum"
     torch.library.register_fake(name, _fake)
     torch.library.register_fake(f"{name}_backward", _fake_backward)
+    if namespace == "pyranet_fast":
+        torch.library.register_fake(f"{name}_affine", _fake_affine)
     torch.library.register_autograd(
         name,
         lambda ctx, grad: _gradients(ops, ctx, grad),

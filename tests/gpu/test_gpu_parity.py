@@ -130,6 +130,44 @@ def test_upsample_sum(backend: str, case: Any, dtype: torch.dtype, layout: str, 
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_upsample_sum_with_affine(backend: str, dtype: torch.dtype, layout: str) -> None:
+    maps = [draw((2, 14, 9, 11), dtype, 0), draw((2, 14, 5, 4), dtype, 1)]
+    scale, shift = draw((14,), torch.float32, 2), draw((14,), torch.float32, 3)
+    wide = torch.promote_types(dtype, torch.float32)
+    with ops.backend("reference"):
+        expected = ops.upsample_sum([m.to(wide) for m in maps], (13, 12), scale=scale, shift=shift, relu=True)
+    with ops.backend(backend), torch.no_grad():
+        got = ops.upsample_sum(
+            [arrange(m, layout) for m in maps], (13, 12), scale=scale.cuda(), shift=shift.cuda(), relu=True
+        )
+    rtol, atol = TOLERANCES[dtype]
+    torch.testing.assert_close(got.cpu().double(), expected.double(), rtol=3 * rtol, atol=max(2e-2 * rtol, 1e-5))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_canvas(backend: str, dtype: torch.dtype, layout: str) -> None:
+    """Pooling onto a canvas and summing from it are exactly pooling and summing."""
+    n, c, size, levels = SHAPES[1]
+    canvas = ops.canvas_of(levels)
+    samples = torch.rand(len(levels), n, c, 2, generator=torch.Generator().manual_seed(1)).cuda()
+    results = []
+    with ops.backend(backend):
+        for on_canvas in (False, True):
+            x = arrange(draw((n, c, *size), dtype, 0), layout).requires_grad_()
+            if on_canvas:
+                pooled = ops.fractional_max_pool_canvas(x, canvas, samples)
+                out = ops.upsample_sum_canvas(pooled, canvas, size, base=x)
+            else:
+                out = ops.upsample_sum(ops.fractional_max_pool_pyramid(x, levels, samples), size, base=x)
+            out.backward(arrange(draw((n, c, *size), dtype, 3), layout))
+            results.append((out.detach(), x.grad))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("refine", ["none", "quarter"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)

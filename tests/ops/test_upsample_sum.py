@@ -266,3 +266,25 @@ t.test_nan_and_infinity_reach_just_where_they_have_weight(float("nan"), False, F
     environment = {**os.environ, "PYRANET_FAST_CPU_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     run = subprocess.run([sys.executable, "-c", code], env=environment, cwd=here, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("present", [("scale", "shift", "relu"), ("scale",), ("shift",), ("relu",)], ids="+".join)
+def test_a_folded_batch_norm_and_relu_follow_the_sum(backend: str, present: tuple[str, ...]) -> None:
+    maps = [draw((2, 5, 3, 4), torch.float64, 0), draw((2, 5, 6, 2), torch.float64, 1)]
+    vectors = {"scale": draw((5,), torch.float64, 2), "shift": draw((5,), torch.float64, 3)}
+    leaves = [t.requires_grad_() for t in (*maps, *vectors.values())]
+    more = {k: v for k, v in vectors.items() if k in present} | {"relu": "relu" in present}
+    expected = native_sum(maps, (7, 8), None, True)
+    if "scale" in present:
+        expected = expected * vectors["scale"].view(1, -1, 1, 1)
+    if "shift" in present:
+        expected = expected + vectors["shift"].view(1, -1, 1, 1)
+    expected = expected.relu() if "relu" in present else expected
+    with ops.backend(backend):
+        got = ops.upsample_sum(maps, (7, 8), **more)
+        used = [leaf for leaf, name in zip(leaves, (*"ab", "scale", "shift"), strict=True) if name in (*"ab", *present)]
+        for a, b in zip(gradients(got, used, expected), gradients(expected, used, expected), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        with pytest.raises(ValueError, match=r"scale has shape \(4,\); \(5,\), one a channel, is accepted"):
+            ops.upsample_sum(maps, (7, 8), scale=torch.zeros(4))

@@ -1,0 +1,180 @@
+// Mean squared error of score maps against Gaussians that are never stored: the scalar in one launch, its gradient in
+// another. Sums have a fixed order: a block's partial sum is formed by its threads, and the block that ends last adds
+// the partial sums of all.
+#pragma once
+
+#include "cuda/gaussian_heatmaps.cuh"
+
+namespace pyranet_fast::gpu {
+
+// Arguments of both directions. Packs are neighbouring channels where those have stride 1 (channels_last), else
+// neighbouring columns. A block works on a strip of rows of one sample for `lanes` channels, 1 where packs are columns.
+template <typename T>
+struct LossArguments {
+  Map<T> pred;
+  Map<T> grad_pred;         // of the backward alone
+  const wide_t<T>* joints;  // [map][x, y]
+  const wide_t<T>* weight;  // [map]
+  wide_t<T> two_sigma_squared;
+  wide_t<T>* partial;     // [block]
+  unsigned* ticket;       // 0 before the launch: how many blocks have ended
+  wide_t<T>* loss;        // the result of the forward
+  const wide_t<T>* grad;  // of the loss, in the backward
+  int64_t batch, channels, groups, strips, tasks;
+  int32_t lanes;
+  bool along_channels;
+  bool tables;  // whether the Gaussians' tables fit into shared memory
+};
+
+// Shared memory: what block sums need, the flag of the last block, then the tables.
+constexpr int kLossLast = 32 * sizeof(double);  // a value a warp
+constexpr int kLossTables = kLossLast + 16;
+
+template <typename T, int V, typename Index>
+struct LossTask : Task<Index> {
+  using W = wide_t<T>;
+  const LossArguments<T>& p;
+  W* table;
+  int64_t channel, first_map;  // this thread's first channel; the block's first map
+  int32_t lane, first, last;   // the channel among the block's; rows
+  bool active;
+
+  __device__ LossTask(const LossArguments<T>& p, int64_t number, unsigned char* memory)
+      : Task<Index>(number, p.strips, p.groups),
+        p(p),
+        table(reinterpret_cast<W*>(memory + kLossTables)),
+        channel(this->group * p.lanes + (p.along_channels ? threadIdx.x * V : 0)),
+        first_map(this->sample * p.channels + this->group * p.lanes),
+        lane(static_cast<int32_t>(channel - this->group * p.lanes)),
+        first(static_cast<int32_t>(p.pred.h * this->strip / p.strips)),
+        last(static_cast<int32_t>(p.pred.h * (this->strip + 1) / p.strips)),
+        active(channel < p.channels) {}
+
+  __device__ int of(int k) const { return p.along_channels ? k : 0; }  // the channel, after the first, of element k
+  __device__ W weight(int k) const { return p.weight[this->sample * p.channels + channel + of(k)]; }
+  __device__ W centre(int32_t of_lane, int axis) const {
+    // Lanes past the last channel have an entry too, which nobody reads.
+    const int64_t map = least(first_map + of_lane, (this->sample + 1) * p.channels - 1);
+    return p.joints[2 * map + axis];
+  }
+  // All threads of the block must call.
+  __device__ void fill_tables() const {
+    if (!p.tables) return;
+    fill_gaussian_tables<W>(table, p.lanes, p.pred.w, first, last, p.two_sigma_squared,
+                            [&](int32_t of_lane, int axis) { return centre(of_lane, axis); });
+  }
+  // How far the prediction is from the Gaussian, at a row of the strip and the first column of a pack.
+  __device__ void errors(int32_t row, int32_t column, const T* pred, W* error) const {
+    const Pack<T, V> values =
+        load_pack<V>(pred + row * static_cast<Index>(p.pred.y) + column * static_cast<Index>(p.pred.x));
+    constexpr int kWhole = 16 / static_cast<int>(sizeof(W)), N = V < kWhole ? V : kWhole;
+    const W* along_row = table + column * p.lanes + lane;
+    const W* down = table + (p.pred.w + row - first) * p.lanes + lane;
+#pragma unroll
+    for (int k = 0; k < V; k += N) {
+      Pack<W, N> x, y;
+      if (p.tables) {
+        x = load_pack<N>(along_row + k);
+        if (p.along_channels) {
+          y = load_pack<N>(down + k);
+        } else {
+          for (int i = 0; i < N; ++i) y.v[i] = down[0];
+        }
+      } else {
+        for (int i = 0; i < N; ++i) {
+          const int right = p.along_channels ? 0 : k + i, of_lane = lane + of(k + i);
+          x.v[i] = gaussian_factor(column + right, centre(of_lane, 0), p.two_sigma_squared);
+          y.v[i] = gaussian_factor(row, centre(of_lane, 1), p.two_sigma_squared);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < N; ++i) error[k + i] = load(values.v[k + i]) - x.v[i] * y.v[i];
+    }
+  }
+  // Calls body(row, column) for every pack of this worker.
+  template <typename Body>
+  __device__ void for_each_pack(const Body& body) const {
+    const int32_t step = p.along_channels ? 1 : V;
+    for (Walk at(threadIdx.y, blockDim.y, p.pred.w / step); active && first + at.row < last; at.next()) {
+      body(first + at.row, at.column * step);
+    }
+  }
+};
+
+template <typename T, int V, typename Index>
+__global__ void __launch_bounds__(1024) loss_forward(const __grid_constant__ LossArguments<T> p) {
+  using W = wide_t<T>;
+  PF_SHARED_MEMORY(memory);
+  const int32_t thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+  W mine = 0;
+  for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
+    const LossTask<T, V, Index> task(p, number, memory);
+    if (!p.along_channels && !(task.weight(0) > W(0))) continue;  // the whole block's map takes no part
+    task.fill_tables();
+    const T* pred = p.pred.at(task.sample, task.channel);
+    W sum[V] = {};
+    task.for_each_pack([&](int32_t row, int32_t column) {
+      W error[V];
+      task.errors(row, column, pred, error);
+#pragma unroll
+      for (int k = 0; k < V; ++k) sum[k] += error[k] * error[k];
+    });
+    for (int k = 0; k < V && task.active; ++k) {
+      const W weight = task.weight(k);
+      if (weight > W(0)) mine += weight * sum[k];  // a choice, not a product with 0: the map may hold NaN
+    }
+  }
+  mine = block_sum(mine, reinterpret_cast<W*>(memory));
+  bool* last = reinterpret_cast<bool*>(memory + kLossLast);
+  if (thread == 0) {
+    p.partial[blockIdx.x] = mine;
+    __threadfence();  // whoever sees the ticket sees the partial sum
+    *last = atomicAdd(p.ticket, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!*last) return;  // the whole block
+  __threadfence();
+  double* scratch = reinterpret_cast<double*>(memory);
+  const volatile W* partial = p.partial;  // other blocks wrote these: read from memory
+  double sum = 0, weights = 0;
+  for (int64_t i = thread; i < gridDim.x; i += threads) sum += static_cast<double>(partial[i]);
+  for (int64_t i = thread; i < p.batch * p.channels; i += threads) weights += static_cast<double>(p.weight[i]);
+  sum = block_sum(sum, scratch);
+  weights = block_sum(weights, scratch);
+  const double area = static_cast<double>(p.pred.h) * p.pred.w;
+  if (thread == 0) *p.loss = weights > 0 ? static_cast<W>(sum / (area * weights)) : W(0);
+}
+
+template <typename T, int V, typename Index>
+__global__ void __launch_bounds__(1024) loss_backward(const __grid_constant__ LossArguments<T> p) {
+  using W = wide_t<T>;
+  PF_SHARED_MEMORY(memory);
+  const int32_t thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+  W weights = 0;
+  for (int64_t i = thread; i < p.batch * p.channels; i += threads) weights += p.weight[i];
+  weights = block_sum(weights, reinterpret_cast<W*>(memory));
+  const W factor =
+      weights > W(0) ? 2 * *p.grad / (static_cast<W>(p.pred.h) * static_cast<W>(p.pred.w) * weights) : W(0);
+  for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
+    const LossTask<T, V, Index> task(p, number, memory);
+    task.fill_tables();
+    const T* pred = p.pred.at(task.sample, task.channel);
+    T* grad = p.grad_pred.at(task.sample, task.channel);
+    W coefficient[V] = {};
+    bool counts[V] = {};
+    for (int k = 0; k < V && task.active; ++k) {
+      coefficient[k] = factor * task.weight(k);
+      counts[k] = weights > W(0) && task.weight(k) > W(0);
+    }
+    task.for_each_pack([&](int32_t row, int32_t column) {
+      W error[V];
+      task.errors(row, column, pred, error);
+      Pack<T, V> result;
+#pragma unroll
+      for (int k = 0; k < V; ++k) result.v[k] = store<T>(counts[k] ? error[k] * coefficient[k] : W(0));
+      store_pack(grad + row * static_cast<Index>(p.grad_pred.y) + column * static_cast<Index>(p.grad_pred.x), result);
+    });
+  }
+}
+
+}  // namespace pyranet_fast::gpu

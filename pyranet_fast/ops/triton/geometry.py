@@ -1,0 +1,236 @@
+"""Where windows and bilinear taps lie, for the kernels; how tiles are laid over maps, for who launches them.
+
+Windows and taps follow csrc/common/window.h and bilinear.h operation by operation, so that they round alike. Kernels
+that use them are launched with `EXACT`: a product and a sum fused into one operation would round differently.
+"""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+EXACT = {"enable_fp_fusion": False}
+MOST_LEVELS = 32
+
+
+@triton.jit
+def quotient(a, b, WIDE: tl.constexpr):
+    """a / b of two integers, correctly rounded, which Triton's ``/`` of float32 is not; 0 where b is 0."""
+    divisor = tl.cast(tl.maximum(b, 1), WIDE)
+    if WIDE == tl.float64:
+        result = tl.cast(a, WIDE) / divisor
+    else:
+        result = tl.div_rn(tl.cast(a, WIDE), divisor)
+    return tl.where(b > 0, result, tl.cast(0.0, WIDE))
+
+
+@triton.jit
+def window_sample(u):
+    """A sample outside [0, 1], NaN included, must not lead outside the map."""
+    return tl.where(u >= 0, tl.where(u <= 1, u, 1.0), 0.0)
+
+
+@triton.jit
+def window_start(i, size, out, u, alpha):
+    """Start of window ``i`` of ``out`` along an axis of ``size`` pixels; the last one always starts at size - 2."""
+    start = ((i.to(u.dtype) + u) * alpha).to(tl.int32) - (u * alpha).to(tl.int32)
+    return tl.where(i < out - 1, tl.minimum(start, size - 2), size - 2)
+
+
+@triton.jit
+def first_window(start, size, out, u, alpha, inverse, MARGIN: tl.constexpr):
+    """The first window that starts at ``start`` or after it, ``out`` if none does; ``inverse`` is about 1 / alpha.
+
+    Starts never decrease. Windows [first_window(s), first_window(s + 1)) start at s.
+    """
+    # (i + u) * alpha >= start + int(u * alpha), solved for i. With a margin of 0, rounding moves either side of the
+    # comparison by less than a quarter of a window: what is found is the window wanted or the one before it.
+    i = (start + (u * alpha).to(tl.int32)).to(u.dtype) * inverse - u
+    i = tl.minimum(tl.maximum((i + 0.5).to(tl.int32) - MARGIN, 0), out - 1)
+    for _ in range(1 + 2 * MARGIN):
+        i += ((i < out - 1) & (window_start(i, size, out, u, alpha) < start)).to(tl.int32)
+    return tl.where(start > size - 2, out, i)
+
+
+@triton.jit
+def window_takers(at, size, out, u, WIDE: tl.constexpr, MARGIN: tl.constexpr):
+    """Windows [first, second) of an axis start at pixel ``at`` - 1, windows [second, third) at ``at``."""
+    alpha, inverse = quotient(size - 2, out - 1, WIDE), quotient(out - 1, size - 2, WIDE)
+    first = first_window(at - 1, size, out, u, alpha, inverse, MARGIN)
+    second = first_window(at, size, out, u, alpha, inverse, MARGIN)
+    return first, second, first_window(at + 1, size, out, u, alpha, inverse, MARGIN)
+
+
+def search_margin(size: int) -> int:
+    """The margin of `first_window` and `first_receiver`, which make at most eight roundings of 2^-24 of a number."""
+    return size >> 19
+
+
+def window_repeats(size: int) -> int:
+    """At most how many windows of an axis start at one pixel; 0: one, but two may at size - 2.
+
+    Windows are exactly 1 pixel apart, or at least out / (out - 1). Rounding can bring two together where it exceeds
+    the 1 / (out - 1), so from size * out = 2^22 on. The last window is moved to size - 2, where the one before may be.
+    """
+    return 0 if size < 2048 else 3 + 6 * size // 2**24
+
+
+@triton.jit
+def bilinear_ratio(size, out, ALIGN_CORNERS: tl.constexpr, WIDE: tl.constexpr):
+    """Source pixels per output pixel."""
+    if ALIGN_CORNERS:
+        return quotient(size - 1, out - 1, WIDE)
+    else:
+        return quotient(size, out, WIDE)
+
+
+@triton.jit
+def bilinear_tap(i, size, out, ratio, ALIGN_CORNERS: tl.constexpr):
+    """Output pixel i of one axis: (first, second, weight_first, weight_second), both weights above 0.
+
+    A weight of 0 would spread an infinity or NaN, so a single source pixel is read twice with weight 1/2.
+    """
+    position = i.to(ratio.dtype)
+    if ALIGN_CORNERS:
+        position = ratio * position
+    else:
+        position = ratio * (position + 0.5) - 0.5
+    position = tl.maximum(position, 0.0)
+    first = tl.minimum(position.to(tl.int32), size - 1)
+    second = tl.minimum(first + 1, size - 1)
+    weight = tl.minimum(position - first.to(ratio.dtype), 1.0)
+    same = size == out
+    first = tl.where(same, i, tl.where(weight == 1, second, first))
+    second = tl.where(same, first, tl.where(weight == 0, first, second))
+    single = first == second
+    return first, second, tl.where(single, 0.5, 1 - weight), tl.where(single, 0.5, weight)
+
+
+@triton.jit
+def first_receiver(j, size, out, ratio, inverse, ALIGN_CORNERS: tl.constexpr, MARGIN: tl.constexpr):
+    """The first output pixel whose tap reads source pixel ``j`` or one after it, ``out`` if none does.
+
+    Taps never go back. Those that read pixel j are among [first_receiver(j), first_receiver(j + 2)).
+    """
+    # position > j - 1, solved for the output pixel; as in first_window.
+    i = (j - 1).to(ratio.dtype)
+    if ALIGN_CORNERS:
+        i = i * inverse
+    else:
+        i = (i + 0.5) * inverse - 0.5
+    i = tl.minimum(tl.maximum((i + 0.5).to(tl.int32) - MARGIN, 0), out)
+    for _ in range(1 + 2 * MARGIN):
+        _first, second, _weight_first, _weight_second = bilinear_tap(i, size, out, ratio, ALIGN_CORNERS)
+        i += ((i < out) & (second < j)).to(tl.int32)
+    return tl.where(j > size - 1, out, i)
+
+
+@triton.jit
+def tile_count(height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Tiles that cover one map."""
+    return tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
+
+
+@triton.jit
+def tile_pixels(tile, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows (ROWS, 1, 1) and columns (1, COLUMNS, 1) of a tile of a map of this width."""
+    across = tl.cdiv(width, COLUMNS)
+    row = tile // across * ROWS + tl.arange(0, ROWS)
+    column = tile % across * COLUMNS + tl.arange(0, COLUMNS)
+    return row[:, None, None], column[None, :, None]
+
+
+@triton.jit
+def offset(c, y, x, stride_c, stride_y, stride_x, OFFSET: tl.constexpr, VECTOR: tl.constexpr):
+    """Where elements of one sample lie; strides as `Layout.strides` gives them."""
+    if VECTOR == 0:
+        return c.to(OFFSET) * stride_c + (y.to(OFFSET) * stride_y + x.to(OFFSET) * stride_x)
+    else:
+        return c.to(OFFSET) + (y.to(OFFSET) * stride_y + x.to(OFFSET) * stride_x) * VECTOR
+
+
+@triton.jit
+def dense_offset(n, c, y, x, channels, height, width, OFFSET: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Where elements of a dense map lie; n is an int64."""
+    if CHANNELS_LAST:
+        inside = (y.to(OFFSET) * width + x.to(OFFSET)) * channels + c.to(OFFSET)
+    else:
+        inside = (c.to(OFFSET) * height + y.to(OFFSET)) * width + x.to(OFFSET)
+    return n * height * width * channels + inside
+
+
+def strides_of(x: Tensor) -> tuple[int, ...]:
+    """A tensor's strides, 0 where they say nothing because there is one element."""
+    return tuple(0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True))
+
+
+class Layout(NamedTuple):
+    """How the programs of a launch divide maps of (N, C) among them, and how the maps are addressed.
+
+    A tile is (rows, columns, channels) of one sample, all powers of two. ``vector`` > 0 promises that the channels of
+    all maps lie side by side and that their other strides are multiples of it: then that many channels are read at
+    once. The kernels get strides divided by it, which shows the compiler that they are multiples.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    vector: int
+    offset: Any  # the integer type that holds every offset inside a sample
+
+    @classmethod
+    def of(cls, channels_last: bool, out: Tensor, maps: Sequence[Tensor], may_vector: bool = True) -> Layout:
+        """For dense outputs no larger than ``out``, in its layout, and for maps of any strides."""
+        c, h, w = out.shape[1:]
+        channels = min(triton.next_power_of_2(c), 64) if channels_last else 1
+        columns = min(triton.next_power_of_2(w), max(8, 32 // channels))
+        rows = min(triton.next_power_of_2(h), max(1, 512 // (channels * columns)))
+        vector = 0
+        if channels_last and may_vector and all(x.shape[1] == 1 or x.stride(1) == 1 for x in maps):
+            others = [s for x in maps for s in (*strides_of(x)[:1], *strides_of(x)[2:])]
+            vector = math.gcd(16 // out.element_size(), c, *others)
+        last = max(sum((size - 1) * s for size, s in zip(x.shape[1:], x.stride()[1:], strict=True)) for x in maps)
+        wide = max(last, c * (h + 1) * (w + 1)) >= 2**31
+        return cls(rows, columns, channels, vector, tl.int64 if wide else tl.int32)
+
+    def tiles(self, height: int, width: int) -> int:
+        """`tile_count`."""
+        return triton.cdiv(height, self.rows) * triton.cdiv(width, self.columns)
+
+    def groups(self, channels: int) -> int:
+        """Programs side by side along the channels."""
+        return triton.cdiv(channels, self.channels)
+
+    def strides(self, x: Tensor | None) -> tuple[int, ...]:
+        """Of (N, C, H, W) as kernels take them; 0 where there is no map."""
+        return (0,) * 4 if x is None else tuple(s // max(1, self.vector) for s in strides_of(x))
+
+    def options(self) -> dict[str, Any]:
+        """The layout as a kernel's arguments, and how it is launched: four elements a thread."""
+        return {
+            "VECTOR": self.vector,
+            "OFFSET": self.offset,
+            "ROWS": self.rows,
+            "COLUMNS": self.columns,
+            "CHANNELS": self.channels,
+            "num_warps": max(1, min(4, self.rows * self.columns * self.channels // 128)),
+            **EXACT,
+        }
+
+
+def wide_type(x: Tensor) -> Any:
+    """What arithmetic is done in."""
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
+
+
+def check_levels(name: str, levels: int) -> None:
+    """Every level is a part of the kernel's code, so their number is bounded, as in the CUDA kernels."""
+    if levels > MOST_LEVELS:
+        raise ValueError(f"{name} was given {levels} levels; at most {MOST_LEVELS} are accepted on CUDA")
