@@ -116,7 +116,14 @@ def build_cuda(nvcc: str, compiler: str, output: Path, temporary: Path) -> None:
     includes = [str(ROOT / "csrc"), *cpp_extension.include_paths(), sysconfig.get_path("include")]
     defines = [f"TORCH_TARGET_VERSION={TORCH_TARGET}", "USE_CUDA"]
     defines += [f"Py_LIMITED_API={cpp_extension.min_supported_cpython}"] if LIMITED_API else []
-    common = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden", "-ccbin", compiler]
+    common = [
+        "-O3",
+        "-std=c++20",
+        "--expt-relaxed-constexpr",
+        "-Xcompiler=-fPIC,-fvisibility=hidden",
+        "-ccbin",
+        compiler,
+    ]
     common += [*gpu_code(nvcc), *(f"-I{path}" for path in includes), *(f"-D{define}" for define in defines)]
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     objects = [temporary / f"{source.stem}.o" for source in sources]

@@ -82,8 +82,8 @@ std::tuple<Tensor, Tensor> pool_canvas(Tensor x, Tensor samples, Sizes places, i
   const Sizes shape{x.size(0), x.size(1), x.size(2), x.size(3)};
   Tensor canvas = empty_nchw(x, {shape[0], shape[1], height, width}, channels_last, x.scalar_type());
   torch::stable::zero_(canvas);
-  Tensor positions = empty_nchw(x, with_positions ? shape : Sizes{0, 0, 0, 0}, with_positions && channels_last,
-                                ScalarType::Byte);
+  Tensor positions =
+      empty_nchw(x, with_positions ? shape : Sizes{0, 0, 0, 0}, with_positions && channels_last, ScalarType::Byte);
   if (x.numel() == 0) return {canvas, positions};
   run_forward(x, samples, scale, shift, relu, positions, launch, [&](auto type, int64_t l) {
     return place_of(write_map<typename decltype(type)::type>(canvas), places.data() + 4 * l);
@@ -105,8 +105,8 @@ std::tuple<std::vector<Tensor>, Tensor> pool(Tensor x, Tensor samples, Sizes out
                     ": output sizes must be between 1 and the input size - 1");
     values.push_back(empty_nchw(x, {shape[0], shape[1], h, w}, channels_last, x.scalar_type()));
   }
-  Tensor positions = empty_nchw(x, with_positions ? shape : Sizes{0, 0, 0, 0}, with_positions && channels_last,
-                                ScalarType::Byte);
+  Tensor positions =
+      empty_nchw(x, with_positions ? shape : Sizes{0, 0, 0, 0}, with_positions && channels_last, ScalarType::Byte);
   if (x.numel() == 0 || levels == 0) return {values, positions};
   run_forward(x, samples, scale, shift, relu, positions, launch,
               [&](auto type, int64_t l) { return write_map<typename decltype(type)::type>(values[l]); });
@@ -126,8 +126,8 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(std::vector<Tensor> grads, Tens
                   "_backward: x must have the shape of positions and the gradients' dtype");
   for (const Tensor& grad : grads) {
     STD_TORCH_CHECK(grad.scalar_type() == dtype && grad.dim() == 4 && grad.size(0) == shape[0] &&
-                        grad.size(1) == shape[1] && grad.size(2) >= 1 && grad.size(3) >= 1 &&
-                        grad.size(2) < shape[2] && grad.size(3) < shape[3],
+                        grad.size(1) == shape[1] && grad.size(2) >= 1 && grad.size(3) >= 1 && grad.size(2) < shape[2] &&
+                        grad.size(3) < shape[3],
                     kName, "_backward: grads must be (N, C, h, w) of one dtype");
   }
   const Launcher launch(positions);

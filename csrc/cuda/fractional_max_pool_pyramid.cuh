@@ -10,8 +10,8 @@ namespace pyranet_fast::gpu {
 
 template <typename T>
 struct PoolLevel {
-  Map<T> map;                    // values, or their gradient
-  const wide_t<T>* samples;      // of this level: [sample][channel][x, y]
+  Map<T> map;                // values, or their gradient
+  const wide_t<T>* samples;  // of this level: [sample][channel][x, y]
   wide_t<T> alpha_y, alpha_x;
 };
 
@@ -25,10 +25,10 @@ struct PoolArguments {
   Map<T> x;                      // read; in the backward only where there is an affine part
   Map<uint8_t> positions;        // without data where nobody wants them
   Map<T> grad_x;
-  const wide_t<T>* scale;        // or null
-  const wide_t<T>* shift;        // or null
+  const wide_t<T>* scale;  // or null
+  const wide_t<T>* shift;  // or null
   bool relu;
-  wide_t<T>* partial_scale;      // [strips * batch][channels], or null
+  wide_t<T>* partial_scale;  // [strips * batch][channels], or null
   wide_t<T>* partial_shift;
   int64_t batch, channels, groups, strips, tasks;
   int32_t h, w;
@@ -206,8 +206,8 @@ __global__ void pool_backward(const __grid_constant__ PoolArguments<T> p) {
         if (any) add_window<T, V, Index>(p, task, y, x, won, sum);
       }
       if (affine.any) {
-        const Pack<T, V> values = load_pack<V>(p.x.at(task.sample, task.channel) +
-                                               row * static_cast<Index>(p.x.y) + column * static_cast<Index>(p.x.x));
+        const Pack<T, V> values = load_pack<V>(p.x.at(task.sample, task.channel) + row * static_cast<Index>(p.x.y) +
+                                               column * static_cast<Index>(p.x.x));
 #pragma unroll
         for (int k = 0; k < V; ++k) {
           const W v = load(values.v[k]);

@@ -51,19 +51,19 @@ void follow(const PoolPlan& plan, PoolArguments<T>& p) {
   p.tasks = p.batch * plan.groups * plan.strips;
 }
 
-#define PF_POOL_LAUNCH(KERNEL)                                                                     \
-  if (plan.wide) {                                                                                 \
-    launch(#KERNEL, KERNEL<T, 1, int64_t>, plan.grid, p);                                          \
-  } else if (plan.vec == 1) {                                                                      \
-    launch(#KERNEL, KERNEL<T, 1, int32_t>, plan.grid, p);                                          \
-  } else if (plan.vec == 2) {                                                                      \
-    launch(#KERNEL, KERNEL<T, 2, int32_t>, plan.grid, p);                                          \
-  } else if constexpr (whole_access<T>() >= 4) {                                                   \
-    if (plan.vec == 4) {                                                                           \
-      launch(#KERNEL, KERNEL<T, 4, int32_t>, plan.grid, p);                                        \
-    } else if constexpr (whole_access<T>() >= 8) {                                                 \
-      launch(#KERNEL, KERNEL<T, 8, int32_t>, plan.grid, p);                                        \
-    }                                                                                              \
+#define PF_POOL_LAUNCH(KERNEL)                              \
+  if (plan.wide) {                                          \
+    launch(#KERNEL, KERNEL<T, 1, int64_t>, plan.grid, p);   \
+  } else if (plan.vec == 1) {                               \
+    launch(#KERNEL, KERNEL<T, 1, int32_t>, plan.grid, p);   \
+  } else if (plan.vec == 2) {                               \
+    launch(#KERNEL, KERNEL<T, 2, int32_t>, plan.grid, p);   \
+  } else if constexpr (whole_access<T>() >= 4) {            \
+    if (plan.vec == 4) {                                    \
+      launch(#KERNEL, KERNEL<T, 4, int32_t>, plan.grid, p); \
+    } else if constexpr (whole_access<T>() >= 8) {          \
+      launch(#KERNEL, KERNEL<T, 8, int32_t>, plan.grid, p); \
+    }                                                       \
   }
 
 template <typename T, typename Launch>
@@ -89,7 +89,7 @@ void launch_pool_backward(PoolArguments<T> p, wide_t<T>* grad_scale, wide_t<T>* 
   }
   PF_POOL_LAUNCH(pool_backward)
   if (p.partial_scale != nullptr) {
-    const PoolTotals<wide_t<T>> totals{p.partial_scale, p.partial_shift,  grad_scale,
+    const PoolTotals<wide_t<T>> totals{p.partial_scale, p.partial_shift,    grad_scale,
                                        grad_shift,      p.batch * p.strips, p.channels};
     launch("pool_totals", pool_totals<wide_t<T>>, Grid{least<int64_t>(1024, ceil_div(p.channels, 128)), 128, 1, 0},
            totals);

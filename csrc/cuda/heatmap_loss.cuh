@@ -23,7 +23,7 @@ struct LossArguments {
   int64_t batch, channels, groups, strips, tasks;
   int32_t lanes;
   bool along_channels;
-  bool tables;  // whether the Gaussians' tables fit into shared memory
+  bool tables;  // whether the Gaussians' tables fit into shared memory; packs of one element where they do not
 };
 
 // Shared memory: what block sums need, the flag of the last block, then the tables.
@@ -67,25 +67,25 @@ struct LossTask : Task<Index> {
   __device__ void errors(int32_t row, int32_t column, const T* pred, W* error) const {
     const Pack<T, V> values =
         load_pack<V>(pred + row * static_cast<Index>(p.pred.y) + column * static_cast<Index>(p.pred.x));
+    if constexpr (V == 1) {  // without tables there are no packs
+      if (!p.tables) {
+        error[0] = load(values.v[0]) - gaussian_factor(column, centre(lane, 0), p.two_sigma_squared) *
+                                           gaussian_factor(row, centre(lane, 1), p.two_sigma_squared);
+        return;
+      }
+    }
     constexpr int kWhole = 16 / static_cast<int>(sizeof(W)), N = V < kWhole ? V : kWhole;
     const W* along_row = table + column * p.lanes + lane;
     const W* down = table + (p.pred.w + row - first) * p.lanes + lane;
 #pragma unroll
     for (int k = 0; k < V; k += N) {
-      Pack<W, N> x, y;
-      if (p.tables) {
-        x = load_pack<N>(along_row + k);
-        if (p.along_channels) {
-          y = load_pack<N>(down + k);
-        } else {
-          for (int i = 0; i < N; ++i) y.v[i] = down[0];
-        }
+      const Pack<W, N> x = load_pack<N>(along_row + k);
+      Pack<W, N> y;
+      if (p.along_channels) {
+        y = load_pack<N>(down + k);
       } else {
-        for (int i = 0; i < N; ++i) {
-          const int right = p.along_channels ? 0 : k + i, of_lane = lane + of(k + i);
-          x.v[i] = gaussian_factor(column + right, centre(of_lane, 0), p.two_sigma_squared);
-          y.v[i] = gaussian_factor(row, centre(of_lane, 1), p.two_sigma_squared);
-        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) y.v[i] = down[0];
       }
 #pragma unroll
       for (int i = 0; i < N; ++i) error[k + i] = load(values.v[k + i]) - x.v[i] * y.v[i];
@@ -102,7 +102,7 @@ struct LossTask : Task<Index> {
 };
 
 template <typename T, int V, typename Index>
-__global__ void __launch_bounds__(1024) loss_forward(const __grid_constant__ LossArguments<T> p) {
+__global__ void __launch_bounds__(512) loss_forward(const __grid_constant__ LossArguments<T> p) {
   using W = wide_t<T>;
   PF_SHARED_MEMORY(memory);
   const int32_t thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(1024) loss_forward(const __grid_constant__ Los
 }
 
 template <typename T, int V, typename Index>
-__global__ void __launch_bounds__(1024) loss_backward(const __grid_constant__ LossArguments<T> p) {
+__global__ void __launch_bounds__(512) loss_backward(const __grid_constant__ LossArguments<T> p) {
   using W = wide_t<T>;
   PF_SHARED_MEMORY(memory);
   const int32_t thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;

@@ -26,6 +26,14 @@ int widest_columns(Map<T> map, int limit) {
   return widest(map, map.w, limit);
 }
 
+// Threads side by side on packs of channels, an even share of them. At most 16, so that with whole warps a block never
+// has more than 512 threads.
+template <typename T>
+int32_t loss_channel_threads(const LossArguments<T>& p, int vec) {
+  const int64_t packs = p.along_channels ? p.channels / vec : 1;
+  return static_cast<int32_t>(ceil_div(packs, ceil_div(packs, 16)));
+}
+
 // Threads, strips and tables for packs of `vec`. Block sums need whole warps.
 template <typename T>
 LossPlan lay_out_loss(LossArguments<T>& p, int vec, int32_t threads_x) {
@@ -61,9 +69,10 @@ LossPlan loss_plan(LossArguments<T>& p) {
   // A block has one row at least of every task, so this bounds their number.
   const bool wide = needs_wide_index(pred) || needs_wide_index(grad) || needs_wide_index(p.batch * p.channels * pred.h);
   if (wide) vec = 1;
-  int32_t threads_x = channel_threads(p.channels / vec, p.along_channels);
+  int32_t threads_x = loss_channel_threads(p, vec);
   LossPlan plan = lay_out_loss(p, vec, threads_x);
   while (!p.tables && threads_x > 1) plan = lay_out_loss(p, vec, threads_x /= 2);
+  if (!p.tables) plan = lay_out_loss(p, 1, loss_channel_threads(p, 1));
   plan.wide = wide;
   return plan;
 }

@@ -51,7 +51,12 @@ T* write_pointer(Tensor& x) {
 template <typename T>
 Map<T> map_of(T* data, const Tensor& x) {
   const auto strides = x.strides();
-  return {data,       strides[0], strides[1], strides[2], strides[3], static_cast<int32_t>(x.size(2)),
+  return {data,
+          strides[0],
+          strides[1],
+          strides[2],
+          strides[3],
+          static_cast<int32_t>(x.size(2)),
           static_cast<int32_t>(x.size(3))};
 }
 template <typename T>
@@ -111,8 +116,8 @@ class Launcher {
     kernel<<<static_cast<unsigned>(grid.blocks), dim3(grid.threads_x, grid.threads_y), grid.shared, stream_>>>(
         arguments);
     const cudaError_t error = cudaGetLastError();
-    STD_TORCH_CHECK(error == cudaSuccess, "pyranet_fast kernel ", name, " could not be launched: ",
-                    cudaGetErrorString(error));
+    STD_TORCH_CHECK(error == cudaSuccess, "pyranet_fast kernel ", name,
+                    " could not be launched: ", cudaGetErrorString(error));
   }
 
  private:

@@ -24,10 +24,10 @@ Tensor upsample_sum_affine(std::vector<Tensor> maps, int64_t height, int64_t wid
     check_extent(kName, map.size(2)), check_extent(kName, map.size(3));
   }
   const int64_t n = maps[0].size(0), c = maps[0].size(1);
-  STD_TORCH_CHECK(!base.has_value() || (base->dim() == 4 && base->size(0) == n && base->size(1) == c &&
-                                        base->size(2) == height && base->size(3) == width &&
-                                        base->scalar_type() == dtype),
-                  "upsample_sum: base must be (N, C, H, W) in the maps' dtype");
+  STD_TORCH_CHECK(
+      !base.has_value() || (base->dim() == 4 && base->size(0) == n && base->size(1) == c && base->size(2) == height &&
+                            base->size(3) == width && base->scalar_type() == dtype),
+      "upsample_sum: base must be (N, C, H, W) in the maps' dtype");
   const Launcher launch(maps[0]);
   Tensor out = empty_nchw(maps[0], {n, c, height, width}, is_channels_last(maps[0]), dtype);
   if (out.numel() == 0) return out;
@@ -90,10 +90,10 @@ Tensor upsample_sum_canvas(Tensor maps, std::vector<int64_t> places, int64_t hei
   check_levels(kName, places.size() / 4);
   check_extent(kName, height), check_extent(kName, width);
   const int64_t n = maps.size(0), c = maps.size(1);
-  STD_TORCH_CHECK(!base.has_value() || (base->dim() == 4 && base->size(0) == n && base->size(1) == c &&
-                                        base->size(2) == height && base->size(3) == width &&
-                                        base->scalar_type() == maps.scalar_type()),
-                  "upsample_sum_canvas: base must be (N, C, H, W) in the dtype of maps");
+  STD_TORCH_CHECK(
+      !base.has_value() || (base->dim() == 4 && base->size(0) == n && base->size(1) == c && base->size(2) == height &&
+                            base->size(3) == width && base->scalar_type() == maps.scalar_type()),
+      "upsample_sum_canvas: base must be (N, C, H, W) in the dtype of maps");
   const Launcher launch(maps);
   Tensor out = empty_nchw(maps, {n, c, height, width}, is_channels_last(maps), maps.scalar_type());
   if (out.numel() == 0) return out;

@@ -19,8 +19,8 @@ template <typename T>
 struct UpsampleArguments {
   UpsampleLevel<T> levels[kMaxLevels];
   int32_t count;
-  Map<T> base;  // without data where there is none
-  Map<T> whole;  // the sum, or its gradient
+  Map<T> base;             // without data where there is none
+  Map<T> whole;            // the sum, or its gradient
   const wide_t<T>* scale;  // a folded batch norm after the sum, or null
   const wide_t<T>* shift;
   bool relu, align_corners;
@@ -75,9 +75,9 @@ __global__ void upsample_forward(const __grid_constant__ UpsampleArguments<T> p)
         if (p.shift != nullptr) v += p.shift[channel + k];
         result.v[k] = store<T>(p.relu && v < W(0) ? W(0) : v);  // NaN stays
       }
-      store_pack(p.whole.at(sample, channel) + row * static_cast<Index>(p.whole.y) +
-                     column * static_cast<Index>(p.whole.x),
-                 result);
+      store_pack(
+          p.whole.at(sample, channel) + row * static_cast<Index>(p.whole.y) + column * static_cast<Index>(p.whole.x),
+          result);
     }
   }
 }

@@ -36,8 +36,9 @@ struct Run {
   template <typename Arguments>
   void operator()(const char* name, void (*kernel)(Arguments), const Grid& grid, const Arguments& arguments) const {
     if (grid.blocks > 0x7fffffff) throw Error(std::string(name) + ": grid too large");
-    launch(name, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads_x, grid.threads_y), grid.shared,
-           [&] { kernel(arguments); }, memory, options);
+    launch(
+        name, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads_x, grid.threads_y), grid.shared,
+        [&] { kernel(arguments); }, memory, options);
   }
 
  private:

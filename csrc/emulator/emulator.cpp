@@ -257,7 +257,8 @@ void launch(const char* name, dim3 blocks, dim3 threads, size_t shared, const st
   }
   if (count > 1024) throw Error(std::string(name) + ": " + std::to_string(count) + " threads a block; a GPU has 1024");
   if (shared > 48 * 1024) throw Error(std::string(name) + ": more than 48 KiB of shared memory");
-  if (blocks.x > 0x7fffffffu || blocks.y > 65535 || blocks.z > 65535) throw Error(std::string(name) + ": grid too large");
+  if (blocks.x > 0x7fffffffu || blocks.y > 65535 || blocks.z > 65535)
+    throw Error(std::string(name) + ": grid too large");
   std::mt19937_64 random(options.seed);
   const auto arrange = [&](std::vector<int>& order) {
     std::iota(order.begin(), order.end(), 0);

@@ -51,8 +51,8 @@ bool Buffer::describes(const void* address, std::string* what) const {
   if (p >= data_ && p < data_ + bytes_) {
     *what = "write to the input " + name_;
   } else {
-    *what = "access outside " + name_ + " of " + std::to_string(bytes_) + " bytes, at byte " +
-            std::to_string(p - data_);
+    *what =
+        "access outside " + name_ + " of " + std::to_string(bytes_) + " bytes, at byte " + std::to_string(p - data_);
   }
   return true;
 }
@@ -91,7 +91,7 @@ FaultGuard::FaultGuard(const Memory& memory) : memory_(memory), stack_(new unsig
   stack.ss_sp = stack_;
   stack.ss_size = 64 * 1024;
   sigaltstack(&stack, &before_stack_);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = handle;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   sigaction(SIGSEGV, &action, &before_segv_);

@@ -25,7 +25,7 @@ uint16_t half_bits(float value) {
   const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return 0x7fff;
   if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to infinity
-  if (magnitude < 0x38800000u) {                                              // subnormal: in units of 2^-24
+  if (magnitude < 0x38800000u) {                                               // subnormal: in units of 2^-24
     float absolute;
     std::memcpy(&absolute, &magnitude, 4);
     const float scaled = absolute * 16777216.0f + 8388608.0f;  // the addition rounds to an integer, ties to even
@@ -38,7 +38,8 @@ uint16_t half_bits(float value) {
 }
 
 float half_value(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = bits >> 10 & 31u, mantissa = bits & 1023u;
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, exponent = bits >> 10 & 31u,
+                 mantissa = bits & 1023u;
   uint32_t whole;
   if (exponent == 31) {
     whole = sign | 0x7f800000u | mantissa << 13;

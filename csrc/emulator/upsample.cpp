@@ -30,8 +30,8 @@ py::array forward(const std::string& dtype, const std::vector<py::array>& maps, 
   });
 }
 
-py::list backward(const std::string& dtype, const py::array& grad, const std::vector<std::pair<int64_t, int64_t>>& sizes,
-                  bool align_corners, const py::dict& settings) {
+py::list backward(const std::string& dtype, const py::array& grad,
+                  const std::vector<std::pair<int64_t, int64_t>>& sizes, bool align_corners, const py::dict& settings) {
   return dispatch(dtype, [&](auto type) -> py::list {
     using T = typename decltype(type)::type;
     Run run(settings);

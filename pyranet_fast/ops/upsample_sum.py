@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from . import _backend, reference
-from ._common import check_channel_vectors, check_map, check_same_device, check_shape, check_size, memory_format, raise_double_backward
+from ._common import (
+    check_channel_vectors,
+    check_map,
+    check_same_device,
+    check_shape,
+    check_size,
+    memory_format,
+    raise_double_backward,
+)
 
 
 def upsample_sum(
@@ -143,9 +151,7 @@ def _fake_affine(
 
 class _UpsampleSum(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ops: Any, height: int, width: int, base: Tensor | None, align_corners: bool, *maps: Tensor
-    ) -> Tensor:
+    def forward(ops: Any, height: int, width: int, base: Tensor | None, align_corners: bool, *maps: Tensor) -> Tensor:
         return ops.upsample_sum(list(maps), height, width, base, align_corners)
 
     @staticmethod

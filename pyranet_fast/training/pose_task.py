@@ -130,9 +130,14 @@ class PoseTask:
         """Single scale, no flip, pictures of the epoch's size: quick, and enough to watch a run."""
         s = self.settings
         score, _ = evaluate_pose(
-            model, self.held_out, self.data.size(epoch), flip=False, batch_size=max(32, s.batch_size), device=self.device,
+            model,
+            self.held_out,
+            self.data.size(epoch),
+            flip=False,
+            batch_size=max(32, s.batch_size),
+            device=self.device,
             precision=s.precision,
-        )  # fmt: skip
+        )
         return score.as_dict()
 
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:

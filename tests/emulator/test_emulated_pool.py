@@ -106,9 +106,7 @@ def test_plain(emulator: ModuleType, case: Any, dtype: torch.dtype, layout: str,
 @pytest.mark.parametrize(
     "present", [("scale", "shift", "relu"), ("scale",), ("shift", "relu"), ("relu",)], ids="+".join
 )
-def test_affine(
-    emulator: ModuleType, present: tuple[str, ...], dtype: torch.dtype, layout: str, shared: bool
-) -> None:
+def test_affine(emulator: ModuleType, present: tuple[str, ...], dtype: torch.dtype, layout: str, shared: bool) -> None:
     c, size, levels = CASES[1]
     x = draw((2, c, *size), dtype, 0)
     affine: dict[str, Any] = {"scale": draw((c,), torch.float32, 2), "shift": draw((c,), torch.float32, 3)}

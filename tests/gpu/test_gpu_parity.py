@@ -94,9 +94,7 @@ def test_pool_with_affine(backend: str, dtype: torch.dtype, layout: str) -> None
     )
     ours = [arrange(x, layout).requires_grad_(), scale.cuda().requires_grad_(), shift.cuda().requires_grad_()]
     with ops.backend(backend):
-        got = ops.fractional_max_pool_pyramid(
-            ours[0], levels, samples.cuda(), scale=ours[1], shift=ours[2], relu=True
-        )
+        got = ops.fractional_max_pool_pyramid(ours[0], levels, samples.cuda(), scale=ours[1], shift=ours[2], relu=True)
         grads = [draw(v.shape, dtype, 5) for v in expected]
         got_grads = torch.autograd.grad(got, ours, [g.cuda() for g in grads])
     for a, b in zip(got, expected, strict=True):
@@ -142,7 +140,7 @@ def test_upsample_sum_with_affine(backend: str, dtype: torch.dtype, layout: str)
         got = ops.upsample_sum(
             [arrange(m, layout) for m in maps], (13, 12), scale=scale.cuda(), shift=shift.cuda(), relu=True
         )
-    rtol, atol = TOLERANCES[dtype]
+    rtol = TOLERANCES[dtype][0]
     torch.testing.assert_close(got.cpu().double(), expected.double(), rtol=3 * rtol, atol=max(2e-2 * rtol, 1e-5))
 
 

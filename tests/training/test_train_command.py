@@ -96,7 +96,9 @@ def test_validation_looks_at_the_pictures_of_its_epoch(
 
     def evaluated(model: object, people: object, size: int, **_: object) -> tuple[object, np.ndarray]:
         sizes.append(size)
-        return type("Score", (), {"as_dict": lambda self: {"mean": 1.0, "metric": "PCK"}})(), np.zeros((12, 14, 3), np.float32)
+        return type("Score", (), {"as_dict": lambda self: {"mean": 1.0, "metric": "PCK"}})(), np.zeros(
+            (12, 14, 3), np.float32
+        )
 
     monkeypatch.setattr("pyranet_fast.training.pose_task.evaluate_pose", evaluated)
     more = ("--input-size", "64", "--early-size", "32", "--early-share", "0.5")

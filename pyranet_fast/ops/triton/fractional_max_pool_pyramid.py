@@ -103,7 +103,9 @@ def backward(
     if scale is None and shift is None and not relu:
         x = None
     own = samples.shape[2] > 1
-    layout = Layout.of(order == torch.channels_last, grad_x, [positions, *grads, *([] if x is None else [x])], not own)
+    maps = [positions, *grads, *([] if x is None else [x])]
+    # Larger tiles than usual: where windows start is worked out once for a row or column of a tile.
+    layout = Layout.of(order == torch.channels_last, grad_x, maps, not own, elements=1024)
     tiles, groups, wide = layout.tiles(h, w), layout.groups(c), wide_type(grad_x)
     parts, sums = n * tiles, None
     if scale is not None or shift is not None:

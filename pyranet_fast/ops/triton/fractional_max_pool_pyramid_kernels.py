@@ -153,6 +153,15 @@ def forward_kernel(
         tl.store(out + at, best.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _taken(at, wins, mask, WIDE: tl.constexpr, VECTOR: tl.constexpr):
+    """Gradients of outputs, where this pixel wins their window, else 0."""
+    if VECTOR > 1:  # several channels are read at once: which of them win is asked after it
+        return tl.where(wins, tl.load(at, mask=mask, other=0.0).to(WIDE), 0.0)
+    else:
+        return tl.load(at, mask=mask & wins, other=0.0).to(WIDE)
+
+
 @triton.jit(
     do_not_specialize=[
         "strides", "sizes", "packs", "height", "width", "groups", "tiles", "parts", "p_n", "p_c", "p_y", "p_x",
@@ -240,22 +249,22 @@ def backward_kernel(
     for i in tl.static_range(LEVELS):
         h, w = sizes[2 * i], sizes[2 * i + 1]
         u_x, u_y = _windows(samples, i, n, c, here, s_l, s_n, s_c, s_axis, OWN, WIDE)
-        above, level, below = window_takers(row, height, h, u_y, WIDE, MARGIN)
-        before, same, behind = window_takers(column, width, w, u_x, WIDE, MARGIN)
+        above, level, below = window_takers(row, height, h, u_y, repeats, WIDE, MARGIN)
+        before, same, behind = window_takers(column, width, w, u_x, repeats, WIDE, MARGIN)
         g_c, g_y, g_x = strides[4 * i + 1], strides[4 * i + 2], strides[4 * i + 3]
         grad = grads[i] + n * strides[4 * i] * UNIT
         for k in range(repeats):
             for m in range(repeats):
                 in_row, in_row_above = level + k < below, above + k < level
                 in_column, in_column_before = same + m < behind, before + m < same
-                at = grad + offset(c, level + k, same + m, g_c, g_y, g_x, OFFSET, VECTOR)
-                total += tl.load(at, mask=wins_0 & in_row & in_column, other=0.0).to(WIDE)
-                at = grad + offset(c, level + k, before + m, g_c, g_y, g_x, OFFSET, VECTOR)
-                total += tl.load(at, mask=wins_1 & in_row & in_column_before, other=0.0).to(WIDE)
-                at = grad + offset(c, above + k, same + m, g_c, g_y, g_x, OFFSET, VECTOR)
-                total += tl.load(at, mask=wins_2 & in_row_above & in_column, other=0.0).to(WIDE)
-                at = grad + offset(c, above + k, before + m, g_c, g_y, g_x, OFFSET, VECTOR)
-                total += tl.load(at, mask=wins_3 & in_row_above & in_column_before, other=0.0).to(WIDE)
+                taken = grad + offset(c, level + k, same + m, g_c, g_y, g_x, OFFSET, VECTOR)
+                total += _taken(taken, wins_0, here & in_row & in_column, WIDE, VECTOR)
+                taken = grad + offset(c, level + k, before + m, g_c, g_y, g_x, OFFSET, VECTOR)
+                total += _taken(taken, wins_1, here & in_row & in_column_before, WIDE, VECTOR)
+                taken = grad + offset(c, above + k, same + m, g_c, g_y, g_x, OFFSET, VECTOR)
+                total += _taken(taken, wins_2, here & in_row_above & in_column, WIDE, VECTOR)
+                taken = grad + offset(c, above + k, before + m, g_c, g_y, g_x, OFFSET, VECTOR)
+                total += _taken(taken, wins_3, here & in_row_above & in_column_before, WIDE, VECTOR)
 
     if x is not None:
         if scale is not None:

@@ -58,7 +58,8 @@ def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
 def gaussian(centre, at, two_sigma_squared):
     """exp(-(at - centre)^2 / two_sigma_squared), in the centre's dtype."""
     d = at.to(centre.dtype) - centre
-    return tl.exp(-(d * d) / two_sigma_squared)
+    # full() and not a cast, which rounds a number to float32 first: the interpreter hands over a number.
+    return tl.exp(-(d * d) / tl.full([], two_sigma_squared, d.dtype))
 
 
 @triton.jit(do_not_specialize=["height", "row_tiles"])
@@ -79,12 +80,11 @@ def _gaussian_kernel(
     y = tl.program_id(0) % row_tiles * ROWS + tl.arange(0, ROWS)
     shown = tl.load(weight + m) > 0
     joint_x, joint_y = tl.load(joints + 2 * m), tl.load(joints + 2 * m + 1)
-    spread = tl.cast(two_sigma_squared, joint_x.dtype)
-    column = gaussian(joint_y, y, spread)
+    column = gaussian(joint_y, y, two_sigma_squared)
     rows = maps + (m * height + y) * width
     for x0 in range(0, width, COLUMNS):
         x = x0 + tl.arange(0, COLUMNS)
-        row = gaussian(joint_x, x, spread)
+        row = gaussian(joint_x, x, two_sigma_squared)
         # where(), not a product with 0: the joint of a map that is not shown may be NaN.
         values = tl.where(shown, column[:, None] * row[None, :], 0.0)
         tl.store(rows[:, None] + x[None, :], values, mask=(y < height)[:, None] & (x < width)[None, :])

@@ -60,16 +60,24 @@ def first_window(start, size, out, u, alpha, inverse, MARGIN: tl.constexpr):
 
 
 @triton.jit
-def window_takers(at, size, out, u, WIDE: tl.constexpr, MARGIN: tl.constexpr):
-    """Windows [first, second) of an axis start at pixel ``at`` - 1, windows [second, third) at ``at``."""
-    alpha, inverse = quotient(size - 2, out - 1, WIDE), quotient(out - 1, size - 2, WIDE)
+def window_takers(at, size, out, u, repeats, WIDE: tl.constexpr, MARGIN: tl.constexpr):
+    """Windows [first, second) of an axis start at pixel ``at`` - 1, windows [second, third) at ``at``.
+
+    ``repeats``: at most how many windows of this axis start at one pixel.
+    """
+    alpha, inverse = quotient(size - 2, out - 1, WIDE), tl.cast(out - 1, WIDE) / tl.cast(tl.maximum(size - 2, 1), WIDE)
     first = first_window(at - 1, size, out, u, alpha, inverse, MARGIN)
-    second = first_window(at, size, out, u, alpha, inverse, MARGIN)
-    return first, second, first_window(at + 1, size, out, u, alpha, inverse, MARGIN)
+    # The last window is always at size - 2: one beyond it, too, is never found elsewhere.
+    second = first + (window_start(first, size, out, u, alpha) == at - 1).to(tl.int32)
+    third = second + (window_start(second, size, out, u, alpha) == at).to(tl.int32)
+    if repeats > 1:
+        second = first_window(at, size, out, u, alpha, inverse, MARGIN)
+        third = first_window(at + 1, size, out, u, alpha, inverse, MARGIN)
+    return first, second, third
 
 
 def search_margin(size: int) -> int:
-    """The margin of `first_window` and `first_receiver`, which make at most eight roundings of 2^-24 of a number."""
+    """The margin of `first_window` and `receivers`, which make at most eight roundings of 2^-24 of a number."""
     return size >> 19
 
 
@@ -114,22 +122,32 @@ def bilinear_tap(i, size, out, ratio, ALIGN_CORNERS: tl.constexpr):
 
 
 @triton.jit
-def first_receiver(j, size, out, ratio, inverse, ALIGN_CORNERS: tl.constexpr, MARGIN: tl.constexpr):
-    """The first output pixel whose tap reads source pixel ``j`` or one after it, ``out`` if none does.
-
-    Taps never go back. Those that read pixel j are among [first_receiver(j), first_receiver(j + 2)).
-    """
-    # position > j - 1, solved for the output pixel; as in first_window.
-    i = (j - 1).to(ratio.dtype)
+def _first_tap(
+    least, at, size, out, ratio, inverse, SECOND: tl.constexpr, ALIGN_CORNERS: tl.constexpr, MARGIN: tl.constexpr
+):
+    """The first output pixel whose tap's first or second pixel is ``least`` or one after it; it lies about ``at``."""
+    i = at.to(ratio.dtype)
     if ALIGN_CORNERS:
         i = i * inverse
     else:
         i = (i + 0.5) * inverse - 0.5
     i = tl.minimum(tl.maximum((i + 0.5).to(tl.int32) - MARGIN, 0), out)
-    for _ in range(1 + 2 * MARGIN):
-        _first, second, _weight_first, _weight_second = bilinear_tap(i, size, out, ratio, ALIGN_CORNERS)
-        i += ((i < out) & (second < j)).to(tl.int32)
-    return tl.where(j > size - 1, out, i)
+    for _ in range(1 + 2 * MARGIN):  # as in first_window
+        first, second, _weight_first, _weight_second = bilinear_tap(i, size, out, ratio, ALIGN_CORNERS)
+        pixel = second if SECOND else first
+        i += ((i < out) & (pixel < least)).to(tl.int32)
+    return tl.where(least > size - 1, out, i)
+
+
+@triton.jit
+def receivers(j, size, out, ratio, inverse, ALIGN_CORNERS: tl.constexpr, MARGIN: tl.constexpr):
+    """Output pixels [first, end) of an axis read source pixel ``j``; ``inverse`` is about 1 / ratio.
+
+    Taps never go back. The first receiver's position is just above j - 1, the first that is none has j + 1 or more.
+    """
+    first = _first_tap(j, j - 1, size, out, ratio, inverse, True, ALIGN_CORNERS, MARGIN)
+    end = _first_tap(j + 1, j + 1, size, out, ratio, inverse, False, ALIGN_CORNERS, MARGIN)
+    return first, end
 
 
 @triton.jit
@@ -186,12 +204,14 @@ class Layout(NamedTuple):
     offset: Any  # the integer type that holds every offset inside a sample
 
     @classmethod
-    def of(cls, channels_last: bool, out: Tensor, maps: Sequence[Tensor], may_vector: bool = True) -> Layout:
-        """For dense outputs no larger than ``out``, in its layout, and for maps of any strides."""
+    def of(
+        cls, channels_last: bool, out: Tensor, maps: Sequence[Tensor], may_vector: bool = True, elements: int = 512
+    ) -> Layout:
+        """Of tiles of ``elements`` at most, for dense outputs no larger than ``out`` and for maps of any strides."""
         c, h, w = out.shape[1:]
         channels = min(triton.next_power_of_2(c), 64) if channels_last else 1
-        columns = min(triton.next_power_of_2(w), max(8, 32 // channels))
-        rows = min(triton.next_power_of_2(h), max(1, 512 // (channels * columns)))
+        columns = min(triton.next_power_of_2(w), max(8, elements // 16 // channels))
+        rows = min(triton.next_power_of_2(h), max(1, elements // (channels * columns)))
         vector = 0
         if channels_last and may_vector and all(x.shape[1] == 1 or x.stride(1) == 1 for x in maps):
             others = [s for x in maps for s in (*strides_of(x)[:1], *strides_of(x)[2:])]
@@ -213,7 +233,7 @@ class Layout(NamedTuple):
         return (0,) * 4 if x is None else tuple(s // max(1, self.vector) for s in strides_of(x))
 
     def options(self) -> dict[str, Any]:
-        """The layout as a kernel's arguments, and how it is launched: four elements a thread."""
+        """The layout as a kernel's arguments, and how it is launched: four elements a thread or more."""
         return {
             "VECTOR": self.vector,
             "OFFSET": self.offset,

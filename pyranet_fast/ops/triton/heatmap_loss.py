@@ -49,16 +49,15 @@ def _sum_kernel(
     counted = w > 0  # nothing of the other maps is read: it may be NaN
     joint_x = tl.load(joints + 2 * m, mask=counted, other=0.0)
     joint_y = tl.load(joints + 2 * m + 1, mask=counted, other=0.0)
-    spread = tl.cast(two_sigma_squared, w.dtype)
     maps = pred + n * strides[0] + k.to(tl.int64) * strides[1]
     total = tl.zeros([ROWS, COLUMNS, CHANNELS], w.dtype)
     end = tl.minimum(part * part_rows + part_rows, height)
     for y0 in range(part * part_rows, end, ROWS):
         y = y0 + tl.arange(0, ROWS)
-        column = gaussian(joint_y[None, :], y[:, None], spread)
+        column = gaussian(joint_y[None, :], y[:, None], two_sigma_squared)
         for x0 in range(0, width, COLUMNS):
             x = x0 + tl.arange(0, COLUMNS)
-            row = gaussian(joint_x[None, :], x[:, None], spread)
+            row = gaussian(joint_x[None, :], x[:, None], two_sigma_squared)
             inside = (y < end)[:, None, None] & (x < width)[None, :, None] & counted
             offset = y.to(OFFSET)[:, None, None] * strides[2] + x.to(OFFSET)[None, :, None] * strides[3]
             p = tl.load(maps + offset, mask=inside, other=0.0).to(w.dtype)
@@ -113,19 +112,18 @@ def _gradient_kernel(
     m = n * channels + k
     w = tl.load(weight + m, mask=here, other=0.0)
     total = tl.load(total_weight)
-    scale = 2 * tl.load(grad) / (tl.cast(area, w.dtype) * total)
-    factor = tl.where((w > 0) & (total > 0), scale * w, 0.0)
+    scale = tl.where(total > 0, 2 * tl.load(grad) / (tl.cast(area, w.dtype) * total), 0.0)
+    factor = tl.where(w > 0, scale * w, 0.0)
     counted = factor != 0  # of the other maps nothing is read: they may be NaN, their gradient is 0
     joint_x = tl.load(joints + 2 * m, mask=counted, other=0.0)
     joint_y = tl.load(joints + 2 * m + 1, mask=counted, other=0.0)
-    spread = tl.cast(two_sigma_squared, w.dtype)
     maps = pred + n * strides[0] + k.to(tl.int64) * strides[1]
     grads = grad_pred + n * grad_strides[0] + k.to(tl.int64) * grad_strides[1]
     y = tl.program_id(0) % row_tiles * ROWS + tl.arange(0, ROWS)
-    column = gaussian(joint_y[None, :], y[:, None], spread)
+    column = gaussian(joint_y[None, :], y[:, None], two_sigma_squared)
     for x0 in range(0, width, COLUMNS):
         x = x0 + tl.arange(0, COLUMNS)
-        row = gaussian(joint_x[None, :], x[:, None], spread)
+        row = gaussian(joint_x[None, :], x[:, None], two_sigma_squared)
         inside = (y < height)[:, None, None] & (x < width)[None, :, None] & here
         offset = y.to(OFFSET)[:, None, None] * strides[2] + x.to(OFFSET)[None, :, None] * strides[3]
         p = tl.load(maps + offset, mask=inside & counted, other=0.0).to(w.dtype)

@@ -18,8 +18,8 @@ from .geometry import (
     bilinear_tap,
     check_levels,
     dense_offset,
-    first_receiver,
     offset,
+    receivers,
     search_margin,
     tile_count,
     tile_pixels,
@@ -143,12 +143,11 @@ def _backward_kernel(
 
     ratio_y = bilinear_ratio(h, height, ALIGN_CORNERS, WIDE)
     inverse = bilinear_ratio(height, h, ALIGN_CORNERS, WIDE)
-    first_y = first_receiver(row, h, height, ratio_y, inverse, ALIGN_CORNERS, MARGIN)
-    most_y = tl.max(first_receiver(row + 2, h, height, ratio_y, inverse, ALIGN_CORNERS, MARGIN) - first_y)
+    first_y, end_y = receivers(row, h, height, ratio_y, inverse, ALIGN_CORNERS, MARGIN)
     ratio_x = bilinear_ratio(w, width, ALIGN_CORNERS, WIDE)
     inverse = bilinear_ratio(width, w, ALIGN_CORNERS, WIDE)
-    first_x = first_receiver(column, w, width, ratio_x, inverse, ALIGN_CORNERS, MARGIN)
-    most_x = tl.max(first_receiver(column + 2, w, width, ratio_x, inverse, ALIGN_CORNERS, MARGIN) - first_x)
+    first_x, end_x = receivers(column, w, width, ratio_x, inverse, ALIGN_CORNERS, MARGIN)
+    most_y, most_x = tl.max(end_y - first_y), tl.max(end_x - first_x)
 
     grad += n * g_n * UNIT
     total = tl.zeros([ROWS, COLUMNS, CHANNELS], WIDE)
