@@ -77,10 +77,11 @@ _warned = False
 
 
 def available() -> list[str]:
-    """The backends that this installation can run, slowest first."""
+    """The backends that this installation can run on this machine, slowest first."""
+    somewhere = torch.cuda.is_available() or "cpu" in triton_devices()
     return [
         "reference",
-        *(["triton"] if triton_error() is None else []),
+        *(["triton"] if somewhere and triton_error() is None else []),
         *(["native"] if native_error is None else []),
     ]
 

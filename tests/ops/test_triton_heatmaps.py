@@ -404,7 +404,7 @@ class Driver:
 
 def run(self, *args, warmup, **options):
     kernel = compile_(self, *args, warmup=True, **options)
-    wide = [line for line in kernel.asm["ptx"].splitlines() if ".f64" in line and "ld.param" not in line]
+    wide = [line for line in kernel.asm["ptx"].splitlines() if ".f64" in line and ".param" not in line]
     print(self.fn.__name__, dtype, len(wide))
     assert dtype == torch.float64 or len(wide) <= 1, wide  # 2 sigma^2 arrives as float64 and is rounded
 
@@ -413,7 +413,9 @@ compile_, triton.JITFunction.run = triton.JITFunction.run, run
 from pyranet_fast.ops.triton import gaussian_heatmaps, heatmap_argmax, heatmap_loss
 
 for dtype, layout in (
-    (torch.float32, torch.contiguous_format), (torch.bfloat16, torch.channels_last), (torch.float64, torch.channels_last)
+    (torch.float32, torch.contiguous_format),
+    (torch.bfloat16, torch.channels_last),
+    (torch.float64, torch.channels_last),
 ):
     wide = torch.promote_types(dtype, torch.float32)
     x = torch.zeros(2, 16, 16, 16, dtype=dtype).contiguous(memory_format=layout)

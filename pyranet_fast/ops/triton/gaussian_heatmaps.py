@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .geometry import EXACT
+
 
 class Tile(NamedTuple):
     """What a program works on at a time; all are powers of two."""
@@ -26,7 +28,7 @@ class Tile(NamedTuple):
     def options(self) -> dict[str, Any]:
         """The tile as a kernel's arguments, and the warps for it: 16 elements a thread."""
         warps = max(1, min(16, self.rows * self.columns * self.channels // 512))
-        return {"ROWS": self.rows, "COLUMNS": self.columns, "CHANNELS": self.channels, "num_warps": warps}
+        return {"ROWS": self.rows, "COLUMNS": self.columns, "CHANNELS": self.channels, "num_warps": warps, **EXACT}
 
 
 def channel_group(maps: Tensor) -> int:

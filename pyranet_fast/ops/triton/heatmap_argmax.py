@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gaussian_heatmaps import channel_group, offset_dtype, on_device_of, tile
+from .geometry import EXACT, wide_type
 
 
 @triton.jit
@@ -127,7 +128,9 @@ def forward(heatmaps: Tensor, quarter: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def forward_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor, quarter: bool) -> tuple[Tensor, Tensor]:
     """``pyranet_fast::heatmap_argmax_mirrored``."""
-    return _search(heatmaps, mirrored, swap.contiguous(), quarter, _wide(heatmaps.dtype), None)
+    return _search(
+        heatmaps, mirrored, swap.contiguous(), quarter, torch.promote_types(heatmaps.dtype, torch.float32), None
+    )
 
 
 def backward(grad_scores: Tensor, indices: Tensor, height: int, width: int) -> Tensor:
@@ -151,12 +154,9 @@ def backward(grad_scores: Tensor, indices: Tensor, height: int, width: int) -> T
             OFFSET=offset_dtype(grad),
             BLOCK=block,
             num_warps=max(1, block // 512),
+            **EXACT,
         )
     return grad
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _search(
@@ -193,7 +193,7 @@ def _search(
             heatmaps.stride(),
             second.stride(),
             QUARTER=quarter,
-            WIDE=tl.float64 if heatmaps.dtype == torch.float64 else tl.float32,
+            WIDE=wide_type(heatmaps),
             OFFSET=offset_dtype(heatmaps, second),
             **of.options(),
         )

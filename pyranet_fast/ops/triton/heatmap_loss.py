@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._common import memory_format
 from .gaussian_heatmaps import channel_group, gaussian, offset_dtype, on_device_of, tile
+from .geometry import EXACT
 
 _PROGRAMS = 1024  # as many fill a GPU: maps are divided among programs until there are that many
 _SUMS = 1024  # that the last program adds at a time
@@ -162,7 +163,7 @@ def forward(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tenso
             OFFSET=offset_dtype(pred),
             **of.options(),
         )
-        _mean_kernel[(1,)](sums, weight, loss, sums.numel(), n * k, h * w, BLOCK=_SUMS, num_warps=4)
+        _mean_kernel[(1,)](sums, weight, loss, sums.numel(), n * k, h * w, BLOCK=_SUMS, num_warps=4, **EXACT)
     return loss
 
 
