@@ -94,7 +94,6 @@ struct Grid {
 constexpr int kMaxLevels = 32;
 constexpr int kWarp = 32;
 constexpr int64_t kSharedLimit = 48 * 1024;       // what every GPU grants without asking
-constexpr int64_t kMaxBlocks = int64_t{1} << 30;  // more work than that is strided over
 
 PF_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <typename A>

@@ -40,7 +40,7 @@ PoolPlan pool_plan(const PoolArguments<T>& p, const Map<T>& touched) {
     return p.batch * plan.groups * plan.strips;
   };
   plan.wide = needs_wide_index(lay_out(vec)) || plan.wide;
-  plan.grid.blocks = least(kMaxBlocks, plan.wide ? lay_out(1) : lay_out(vec));
+  plan.grid.blocks = least(most_blocks(), plan.wide ? lay_out(1) : lay_out(vec));
   return plan;
 }
 

@@ -7,7 +7,6 @@
 namespace pyranet_fast::gpu {
 
 constexpr int64_t kGaussianPixels = 4;          // packs of a strip, for every worker
-constexpr int64_t kGaussianBlocks = 2048;       // more strips than these hold are strided over
 constexpr int64_t kGaussianTables = 24 * 1024;  // bytes, so that several blocks fit beside each other
 
 template <typename T, typename Launch>
@@ -22,7 +21,7 @@ void launch_gaussian_heatmaps(GaussianArguments<T> p, int64_t maps, const Launch
   const int64_t bytes = (p.w + ceil_div(p.h, p.strips)) * static_cast<int64_t>(sizeof(T));
   p.tables = bytes <= kGaussianTables;
   grid.shared = p.tables ? bytes : 0;
-  grid.blocks = least(kGaussianBlocks, p.tasks);
+  grid.blocks = least<int64_t>(p.tasks, 8 * threads_of_a_block());  // more strips than these hold are strided over
   launch("gaussian_forward", packed ? gaussian_forward<T, whole_access<T>()> : gaussian_forward<T, 1>, grid, p);
 }
 

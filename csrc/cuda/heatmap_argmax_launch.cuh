@@ -6,7 +6,8 @@
 
 namespace pyranet_fast::gpu {
 
-constexpr int64_t kArgmaxBlocks = 2048;  // more maps than these hold are strided over
+// More work than these hold is strided over. In proportion to the threads, so that tests with few of them get there.
+inline int64_t argmax_blocks(int64_t tasks) { return least<int64_t>(tasks, 8 * threads_of_a_block()); }
 
 // Threads that share a dense map: whole warps, each thread with about `packs` of 16 bytes; maps that a block takes on.
 inline Grid plane_grid(int64_t maps, int64_t packs_of_a_map, int64_t packs) {
@@ -15,7 +16,7 @@ inline Grid plane_grid(int64_t maps, int64_t packs_of_a_map, int64_t packs) {
   Grid grid{};
   grid.threads_x = static_cast<int32_t>(least(all, most<int64_t>(kWarp, wanted)));
   grid.threads_y = static_cast<int32_t>(least(maps, all / grid.threads_x));
-  grid.blocks = least(kArgmaxBlocks, ceil_div(maps, grid.threads_y));
+  grid.blocks = argmax_blocks(ceil_div(maps, grid.threads_y));
   return grid;
 }
 
@@ -39,7 +40,7 @@ void launch_argmax_pixels(ArgmaxArguments<T> p, const Launch& launch) {
   // One block has all of a map, so it is a large one.
   const int64_t all = least<int64_t>(512, 2 * threads_of_a_block()) / grid.threads_x;
   grid.threads_y = static_cast<int32_t>(least(all, ceil_div(area, kArgmaxAhead)));
-  grid.blocks = least(kArgmaxBlocks, p.tasks);
+  grid.blocks = argmax_blocks(p.tasks);
   grid.shared = int64_t{grid.threads_x} * grid.threads_y * V * static_cast<int64_t>(sizeof(Best<wide_t<T>, Index>));
   launch("argmax_pixels", argmax_pixels<T, V, Index, kMirrored>, grid, p);
 }

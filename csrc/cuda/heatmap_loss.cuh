@@ -153,8 +153,7 @@ __global__ void __launch_bounds__(512) loss_backward(const __grid_constant__ Los
   W weights = 0;
   for (int64_t i = thread; i < p.batch * p.channels; i += threads) weights += p.weight[i];
   weights = block_sum(weights, reinterpret_cast<W*>(memory));
-  const W factor =
-      weights > W(0) ? 2 * *p.grad / (static_cast<W>(p.pred.h) * static_cast<W>(p.pred.w) * weights) : W(0);
+  const W factor = 2 * *p.grad / (static_cast<W>(p.pred.h) * static_cast<W>(p.pred.w) * weights);
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
     const LossTask<T, V, Index> task(p, number, memory);
     task.fill_tables();
@@ -164,7 +163,7 @@ __global__ void __launch_bounds__(512) loss_backward(const __grid_constant__ Los
     bool counts[V] = {};
     for (int k = 0; k < V && task.active; ++k) {
       coefficient[k] = factor * task.weight(k);
-      counts[k] = weights > W(0) && task.weight(k) > W(0);
+      counts[k] = weights > W(0) && task.weight(k) > W(0);  // nowhere else is the factor used
     }
     task.for_each_pack([&](int32_t row, int32_t column) {
       W error[V];

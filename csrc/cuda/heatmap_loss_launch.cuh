@@ -10,7 +10,6 @@
 namespace pyranet_fast::gpu {
 
 constexpr int64_t kLossPixels = 4;              // packs of a strip, for every worker
-constexpr int64_t kLossBlocks = 2048;           // more strips than these hold are strided over
 constexpr int64_t kLossTableBytes = 24 * 1024;  // so that several blocks fit beside each other
 
 struct LossPlan {
@@ -53,7 +52,8 @@ LossPlan lay_out_loss(LossArguments<T>& p, int vec, int32_t threads_x) {
   const int64_t bytes = (p.pred.w + ceil_div(p.pred.h, p.strips)) * p.lanes * static_cast<int64_t>(sizeof(W));
   p.tables = bytes <= kLossTableBytes;
   plan.grid.shared = kLossTables + (p.tables ? bytes : 0);
-  plan.grid.blocks = least(kLossBlocks, p.tasks);
+  // More strips than these hold are strided over, so that there are few partial sums to add.
+  plan.grid.blocks = least<int64_t>(p.tasks, 8 * threads_of_a_block());
   return plan;
 }
 

@@ -9,8 +9,11 @@
 namespace pyranet_fast::gpu {
 
 #ifdef PF_EMULATOR
-inline int32_t threads_of_a_block() { return ::emulator::threads_of_a_block; }  // tests try several
+// Tests try several, and few blocks, which stride over much work.
+inline int32_t threads_of_a_block() { return ::emulator::threads_of_a_block; }
+inline int64_t most_blocks() { return ::emulator::most_blocks; }
 #else
+constexpr int64_t most_blocks() { return int64_t{1} << 30; }  // more work than that is strided over
 constexpr int32_t threads_of_a_block() { return 256; }
 #endif
 

@@ -44,7 +44,7 @@ UpsamplePlan upsample_plan(UpsampleArguments<T>& p, bool backward) {
     }
   }
   p.tasks = p.batch * p.groups * p.strips;
-  plan.grid.blocks = least(kMaxBlocks, p.tasks);
+  plan.grid.blocks = least(most_blocks(), p.tasks);
   return plan;
 }
 

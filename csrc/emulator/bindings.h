@@ -24,13 +24,15 @@ struct Run {
   Memory memory;
   std::string layout;
 
-  // settings: layout ("contiguous", "channels_last", "padded": rows and planes with gaps, off alignment),
-  // side ("end", "start"), order ("forward", "backward", "shuffled"), seed, threads.
+  // settings: layout ("contiguous"; "channels_last"; "padded": rows and planes with gaps, off alignment;
+  // "channels_last_off": off alignment; "channels_of_more": some of a channels_last map's channels),
+  // side ("end", "start"), order ("forward", "backward", "shuffled"), seed, threads of a block, blocks at most.
   explicit Run(const py::dict& settings) : memory(side(settings)), layout(text(settings, "layout", "contiguous")) {
     const std::string order = text(settings, "order", "shuffled");
     options.order = order == "forward" ? Order::forward : order == "backward" ? Order::backward : Order::shuffled;
     options.seed = settings.contains("seed") ? settings["seed"].cast<uint64_t>() : 0;
     threads_of_a_block = settings.contains("threads") ? settings["threads"].cast<int>() : 256;
+    most_blocks = settings.contains("blocks") ? settings["blocks"].cast<int>() : 1 << 30;
   }
 
   template <typename Arguments>
@@ -57,6 +59,11 @@ struct Placing {
   Placing(const std::vector<int64_t>& s, const std::string& layout) {
     if (layout == "channels_last") {
       *this = {s[1] * s[2] * s[3], 1, s[1] * s[3], s[1], 0, s[0] * s[1] * s[2] * s[3]};
+    } else if (layout == "channels_last_off") {
+      *this = {s[1] * s[2] * s[3], 1, s[1] * s[3], s[1], 1, s[0] * s[1] * s[2] * s[3] + 1};
+    } else if (layout == "channels_of_more") {
+      const int64_t pixel = (s[1] + 8) / 8 * 8;
+      *this = {pixel * s[2] * s[3], 1, pixel * s[3], pixel, 0, pixel * s[0] * s[2] * s[3]};
     } else if (layout == "padded") {
       const int64_t row = s[3] + 3, plane = row * (s[2] + 1) + 1;
       *this = {plane * s[1], plane, row, 1, 1, plane * s[1] * s[0] + 1};

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-LAYOUTS = ("contiguous", "channels_last", "padded")
+LAYOUTS = ("contiguous", "channels_last", "padded", "channels_last_off", "channels_of_more")
 _NARROW = (torch.bfloat16, torch.float16)
 
 
 def ways() -> Iterator[dict[str, Any]]:
-    """Settings to run a kernel with, for ever: every side, order and block size comes soon."""
-    some = itertools.product(("end", "start"), ("shuffled", "forward", "backward"), (256, 64, 128))
-    for seed, (side, order, threads) in enumerate(itertools.cycle(some)):
-        yield {"side": side, "order": order, "threads": threads, "seed": seed}
+    """Settings to run a kernel with, for ever: every side, order, block size and number of blocks comes soon."""
+    some = itertools.product(("end", "start"), ("shuffled", "forward", "backward"), (256, 64, 128), (1 << 30, 2))
+    for seed, (side, order, threads, blocks) in enumerate(itertools.cycle(some)):
+        yield {"side": side, "order": order, "threads": threads, "blocks": blocks, "seed": seed}
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -50,13 +50,13 @@ def exactly(actual: np.ndarray, expected: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(to_torch(actual, dtype), expected, rtol=0, atol=0, equal_nan=True)
 
 
-def check_argmax(emulator: ModuleType, maps: Tensor, layout: str) -> None:
+def check_argmax(emulator: ModuleType, maps: Tensor, layout: str, settings: dict[str, Any] | None = None) -> None:
     """Position, refined position, index and value, all exact."""
     w = maps.shape[3]
     laid = as_laid(maps, layout)
     place, values = reference.heatmap_argmax(laid)
     for quarter in (False, True):
-        how = {**next(WAYS), "layout": layout}
+        how = {**next(WAYS), "layout": layout, **(settings or {})}
         coords, scores, indices = emulator.heatmap_argmax(name_of(maps.dtype), to_numpy(maps), quarter, how)
         exactly(coords, reference.heatmap_argmax(laid, quarter)[0], torch.float32)
         exactly(scores, values, maps.dtype)
@@ -149,21 +149,24 @@ def test_gradient_of_the_score(emulator: ModuleType, shape: tuple[int, ...], dty
     exactly(grad, torch.zeros(shape, dtype=dtype), dtype)
 
 
-def test_more_maps_than_blocks(emulator: ModuleType) -> None:
-    """Blocks that go on to other maps, of every kernel."""
-    shape = (2100, 1, 2, 2)
-    maps, how = draw(shape, torch.float32, 0), {"threads": 32}
-    joints, weight = torch.rand(2100, 1, 2), torch.rand(2100, 1).round(decimals=1)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "padded"])
+def test_more_maps_than_blocks(emulator: ModuleType, layout: str) -> None:
+    """Blocks that go on to other maps, of every kernel; tests' small blocks are fewer, too."""
+    shape, how = (300, 2, 5, 4), {"threads": 32, "layout": layout}
+    maps = draw(shape, torch.float32, 0)
+    check_argmax(emulator, maps, layout, {"threads": 32})
     place, scores = reference.heatmap_argmax(maps)
-    index = (place[..., 1] * 2 + place[..., 0]).long()
-    for layout in ("contiguous", "padded"):
-        got = emulator.heatmap_argmax("float32", to_numpy(maps), True, {**next(WAYS), **how, "layout": layout})
-        exactly(got[0], place, torch.float32)
-        exactly(got[1], scores, torch.float32)
-    grad = emulator.heatmap_argmax_backward("float32", to_numpy(scores), index.numpy(), 2, 2, {**next(WAYS), **how})
-    exactly(grad, torch.zeros(2100, 1, 4).scatter(2, index[..., None], scores[..., None]).view(shape), torch.float32)
-    check_loss(emulator, maps, joints, weight, "contiguous", how)
-    check_gaussians(emulator, joints, weight, (2, 2), how)
+    index = (place[..., 1] * 4 + place[..., 0]).long()
+    grad = emulator.heatmap_argmax_backward("float32", to_numpy(scores), index.numpy(), 5, 4, {**next(WAYS), **how})
+    exactly(grad, torch.zeros(300, 2, 20).scatter(2, index[..., None], scores[..., None]).view(shape), torch.float32)
+    _, joints, weight = loss_example(shape, torch.float32)
+    joints, weight = joints.float(), weight.float().sub(0.2).relu()
+    check_loss(emulator, maps, joints, weight, layout, how)
+    check_gaussians(emulator, joints, weight, (5, 4), how)
+
+
+def test_more_maps_of_several_warps_than_blocks(emulator: ModuleType) -> None:
+    check_argmax(emulator, draw((520, 1, 20, 27), torch.float32, 0), "contiguous", {"threads": 64})
 
 
 def check_loss(

@@ -128,9 +128,8 @@ def forward(heatmaps: Tensor, quarter: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def forward_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor, quarter: bool) -> tuple[Tensor, Tensor]:
     """``pyranet_fast::heatmap_argmax_mirrored``."""
-    return _search(
-        heatmaps, mirrored, swap.contiguous(), quarter, torch.promote_types(heatmaps.dtype, torch.float32), None
-    )
+    wide = torch.promote_types(heatmaps.dtype, torch.float32)
+    return _search(heatmaps, mirrored, swap.contiguous(), quarter, wide, None)
 
 
 def backward(grad_scores: Tensor, indices: Tensor, height: int, width: int) -> Tensor:
