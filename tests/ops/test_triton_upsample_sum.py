@@ -19,10 +19,11 @@ __all__ = ["huge", "spoilt"]
 pytestmark = marks
 # Identity, enlarging, shrinking, size 1 on either side; channels that do and do not divide into 16 bytes.
 CASES = [  # layout of the maps, of base and of the gradient, (N, C, H, W), levels
-    ("contiguous", "contiguous", (2, 1, 9, 7), [(8, 6), (9, 7), (1, 1), (13, 3)]),
+    ("contiguous", "contiguous", (2, 1, 9, 7), [(8, 6), (9, 7), (1, 1)]),
     ("channels_last", "channels_last", (2, 14, 7, 9), [(6, 8), (4, 5)]),
-    ("channels_last", "sliced channels_last", (1, 28, 6, 5), [(5, 4), (8, 3)]),
-    ("channels_last", "contiguous", (1, 33, 4, 3), [(3, 2)]),
+    ("channels_last", "channels_last", (1, 72, 2, 3), [(2, 2)]),
+    ("channels_last", "sliced channels_last", (1, 4, 6, 5), [(5, 4), (8, 3)]),
+    ("channels_last", "contiguous", (1, 5, 4, 3), [(3, 2)]),
     ("contiguous", "channels_last", (1, 2, 3, 17), [(5, 33)]),
     ("contiguous", "contiguous", (1, 2, 1, 1), [(4, 3), (1, 1)]),
     ("sliced", "permuted", (1, 2, 6, 5), [(3, 4)]),
@@ -41,9 +42,10 @@ def native_sum(maps: Sequence[Tensor], size: Sequence[int], base: Tensor | None,
     return sum(ups[1:], ups[0]) if base is None else sum(ups, base)
 
 
-@pytest.mark.parametrize("align_corners", [True, False], ids=("aligned", "centres"))
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
+@pytest.mark.parametrize(
+    "dtype, align_corners", [*((dtype, True) for dtype in DTYPES), (torch.float32, False), (torch.bfloat16, False)]
+)
 def test_values_and_gradients(case: Any, dtype: torch.dtype, align_corners: bool, spoilt: None) -> None:
     layout, of_others, (n, c, h, w), levels = case
     maps = [in_layout(layout, draw((n, c, *level), i).to(dtype)) for i, level in enumerate(levels)]
@@ -69,7 +71,7 @@ def test_values_and_gradients(case: Any, dtype: torch.dtype, align_corners: bool
 
 
 @pytest.mark.parametrize("align_corners", [True, False], ids=("aligned", "centres"))
-@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[6]], ids=[IDS[0], IDS[4], IDS[6]])
+@pytest.mark.parametrize("case", CASES[6:9], ids=IDS[6:9])
 def test_maps_as_if_huge(case: Any, align_corners: bool, huge: None) -> None:
     test_values_and_gradients(case, torch.float32, align_corners, None)
 
