@@ -211,7 +211,7 @@ __global__ void pool_backward(const __grid_constant__ PoolArguments<T> p) {
 #pragma unroll
         for (int k = 0; k < V; ++k) {
           const W v = load(values.v[k]);
-          if (affine.relu && !(affine.linear(v, k) > W(0))) sum[k] = W(0);
+          if (affine.relu && affine.linear(v, k) <= W(0)) sum[k] = W(0);  // NaN lets the gradient pass
           by_scale[k] += sum[k] * v;
           by_shift[k] += sum[k];
           sum[k] *= affine.scale[k];

@@ -41,10 +41,16 @@ def pool_in_float(
 
 
 def check(
-    emulator: ModuleType, x: Tensor, sizes: list[tuple[int, int]], samples: Tensor, layout: str, affine: dict[str, Any]
+    emulator: ModuleType,
+    x: Tensor,
+    sizes: list[tuple[int, int]],
+    samples: Tensor,
+    layout: str,
+    affine: dict[str, Any],
+    **settings: int,
 ) -> None:
     """Values exact (rounded once), gradients of everything close."""
-    how = {**next(WAYS), "layout": layout}
+    how = {**next(WAYS), "layout": layout, **settings}
     dtype, wide = x.dtype, torch.promote_types(x.dtype, torch.float32)
     u = to_numpy(samples.to(wide))
     vectors = [None if affine.get(k) is None else to_numpy(affine[k].to(wide)) for k in ("scale", "shift")]
@@ -72,14 +78,14 @@ def check(
     arguments = (name_of(dtype), [to_numpy(g) for g in grads], positions, u, to_numpy(x) if affine else None)
     grad_x, sums = emulator.fractional_max_pool_pyramid_backward(*arguments, *vectors, relu, how)
     assert leaf.grad is not None
-    assert_close(to_torch(grad_x, dtype), leaf.grad)
+    assert_close(to_torch(grad_x, dtype), leaf.grad)  # NaN equals NaN
     again, sums_again = emulator.fractional_max_pool_pyramid_backward(*arguments, *vectors, relu, how | {"seed": 77})
     np.testing.assert_array_equal(grad_x, again, "two orders of blocks and threads, other bits")
     for i, name in enumerate(("scale", "shift")):
         if name in leaves:
             np.testing.assert_array_equal(sums[i], sums_again[i])
             size = float(leaf.numel()) ** 0.5
-            torch.testing.assert_close(torch.from_numpy(sums[i]), leaves[name].grad, rtol=1e-4, atol=1e-5 * size)
+            torch.testing.assert_close(torch.from_numpy(sums[i]), leaves[name].grad, rtol=1e-4, atol=1e-5 * size, equal_nan=True)
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
@@ -109,6 +115,7 @@ def test_plain(emulator: ModuleType, case: Any, dtype: torch.dtype, layout: str,
 def test_affine(emulator: ModuleType, present: tuple[str, ...], dtype: torch.dtype, layout: str, shared: bool) -> None:
     c, size, levels = CASES[1]
     x = draw((2, c, *size), dtype, 0)
+    x[0, 1, 3, 2], x[1, 2, 0, 0] = torch.nan, torch.inf
     affine: dict[str, Any] = {"scale": draw((c,), torch.float32, 2), "shift": draw((c,), torch.float32, 3)}
     affine = {k: v for k, v in affine.items() if k in present} | {"relu": "relu" in present}
     check(emulator, x, levels, draw_samples(len(levels), 1 if shared else 2, 1 if shared else c), layout, affine)
@@ -136,3 +143,11 @@ def test_samples_outside_the_range_stay_inside_the_map(emulator: ModuleType) -> 
 def test_many_blocks_of_a_larger_map(emulator: ModuleType) -> None:
     levels = [(53, 53), (45, 45), (38, 38), (32, 32)]
     check(emulator, draw((1, 2, 64, 64), torch.float32, 0), levels, draw_samples(4, 1, 2), "contiguous", {})
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_one_block_of_many_workers_takes_on_every_task(emulator: ModuleType, layout: str) -> None:
+    affine = {"scale": draw((8,), torch.float32, 2), "shift": draw((8,), torch.float32, 3), "relu": True}
+    x, samples = draw((3, 8, 12, 11), torch.float32, 0), draw_samples(2, 3, 8)
+    for seed in range(4):
+        check(emulator, x, [(9, 9), (5, 4)], samples, layout, affine, blocks=1, threads=128, seed=seed)

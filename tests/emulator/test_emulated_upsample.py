@@ -21,6 +21,7 @@ CASES = [  # channels, (H, W), levels: the model's channels, then identity, enla
     (7, (17, 23), [(17, 23), (9, 40), (1, 1), (33, 5)]),
     (3, (1, 1), [(4, 5), (1, 1)]),
     (1, (37, 30), [(31, 26), (2, 1)]),
+    (33, (4, 5), [(3, 3)]),
     (2, (40, 9), [(3, 3)] * 6),
 ]
 
@@ -80,12 +81,13 @@ def test_folded_batch_norm(emulator: ModuleType, dtype: torch.dtype, layout: str
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_infinities_and_nan_stay_where_they_belong(emulator: ModuleType, layout: str) -> None:
+@pytest.mark.parametrize("relu", [False, True])
+def test_infinities_and_nan_stay_where_they_belong(emulator: ModuleType, layout: str, relu: bool) -> None:
     x = draw((1, 2, 4, 5), torch.float32, 0)
     x[0, 0, 1, 2], x[0, 1, 3, 4] = torch.inf, torch.nan
     out = to_torch(
         emulator.upsample_sum(
-            "float32", [to_numpy(x)], 7, 9, None, True, None, None, False, {**next(WAYS), "layout": layout}
+            "float32", [to_numpy(x)], 7, 9, None, True, None, None, relu, {**next(WAYS), "layout": layout}
         ),
         torch.float32,
     )
