@@ -93,7 +93,7 @@ struct Grid {
 
 constexpr int kMaxLevels = 32;
 constexpr int kWarp = 32;
-constexpr int64_t kSharedLimit = 48 * 1024;       // what every GPU grants without asking
+constexpr int64_t kSharedLimit = 48 * 1024;  // what every GPU grants without asking
 
 PF_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <typename A>

@@ -85,7 +85,9 @@ def check(
         if name in leaves:
             np.testing.assert_array_equal(sums[i], sums_again[i])
             size = float(leaf.numel()) ** 0.5
-            torch.testing.assert_close(torch.from_numpy(sums[i]), leaves[name].grad, rtol=1e-4, atol=1e-5 * size, equal_nan=True)
+            torch.testing.assert_close(
+                torch.from_numpy(sums[i]), leaves[name].grad, rtol=1e-4, atol=1e-5 * size, equal_nan=True
+            )
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
