@@ -5,7 +5,12 @@ import torch
 
 from pyranet_fast import ops
 from pyranet_fast.models import VARIANTS, PyraNet
+from pyranet_fast.ops import _backend
 
+OPERATORS = [
+    pytest.param(name, marks=pytest.mark.skipif(bool(error), reason=f"{name} cannot run here"))
+    for name, error in (("native", _backend.native_error), ("triton", _backend.triton_error()))
+]
 SMALL = {"features": 24, "depth": 3, "base_width": 4}
 
 
@@ -175,10 +180,31 @@ def test_compiles_without_graph_breaks(variant):
     torch._dynamo.reset()
 
 
-def test_exports_with_a_dynamic_batch():
-    model = small(stacks=1, depth=2).eval()
+@pytest.mark.parametrize("backend", OPERATORS)
+def test_one_graph_trains_on_every_size(backend):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = small(stacks=1, depth=1, features=8, base_width=2).to(memory_format=torch.channels_last)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    with ops.backend(backend):
+        for shape in ((2, 3, 16, 32), (3, 3, 32, 16)):  # equal sizes would be taken for one
+            x, results = torch.randn(shape), []
+            for network in (model, compiled):
+                torch.manual_seed(2)
+                model.zero_grad()
+                network(x)[-1].square().mean().backward()
+                results.append([p.grad for p in model.parameters() if p.grad is not None])
+            for a, b in zip(*results, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("backend", OPERATORS)
+def test_exports_with_a_dynamic_batch(backend):
+    model = small(stacks=1, depth=1, features=8).eval()
     batch = torch.export.Dim("batch")
-    program = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
-    x = torch.randn(5, 3, 32, 32)
-    with torch.no_grad():
+    x = torch.randn(1 if backend == "triton" else 5, 3, 32, 32)
+    with torch.no_grad(), ops.backend(backend):
+        program = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: batch},))
         torch.testing.assert_close(program.module()(x)[-1], model(x)[-1])
