@@ -125,12 +125,13 @@ wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11
 
 # Installs the wheel with each torch release into an environment of its own (gigabytes where the release is a CUDA
 # build; deleted afterwards) and runs the package's and the operators' tests there, away from the source tree.
+# NumPy below 2.4, since the interpreter of Triton 3.6, which torch 2.11 brings, fails with later ones.
 CHECK := $(CURDIR)/.cache/wheel-check
 wheel-check: ## the wheel of `make wheel` under torch VERSIONS: import, operators, their tests
 	@ls dist/*.whl >/dev/null 2>&1 || { echo "make: no wheel in dist/; run make wheel first" >&2; exit 1; }
 	@for version in $(VERSIONS); do \
 	    rm -rf "$(CHECK)" && $(PYTHON3) -m venv "$(CHECK)/venv" && cp -r tests "$(CHECK)/tests" && \
-	    "$(CHECK)/venv/bin/python" -m pip -qq install --no-cache-dir torch==$$version dist/*.whl "pytest>=8" "hypothesis>=6.100" && \
+	    "$(CHECK)/venv/bin/python" -m pip -qq install --no-cache-dir torch==$$version dist/*.whl "numpy<2.4" "pytest>=8" "hypothesis>=6.100" && \
 	    (cd "$(CHECK)" && export OMP_NUM_THREADS=1 && \
 	     venv/bin/python -c 'import platform, torch, pyranet_fast as pf; print("Python", platform.python_version(), "torch", torch.__version__, pf.ops.available_backends(), pf.__file__)' && \
 	     venv/bin/python -m pytest -q --rootdir tests -p no:cacheprovider tests/test_package.py tests/test_env.py tests/ops); \
