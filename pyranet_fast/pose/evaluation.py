@@ -1,20 +1,31 @@
-"""Scoring a network on a set of people: single scale, optionally with flip testing."""
+"""Scoring a network on a set of people: one scale or six, optionally with flip testing."""
 
 from __future__ import annotations
 
-from typing import Literal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..data.base import PeopleSource
-from ..data.crops import CropDataset, worker_init
+from ..data.crops import worker_init
+from ..data.scaled_crops import ScaledCrops
+from ..errors import UserError
 from .inference import decode, score_maps
 from .metrics import Score, pck, pckh
+from .multiscale import decode_scales
+from .partial import Partial
+
+T = TypeVar("T")
+SINGLE_SCALE = (1.0,)
 
 
 def evaluate_pose(
@@ -23,12 +34,14 @@ def evaluate_pose(
     input_size: int,
     *,
     flip: bool,
+    scales: Sequence[float] = SINGLE_SCALE,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     workers: int = 0,
     on_error: Literal["raise", "skip"] = "raise",
     progress: bool = False,
+    partial: Partial | None = None,
 ) -> tuple[Score, NDArray[np.float32]]:
     """Predict every person and score the predictions with the data set's own metric.
 
@@ -37,27 +50,76 @@ def evaluate_pose(
         people: who to predict; their centre and scale choose the crop (no ground-truth joints are used for it).
         input_size: side of the network's input, pixels.
         flip: average the score maps of each image and its mirror.
+        scales: what the crop's side is multiplied by. One scale: maximum and a quarter pixel (`decode`); several:
+            maximum of the average over the image (`decode_scales`).
+        batch_size: crops that go through the network together, twice as many pictures with ``flip``; all scales of
+            a person are in one batch.
+        workers: loader processes; 0 is one thread beside the network.
         on_error: ``"skip"`` leaves people with an unreadable image out of the score, counted in its settings.
+        partial: predictions so far; those people are not predicted again.
 
     Returns:
         The score, and predictions (N, K, 3): x, y in original image pixels, score; NaN where the image was unreadable.
+
+    Raises:
+        UserError: an image cannot be read, or not a single one can.
     """
-    data = CropDataset(people, input_size, augmentation=None, on_error=on_error)
-    loader = DataLoader(data, batch_size, num_workers=workers, worker_init_fn=worker_init)
-    predictions = np.full((len(people), len(people.skeleton), 3), np.nan, np.float32)
-    readable = np.zeros(len(people), bool)
-    with tqdm(total=len(people), unit="person", disable=not progress or None, dynamic_ncols=True) as bar:
-        for batch in loader:
-            maps = score_maps(model, batch["image"], people.skeleton, flip=flip, device=device, precision=precision)
-            joints, scores = decode(maps, batch["inverse"])
-            index, valid = batch["index"].numpy(), batch["valid"].numpy()
-            predictions[index, :, :2], predictions[index, :, 2] = joints, scores
-            predictions[index[~valid]] = np.nan
-            readable[index] = valid
-            bar.update(len(index))
-    score = score_predictions(people, predictions, readable)
-    score.settings.update(scales=1, flip=flip, input_size=input_size, unreadable=int((~readable).sum()))
-    return score, predictions
+    state = Partial(len(people), len(people.skeleton)) if partial is None else partial
+    todo = state.remaining()
+    data = ScaledCrops(people, input_size, scales, on_error=on_error, start=todo.tolist())
+    loader = DataLoader(data, max(1, batch_size // len(scales)), num_workers=workers, worker_init_fn=worker_init)
+    started, in_network = time.perf_counter(), 0.0
+    bar = tqdm(
+        total=len(people),
+        initial=len(people) - len(todo),
+        unit="person",
+        disable=not progress or None,
+        dynamic_ncols=True,
+    )
+    try:
+        for batch in in_advance(loader):
+            before = time.perf_counter()
+            images = batch["images"].flatten(0, 1)
+            maps = score_maps(model, images, people.skeleton, flip=flip, device=device, precision=precision)
+            in_network += time.perf_counter() - before
+            joints, scores = _decode(maps, scales, batch)
+            rows = np.concatenate([joints, scores[..., None]], -1)
+            state.add(batch["index"].numpy(), rows, batch["valid"].numpy())
+            bar.update(len(rows))
+    finally:
+        bar.close()
+        state.save()
+    if len(people) and not state.readable.any():
+        raise UserError(f"{people.name}: the image of not one of the {len(people)} people can be read")
+    seconds = time.perf_counter() - started
+    score = score_predictions(people, state.predictions, state.readable)
+    score.settings.update(
+        scales=list(scales), flip=flip, input_size=input_size, unreadable=int((~state.readable).sum())
+    )
+    score.settings["people_per_second"] = round(len(todo) / seconds, 2)
+    if torch.device(device).type == "cpu":  # a GPU's work is not done when the call returns
+        score.settings["network_share"] = round(in_network / seconds, 3)
+    return score, state.predictions
+
+
+def in_advance(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
+    """The items, made by one thread while those before them are worked on."""
+    end: Any = object()
+    source = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, source, end) for _ in range(ahead))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, source, end))
+            yield item
+
+
+def _decode(
+    maps: Tensor, scales: Sequence[float], batch: dict[str, Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if len(scales) == 1:
+        return decode(maps, batch["inverse"])
+    of_scales = maps.unflatten(0, (-1, len(scales)))
+    return decode_scales(of_scales, scales, batch["centre"], batch["side"], batch["image_size"])
 
 
 def score_predictions(

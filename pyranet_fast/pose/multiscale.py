@@ -50,8 +50,9 @@ class _Lines:
 def _lines(size: int, scales: tuple[float, ...]) -> _Lines:
     pixels = np.arange(-1, size + 1) - (size - 1) / 2  # the average falls to 0 one pixel outside
     u = np.unique(np.concatenate([scale * pixels / size for scale in scales]))
-    starts = np.arange(0, len(u) - 1, _BLOCK)
-    lines = np.minimum(starts[:, None] + np.arange(_BLOCK + 1), len(u) - 1)
+    length = min(_BLOCK, len(u) - 1)
+    starts = np.arange(0, len(u) - 1, length)
+    lines = np.minimum(starts[:, None] + np.arange(length + 1), len(u) - 1)
     place = _places(u[None], np.asarray(scales)[:, None], size)
     start, end = place[:, lines[:, 0], None], place[:, lines[:, -1], None]
     within = np.floor(start) + np.arange(1, int((end - start).max()) + 2)
