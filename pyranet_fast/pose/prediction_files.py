@@ -205,7 +205,7 @@ def score_files(
         predicted = read_predictions(predictions, joints=joints, pixels=pixels)
     except UserError:
         # More than one layout fits, or none: knowing how many people there must be may settle it.
-        for count in {len(truth), truth.available}:
+        for count in (len(truth), truth.available):
             try:
                 predicted = read_predictions(predictions, joints=joints, people=count, pixels=pixels)
                 break
