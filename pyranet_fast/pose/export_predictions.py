@@ -209,8 +209,8 @@ def write_coco_json(
     if len(image_ids) != len(places):
         raise ValueError(f"image_ids has {len(image_ids)} ids for {len(places)} people; one each is accepted")
     results = []
-    known = np.isfinite(places).all(axis=-1)
-    for index in np.flatnonzero(known.any(axis=1)):
+    known = np.asarray(np.isfinite(places).all(axis=-1))
+    for index in map(int, np.flatnonzero(np.asarray(known).any(axis=1))):
         seen = known[index]
         triples = np.where(seen[:, None], np.column_stack([places[index], seen]), 0.0)
         usable = np.zeros(0) if certainty is None else certainty[index][seen & np.isfinite(certainty[index])]
@@ -241,16 +241,13 @@ def _checked(points: npt.ArrayLike, scores: npt.ArrayLike | None, joints: int | 
 
 
 def _whole(name: str, given: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
-    values = np.asarray(given)
+    values = np.asarray(given, dtype=np.float64)  # MPII's own lists hold whole numbers as floats
     if values.shape != (count,):
         raise ValueError(f"{name} has shape {values.shape}; ({count},), one number per person, is accepted")
-    # MPII's own lists hold whole numbers as floats.
-    whole = values.astype(np.int64)
-    if count and (not np.array_equal(whole, values) or whole.min() < 1):
-        raise ValueError(
-            f"{name} must hold whole numbers from 1; it holds {values[(whole != values) | (whole < 1)][0]}"
-        )
-    return whole
+    wrong = ~((values >= 1) & (values < 2**31) & (values == np.rint(values)))
+    if wrong.any():
+        raise ValueError(f"{name} must hold whole numbers from 1; it holds {values[wrong][0]:g}")
+    return values.astype(np.int64)
 
 
 def _optional(name: str, given: npt.ArrayLike | None, shape: tuple[int, ...]) -> Floats | None:
