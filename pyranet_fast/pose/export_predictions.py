@@ -171,9 +171,14 @@ def read_mpii_mat(path: str | Path) -> list[MpiiPerson]:
     for image, entry in enumerate(pred.ravel(), 1):
         rectangles = entry["annorect"]
         for person, rectangle in enumerate(rectangles.ravel() if rectangles.dtype.names else (), 1):
-            found = rectangle["annopoints"]
-            if found.dtype.names:
-                people.append(_person(image, person, rectangle, found))
+            try:
+                if rectangle["annopoints"].dtype.names:
+                    people.append(_person(image, person, rectangle))
+            except (ValueError, IndexError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"predictions {path}: pred({image}).annorect({person}) is not in the layout of MPII submissions: "
+                    "annopoints.point with x, y and id from 0 to 15"
+                ) from error
     return people
 
 
@@ -278,10 +283,13 @@ def _annopoints(points: Floats) -> npt.NDArray[Any]:
     return _structure(point=point)
 
 
-def _person(image: int, person: int, rectangle: Any, annopoints: npt.NDArray[Any]) -> MpiiPerson:
+def _person(image: int, person: int, rectangle: Any) -> MpiiPerson:
     points = np.full((len(MPII), 2), np.nan)
-    for point in annopoints[0, 0]["point"].ravel():
-        points[int(point["id"].item())] = point["x"].item() - 1.0, point["y"].item() - 1.0
+    for point in rectangle["annopoints"][0, 0]["point"].ravel():
+        joint = int(point["id"].item())
+        if joint < 0:
+            raise IndexError(joint)
+        points[joint] = point["x"].item() - 1.0, point["y"].item() - 1.0
     objpos, scale = None, None
     names = rectangle.dtype.names
     if "objpos" in names and rectangle["objpos"].dtype.names:

@@ -109,6 +109,15 @@ def test_submission_is_named_where_plain_predictions_are_expected(tmp_path):
         read_mpii_mat(tmp_path / "none.mat")
 
 
+@pytest.mark.parametrize(
+    "point", [{"x": 1, "y": 2}, {"x": 1, "y": 2, "id": 16}, {"x": 1, "y": 2, "id": -1}, {"x": [], "y": 2, "id": 3}]
+)
+def test_damaged_submissions_are_named(tmp_path, point):
+    scipy_io.savemat(tmp_path / "p.mat", {"pred": {"annorect": {"annopoints": {"point": point}}}})
+    with pytest.raises(UserError, match=r"pred\(1\).annorect\(1\) is not in the layout of MPII submissions"):
+        read_mpii_mat(tmp_path / "p.mat")
+
+
 def test_coco_results(tmp_path):
     points, scores = poses(3, 14)
     points[0, 1] = np.nan
