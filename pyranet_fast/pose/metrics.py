@@ -1,42 +1,22 @@
 """PCK@0.2 (LSP) and PCKh@0.5 (MPII), each in one named convention.
 
-The same predictions give different figures under different readings of "mean";
-``Score.settings`` carries the reading, so that a number never travels without it.
+The same predictions give different figures under different readings of "mean". ``Score.settings`` carries the
+reading of the mean, so that a number never travels without it, and ``Score.conventions`` the other ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.pose.skeleton import LSP, MPII, Skeleton
+from .conventions import PCK, PCKH, Convention, Flags, Floats, mean_of, percent_right, readings, relative_errors
 
-# Left and right are averaged; the columns stand in the order of the paper's tables.
-_PCKH_COLUMNS: Mapping[str, Sequence[int]] = {
-    "Head": (9,),
-    "Shoulder": (12, 13),
-    "Elbow": (11, 14),
-    "Wrist": (10, 15),
-    "Hip": (2, 3),
-    "Knee": (1, 4),
-    "Ankle": (0, 5),
-}
-_PCK_COLUMNS: Mapping[str, Sequence[int]] = {
-    "Head": (12, 13),
-    "Shoulder": (8, 9),
-    "Elbow": (7, 10),
-    "Wrist": (6, 11),
-    "Hip": (2, 3),
-    "Knee": (1, 4),
-    "Ankle": (0, 5),
-}
 _LSP_RIGHT_HIP, _LSP_LEFT_SHOULDER = 2, 9
-# MPII's pelvis and thorax are left out of the mean, as in the published tables.
-_PCKH_MEAN = (0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15)
 
 
 @dataclass
@@ -48,7 +28,8 @@ class Score:
         mean: unweighted mean over the joints that count (NaN where none was scored).
         columns: the paper's columns, left and right averaged (NaN where none was scored).
         count: number of people scored.
-        settings: the convention, JSON-able.
+        settings: the convention, JSON-able; ``"left_out"`` counts people who were not scored, by reason.
+        conventions: the same predictions read in other ways, percent by the reading's name.
     """
 
     metric: str
@@ -56,21 +37,24 @@ class Score:
     columns: dict[str, float]
     count: int
     settings: dict[str, Any] = field(default_factory=dict)
+    conventions: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return a dictionary that is valid JSON (NaN, which JSON lacks, becomes None)."""
-        return {
+        content: dict[str, Any] = {
             "metric": self.metric,
-            "mean": _json_number(self.mean),
-            "columns": {name: _json_number(value) for name, value in self.columns.items()},
+            "mean": self.mean,
+            "columns": self.columns,
+            "conventions": self.conventions,
             "count": self.count,
-            "settings": dict(self.settings),
+            "settings": self.settings,
         }
+        return {name: _json_value(value) for name, value in content.items()}
 
     def table(self) -> str:
         """Return two lines of text, in the paper's column order, Mean last."""
         names = ["", *self.columns, "Mean"]
-        cells = [f"{value:.2f}" if np.isfinite(value) else "-" for value in (*self.columns.values(), self.mean)]
+        cells = [_cell(value) for value in (*self.columns.values(), self.mean)]
         values = [self.metric, *cells]
         widths = [max(len(name), len(value)) for name, value in zip(names, values, strict=True)]
         return "\n".join(
@@ -80,6 +64,17 @@ class Score:
             for row in (names, values)
         )
 
+    def readings(self) -> str:
+        """Return a line of text for every convention, and one for what was left out or is unusual."""
+        lines = [f"{_cell(value):>6}  {name}" for name, value in self.conventions.items()]
+        people = f"{self.count} {'person' if self.count == 1 else 'people'} scored"
+        left_out = [f"{count} left out ({why})" for why, count in self.settings.get("left_out", {}).items()]
+        lines.append(", ".join([people, *left_out]))
+        outside = self.settings.get("joints_outside_image")
+        if outside:
+            lines.append(f"{outside} labelled joints lie outside their image; they are scored like the others")
+        return "\n".join(lines)
+
 
 def pck(
     predictions: npt.ArrayLike,
@@ -87,6 +82,7 @@ def pck(
     visible: npt.ArrayLike | None = None,
     *,
     threshold: float = 0.2,
+    image_size: npt.ArrayLike | None = None,
 ) -> Score:
     """Person-centric PCK of the Leeds Sports Pose data.
 
@@ -96,29 +92,31 @@ def pck(
     Args:
         predictions: (N, 14, 2), x and y in image pixels. A NaN is a wrong answer.
         ground_truth: (N, 14, 2), in the same pixels.
-        visible: (N, 14), true where labelled; None means everywhere. People without both
-            torso joints have no unit of length and are left out of ``count``.
+        visible: (N, 14), true where labelled; None means wherever the truth is finite. People without both
+            torso joints, or with a torso of length 0, have no unit of length: they are left out of ``count``
+            and counted in ``settings["left_out"]``, as are people without any labelled joint.
         threshold: fraction of the torso.
+        image_size: (N, 2), width and height of each person's image in pixels. With it, labelled joints outside
+            the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
 
     Returns:
         A Score in percent.
 
     Raises:
-        ValueError: wrong shapes, N = 0, or a threshold that is not positive.
+        ValueError: wrong shapes, N = 0, a threshold that is not positive, or a visible joint that is not finite.
     """
-    predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, LSP)
+    predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, PCK)
+    ends = seen[:, _LSP_LEFT_SHOULDER] & seen[:, _LSP_RIGHT_HIP]
     torso = np.linalg.norm(truth[:, _LSP_LEFT_SHOULDER] - truth[:, _LSP_RIGHT_HIP], axis=1)
-    measurable = seen[:, _LSP_LEFT_SHOULDER] & seen[:, _LSP_RIGHT_HIP] & (torso > 0)
-    predicted, truth, seen, torso = (a[measurable] for a in (predicted, truth, seen, torso))
-    relative = _error(predicted, truth) / torso[:, None]
+    length = np.where(ends & (torso > 0), torso, np.nan)
     settings = {
         "threshold": threshold,
         "comparison": "error <= threshold * torso",
         "torso": "left shoulder to right hip",
-        "mean": "unweighted over 14 joints",
+        "mean": PCK.mean,
         "centric": "person",
     }
-    return _score(f"PCK@{threshold:g}", relative <= threshold, seen, _PCK_COLUMNS, range(14), settings)
+    return _score(predicted, truth, seen, length, "no torso", threshold, PCK, settings, image_size)
 
 
 def pckh(
@@ -128,6 +126,8 @@ def pckh(
     visible: npt.ArrayLike | None = None,
     *,
     threshold: float = 0.5,
+    on_bad_size: Literal["raise", "leave_out"] = "raise",
+    image_size: npt.ArrayLike | None = None,
 ) -> Score:
     """PCKh of the MPII Human Pose data.
 
@@ -139,34 +139,42 @@ def pckh(
         predictions: (N, 16, 2), x and y in image pixels. A NaN is a wrong answer.
         ground_truth: (N, 16, 2), in the same pixels.
         head_size: (N,), 0.6 times the diagonal of the head box, in the same pixels.
-        visible: (N, 16), true where labelled; None means everywhere.
+        visible: (N, 16), true where labelled; None means wherever the truth is finite. People without any
+            labelled joint are not in ``count`` but in ``settings["left_out"]``.
         threshold: fraction of ``head_size``.
+        on_bad_size: what a head size does that is zero, negative or not finite: ``"raise"`` ValueError, or
+            ``"leave_out"`` the person, counted in ``settings["left_out"]``.
+        image_size: (N, 2), width and height of each person's image in pixels. With it, labelled joints outside
+            the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
 
     Returns:
         A Score in percent.
 
     Raises:
-        ValueError: wrong shapes, N = 0, a head size or threshold that is not positive.
+        ValueError: wrong shapes, N = 0, a head size or threshold that is not positive, or a visible joint that is
+            not finite.
     """
-    predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, MPII)
+    predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, PCKH)
     size = np.asarray(head_size, dtype=np.float64)
     if size.shape != (len(truth),):
         raise ValueError(f"head_size has shape {size.shape}; it must be ({len(truth)},), one length per person")
-    if not np.all(size > 0):
-        worst = int(np.argmin(np.where(np.isnan(size), -np.inf, size)))
-        raise ValueError(f"head_size[{worst}] is {size[worst]:g}; every head size must be positive")
+    if on_bad_size not in ("raise", "leave_out"):
+        raise ValueError(f"on_bad_size is {on_bad_size!r}; 'raise' and 'leave_out' are accepted")
+    good = np.isfinite(size) & (size > 0)
+    if on_bad_size == "raise" and not good.all():
+        worst = int(np.flatnonzero(~good)[0])
+        raise ValueError(
+            f"head_size[{worst}] is {size[worst]:g}; every head size must be positive "
+            "(on_bad_size='leave_out' leaves such people out and counts them)"
+        )
     settings = {
         "threshold": threshold,
         "comparison": "error < threshold * head_size",
         "head_size": "0.6 * head box diagonal",
-        "mean": "unweighted over 14 joints, without pelvis and thorax",
+        "mean": PCKH.mean,
     }
-    relative = _error(predicted, truth) / size[:, None]
-    return _score(f"PCKh@{threshold:g}", relative < threshold, seen, _PCKH_COLUMNS, _PCKH_MEAN, settings)
-
-
-_Floats = npt.NDArray[np.float64]
-_Flags = npt.NDArray[np.bool_]
+    length = np.where(good, size, np.nan)
+    return _score(predicted, truth, seen, length, "no head size", threshold, PCKH, settings, image_size)
 
 
 def _checked(
@@ -174,11 +182,11 @@ def _checked(
     ground_truth: npt.ArrayLike,
     visible: npt.ArrayLike | None,
     threshold: float,
-    skeleton: Skeleton,
-) -> tuple[_Floats, _Floats, _Flags]:
+    convention: Convention,
+) -> tuple[Floats, Floats, Flags]:
     predicted = np.asarray(predictions, dtype=np.float64)
     truth = np.asarray(ground_truth, dtype=np.float64)
-    joints = len(skeleton)
+    joints = len(convention.skeleton)
     for name, array in (("predictions", predicted), ("ground_truth", truth)):
         if array.ndim != 3 or array.shape[1:] != (joints, 2):
             raise ValueError(f"{name} has shape {array.shape}; it must be (N, {joints}, 2)")
@@ -188,41 +196,69 @@ def _checked(
         raise ValueError("ground_truth has no people; at least one is needed")
     if not threshold > 0:
         raise ValueError(f"threshold is {threshold}; it must be positive")
-    seen = np.ones(truth.shape[:2], dtype=bool) if visible is None else np.asarray(visible).astype(bool)
+    finite: Flags = np.asarray(np.isfinite(truth).all(axis=-1))
+    seen = finite if visible is None else np.asarray(visible).astype(bool)
     if seen.shape != truth.shape[:2]:
         raise ValueError(f"visible has shape {seen.shape}; it must be {truth.shape[:2]}")
+    unknown = np.argwhere(seen & ~finite)
+    if len(unknown):
+        person, joint = unknown[0]
+        raise ValueError(f"ground_truth[{person}, {joint}] is not finite, but visible says that it is labelled")
     return predicted, truth, seen
 
 
-def _error(predicted: _Floats, truth: _Floats) -> _Floats:
-    error: _Floats = np.sqrt(np.square(predicted - truth).sum(axis=-1))
-    return error
-
-
 def _score(
-    metric: str,
-    correct: _Flags,
-    seen: _Flags,
-    columns: Mapping[str, Sequence[int]],
-    in_mean: Sequence[int],
+    predicted: Floats,
+    truth: Floats,
+    seen: Flags,
+    length: Floats,
+    without_length: str,
+    threshold: float,
+    convention: Convention,
     settings: dict[str, Any],
+    image_size: npt.ArrayLike | None,
 ) -> Score:
-    labelled = seen.sum(axis=0)
-    hits = (correct & seen).sum(axis=0)
-    per_joint = np.where(labelled > 0, 100.0 * hits / np.maximum(labelled, 1), np.nan)
+    """Score the people who have a length (not NaN) and a labelled joint; count the others."""
+    labelled = seen.any(axis=1)
+    measurable = labelled & ~np.isnan(length)
+    reasons = {"no labelled joint": ~labelled, without_length: labelled & ~measurable}
+    settings["left_out"] = {why: int(which.sum()) for why, which in reasons.items() if which.any()}
+    if image_size is not None:
+        settings["joints_outside_image"] = _outside(truth, seen, image_size)
+    errors = relative_errors(predicted[measurable], truth[measurable], length[measurable])
+    seen = seen[measurable]
+    per_joint = percent_right(errors, seen, [threshold], convention.strict)[0][0]
     return Score(
-        metric=metric,
-        mean=_mean(per_joint[list(in_mean)]),
-        columns={name: _mean(per_joint[list(indices)]) for name, indices in columns.items()},
+        metric=f"{convention.metric}@{threshold:g}",
+        mean=float(mean_of(per_joint[list(convention.in_mean)])),
+        columns={name: float(mean_of(per_joint[list(chosen)])) for name, chosen in convention.columns.items()},
         count=len(seen),
         settings=settings,
+        conventions=readings(errors, seen, threshold, convention),
     )
 
 
-def _mean(values: _Floats) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+def _outside(truth: Floats, seen: Flags, image_size: npt.ArrayLike) -> int:
+    size = np.asarray(image_size, dtype=np.float64)
+    if size.shape != (len(truth), 2):
+        raise ValueError(f"image_size has shape {size.shape}; it must be ({len(truth)}, 2), width and height")
+    # A pixel reaches half a pixel to each side of its centre.
+    inside = ((truth >= -0.5) & (truth <= size[:, None] - 0.5)).all(axis=-1)
+    return int((seen & ~inside).sum())
 
 
-def _json_number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _cell(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "-"
+
+
+def _json_value(value: Any) -> Any:
+    """The value in JSON's types; what is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(name): _json_value(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _json_value(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

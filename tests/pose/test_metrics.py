@@ -155,7 +155,7 @@ def test_table_and_dictionary():
     assert values.split() == ["PCK@0.2", *["100.00"] * 8]
     assert len(head) == len(values)
     content = json.loads(json.dumps(score.as_dict(), allow_nan=False))
-    assert set(content) == {"metric", "mean", "columns", "count", "settings"}
+    assert set(content) == {"metric", "mean", "columns", "conventions", "count", "settings"}
     assert content["settings"]["threshold"] == 0.2
 
 

@@ -1,0 +1,284 @@
+"""Predictions and ground truth from files, and their score.
+
+Pixels are 0-based in this package, and an integer coordinate is a pixel's centre. The published files of MPII
+and LSP count pixels from 1, and so do the predictions that others scored against them. Everything read here
+becomes 0-based, so a file of either kind meets either ground truth at the same origin:
+
+* ground truth (``detections_our_format.mat``, ``joints.mat``): 1-based, as published;
+* predictions with the attribute (HDF5) or variable (.mat) ``pixels``: what it says;
+* predictions with the attribute ``joints``, which this package writes: 0-based;
+* any other predictions: 1-based.
+
+A shift by one pixel is up to 4 % of a small head: ``pixels=`` overrules the guess.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UserError
+from .arrays_in_files import Array, arrange, read_arrays
+from .conventions import PCK, PCKH
+from .metrics import Score, pck, pckh
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Pixels = Literal["auto", "0-based", "1-based"]
+
+_PREDICTIONS = ("preds", "pred")
+_JOINTS = (len(PCKH.skeleton), len(PCK.skeleton))
+_HEAD_SHARE = 0.6  # PCKh's unit in diagonals of the head box
+
+
+@dataclass
+class Predictions:
+    """Predicted joints of a file.
+
+    Attributes:
+        points: (N, K, 2) x and y, 0-based pixels of the published images; NaN where there is no prediction.
+        scores: (N, K), or None where the file has none.
+        attrs: the file's attributes and how it was read: ``file``, ``variable``, ``layout``, ``pixels``.
+    """
+
+    points: Floats
+    scores: Floats | None = None
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GroundTruth:
+    """True joints of a file.
+
+    Attributes:
+        kind: ``"mpii"`` (scored by PCKh@0.5) or ``"lsp"`` (PCK@0.2).
+        points: (N, K, 2) x and y, 0-based pixels.
+        labelled: (N, K), true where a joint is labelled; occluded joints are.
+        head_size: (N,) pixels, or None for LSP.
+        first, last: the people that were taken, counted from 1.
+        available: people in the file.
+        path: the file.
+    """
+
+    kind: Literal["mpii", "lsp"]
+    points: Floats
+    labelled: Flags
+    head_size: Floats | None
+    first: int
+    last: int
+    available: int
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def read_predictions(
+    path: str | Path, *, joints: int | None = None, people: int | None = None, pixels: Pixels = "auto"
+) -> Predictions:
+    """Read predicted joints.
+
+    Args:
+        path: ``.h5`` or ``.mat`` (of any version) with an array ``preds`` or ``pred`` of x, y and perhaps a score,
+            N x K x 2|3, N x 2|3 x K, 2|3 x K x N or K x 2|3 x N; the axes follow from their sizes.
+        joints: K where it is known, else 16 and 14 are possible.
+        people: N where it is known. With ``joints`` it settles sizes that fit more than one layout.
+        pixels: ``"auto"`` as said at the head of this module, or what the file's pixels are.
+
+    Raises:
+        UserError: no such file, not of these formats, no such array, or sizes that fit no or several layouts.
+        ValueError: ``pixels`` is none of the three.
+    """
+    path = Path(path)
+    if pixels not in ("auto", "0-based", "1-based"):
+        raise ValueError(f"pixels is {pixels!r}; 'auto', '0-based' and '1-based' are accepted")
+    arrays, attrs = read_arrays(path, "predictions")
+    name = next((n for n in _PREDICTIONS if n in arrays), None)
+    if name is None:
+        held = ", ".join(sorted(arrays)) or "nothing"
+        raise UserError(f"predictions {path} has no array 'preds' or 'pred'; it holds {held}")
+    array = _numbers(arrays[name], path, name)
+    ours = "joints" in attrs
+    values, layout = arrange(
+        array,
+        f"{path}: {name}",
+        joints=_JOINTS if joints is None else (joints,),
+        people=people,
+        # Files of this package are always laid out so, which settles any sizes.
+        layouts=("NKC",) if ours else ("NKC", "NCK", "CKN", "KCN"),
+    )
+    said = attrs.get("pixels")
+    if said is None and "pixels" in arrays:
+        said = "".join(np.ravel(arrays["pixels"]).astype(str)).strip()
+    if said is not None and said not in ("0-based", "1-based"):
+        raise UserError(f"predictions {path} says that its pixels are {said!r}; 0-based or 1-based is accepted")
+    base = said or ("0-based" if ours else "1-based") if pixels == "auto" else pixels
+    points = values[..., :2] - (base == "1-based")
+    points[~np.isfinite(points).all(axis=-1)] = np.nan
+    scores = values[..., 2].copy() if values.shape[2] == 3 else None
+    return Predictions(points, scores, {**attrs, "file": str(path), "variable": name, "layout": layout, "pixels": base})
+
+
+def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTruth:
+    """Read true joints.
+
+    Args:
+        path: MPII's ``detections_our_format.mat`` (``pos_gt_src``, ``jnt_missing``, ``headboxes_src``), or the
+            ``joints.mat`` of LSP, (3, 14, N) with all joints labelled, or of LSP-extended, (14, 3, N) with a third
+            column that is 1 where labelled. Pixels are 1-based in all of them.
+        people: a range such as ``"1001-2000"`` or ``"1001-"`` (to the end), counted from 1; None is everybody.
+
+    Raises:
+        UserError: no such file, neither of the two kinds, sizes that do not agree, or people that it does not hold.
+    """
+    path = Path(path)
+    arrays, _ = read_arrays(path, "ground truth")
+    head_size: Floats | None = None
+    kind: Literal["mpii", "lsp"]
+    if "pos_gt_src" in arrays:
+        kind = "mpii"
+        points, labelled, head_size = _mpii_truth(arrays, path)
+    elif "joints" in arrays:
+        kind = "lsp"
+        points, labelled = _lsp_truth(_numbers(arrays["joints"], path, "joints"), path)
+    else:
+        held = ", ".join(sorted(arrays)) or "nothing"
+        raise UserError(
+            f"ground truth {path} has neither 'pos_gt_src' (MPII) nor 'joints' (LSP); it holds {held}"
+        )  # fmt: skip
+    first, last = parse_people(people, len(points), path)
+    chosen = slice(first - 1, last)
+    return GroundTruth(
+        kind=kind,
+        points=points[chosen] - 1,
+        labelled=labelled[chosen],
+        head_size=None if head_size is None else head_size[chosen],
+        first=first,
+        last=last,
+        available=len(points),
+        path=path,
+    )
+
+
+def parse_people(people: str | None, available: int, path: str | Path) -> tuple[int, int]:
+    """First and last of a range of people ``"1001-2000"``, ``"1001-"`` or None (all), counted from 1.
+
+    Raises:
+        UserError: not a range, or not within ``available`` people; the sentence names ``path`` and what it holds.
+    """
+    if people is None:
+        return 1, available
+    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", str(people), re.ASCII)
+    if match is None:
+        raise UserError(f"people is {people!r}; a range such as '1001-2000' or '1001-' (to the end) is accepted")
+    first, last = int(match[1]), int(match[2]) if match[2] else available
+    if not 1 <= first <= last <= available:
+        raise UserError(f"people {people!r} is not within {path}, which holds people 1 to {available}")
+    return first, last
+
+
+def score_files(
+    predictions: str | Path, ground_truth: str | Path, people: str | None = None, *, pixels: Pixels = "auto"
+) -> Score:
+    """Score the predictions of one file against the truth of another: PCKh@0.5 for MPII, PCK@0.2 for LSP.
+
+    Args:
+        predictions: as ``read_predictions``; of the people asked for, or of all people of the ground truth.
+        ground_truth: as ``read_ground_truth``.
+        people: a range of the ground truth's people, None for all.
+        pixels: of the predictions, as ``read_predictions``.
+
+    Returns:
+        The score; its settings name both files, the people, and how the predictions were read.
+
+    Raises:
+        UserError: as the two readers, or predictions of another number of people or of other joints.
+    """
+    truth = read_ground_truth(ground_truth, people)
+    joints = truth.points.shape[1]
+    try:
+        predicted = read_predictions(predictions, joints=joints, pixels=pixels)
+    except UserError:
+        # More than one layout fits, or none: knowing how many people there must be may settle it.
+        for count in (len(truth), truth.available):
+            try:
+                predicted = read_predictions(predictions, joints=joints, people=count, pixels=pixels)
+                break
+            except UserError:
+                continue
+        else:
+            raise
+    points = predicted.points
+    if len(points) == truth.available:
+        points = points[truth.first - 1 : truth.last]
+    if len(points) != len(truth):
+        asked = "all of them" if people is None else f"of which {truth.first}-{truth.last} are asked for"
+        raise UserError(
+            f"predictions {predictions} has {len(points)} people; {truth.path} has {truth.available}, {asked}: "
+            "the numbers must agree"
+        )
+    if truth.head_size is None:
+        score = pck(points, truth.points, truth.labelled)
+    else:
+        score = pckh(points, truth.points, truth.head_size, truth.labelled, on_bad_size="leave_out")
+    score.settings.update(
+        predictions=str(predictions),
+        ground_truth=str(ground_truth),
+        people=f"{truth.first}-{truth.last} of {truth.available}",
+        layout=predicted.attrs["layout"],
+        pixels=predicted.attrs["pixels"],
+    )
+    return score
+
+
+def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Floats, Flags, Floats]:
+    missing = [name for name in ("jnt_missing", "headboxes_src") if name not in arrays]
+    if missing:
+        raise UserError(f"ground truth {path} has 'pos_gt_src' but no '{missing[0]}'; PCKh needs it")
+    points = _numbers(arrays["pos_gt_src"], path, "pos_gt_src")
+    count = points.shape[-1] if points.ndim == 3 else 0
+    absent = _numbers(arrays["jnt_missing"], path, "jnt_missing")
+    boxes = _numbers(arrays["headboxes_src"], path, "headboxes_src")
+    joints = len(PCKH.skeleton)
+    for name, array, wanted in (
+        ("pos_gt_src", points, (joints, 2, count)),
+        ("jnt_missing", absent, (joints, count)),
+        ("headboxes_src", boxes, (2, 2, count)),
+    ):
+        if array.shape != wanted or count == 0:
+            expected = ", ".join(map(str, wanted[:-1]))
+            raise UserError(f"{path}: {name} has shape {array.shape}; ({expected}, N), N alike in all, is expected")
+    points = points.transpose(2, 0, 1)
+    corners = boxes.transpose(2, 0, 1)
+    # A joint that is not a number cannot be scored, whatever the flag says.
+    labelled = np.asarray((absent.T == 0) & np.isfinite(points).all(axis=-1))
+    return points, labelled, _HEAD_SHARE * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
+
+
+def _lsp_truth(joints: Floats, path: Path) -> tuple[Floats, Flags]:
+    sizes = joints.shape
+    if joints.ndim != 3 or sizes[:2] not in ((3, 14), (14, 3)) or sizes[2] == 0:
+        raise UserError(
+            f"{path}: joints has shape {sizes}; (3, 14, N) of LSP or (14, 3, N) of LSP-extended is accepted"
+        )
+    people = joints.transpose(2, 1, 0) if sizes[0] == 3 else joints.transpose(2, 0, 1)
+    finite = np.isfinite(people[..., :2]).all(axis=-1)
+    # LSP's third row says occluded, and occluded joints count; LSP-extended's third column says labelled.
+    labelled = finite if sizes[0] == 3 else finite & (people[..., 2] > 0.5)
+    return people[..., :2], np.asarray(labelled)
+
+
+def _numbers(array: Array, path: Path, name: str) -> Floats:
+    if array.dtype.names is not None or array.dtype.kind == "O":
+        raise UserError(
+            f"{path}: {name} is a structure, not an array of numbers"
+            + ("; read_mpii_mat reads the layout of MPII submissions" if name == "pred" else "")
+        )
+    if array.dtype.kind not in "iufb":
+        raise UserError(f"{path}: {name} is of type {array.dtype}; an array of numbers is expected")
+    return array.astype(np.float64)
