@@ -1,97 +1,213 @@
-"""`python -m pyranet_fast.evaluate`: score a checkpoint on a data set."""
+"""`python -m pyranet_fast.evaluate`: score a checkpoint on a data set, or a file of predictions."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import cli
 
+SCALES = (1, 6)
+MPII_VALIDATION = 2958  # people
+# What belongs to one way of using the command alone.
+_OF_FILES = ("ground_truth", "people", "pixels")
+_OF_CHECKPOINT = ("checkpoint", "dataset", "root")
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.evaluate",
-        description="Predict every person of a split, print the table in the paper's columns, and write metrics.json "
-        "and predictions.h5 (preds N x K x 3: x, y in original image pixels, score) into OUTPUT.",
+        description="Predict every person of a split with --checkpoint and score the predictions, or score the "
+        "predictions of a file with --predictions and --ground-truth. Prints the table in the paper's columns beside "
+        "published rows and other readings of the mean. OUTPUT gets metrics.json, table.txt, .md and .tex, curves.png; "
+        "with --checkpoint also predictions.h5 (preds N x K x 3: x, y in 0-based image pixels, score) and worst.html, "
+        "a page of the worst predictions. An interrupted evaluation goes on with the same command.",
     )
-    parser.add_argument("--checkpoint", required=True, help="file written by train")
-    parser.add_argument("--dataset", default="demo", help="demo, lsp or lsp+lspet (default: %(default)s)")
-    parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, …")
+    parser.add_argument("--checkpoint", default=None, metavar="FILE", help="file written by train")
+    parser.add_argument("--dataset", default=None, help="as for train: demo, lsp, mpii, … (default: demo)")
+    parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …")
     parser.add_argument("--split", default="test", choices=("val", "test", "train"), help="(default: %(default)s)")
+    parser.add_argument(
+        "--scales",
+        type=int,
+        choices=SCALES,
+        default=1,
+        help="6: crops of 0.8 to 1.3 times the size, their score maps averaged over the image (default: %(default)s)",
+    )
     parser.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, default=True, help="average with the mirrored image"
     )
+    parser.add_argument("--predictions", default=None, metavar="FILE", help=".h5 or .mat with preds or pred")
+    parser.add_argument(
+        "--ground-truth", default=None, metavar="FILE", help="MPII's detections_our_format.mat or LSP's joints.mat"
+    )
+    parser.add_argument("--people", default=None, metavar="RANGE", help="of the ground truth, such as 1001-2000")
+    parser.add_argument(
+        "--pixels",
+        choices=("auto", "0-based", "1-based"),
+        default="auto",
+        help="what the file of predictions counts from; auto: 0 in this package's own, 1 in others' (default: auto)",
+    )
     parser.add_argument("--output", default="output", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="people a step (default: %(default)s)")
+    parser.add_argument("--name", default=None, help="name in the table (default: the file's)")
+    parser.add_argument(
+        "--write", default="", metavar="FORMATS", help="further files of predictions: coco, mpii or coco,mpii"
+    )
+    parser.add_argument("--worst", type=int, default=24, metavar="N", help="predictions in worst.html (default: 24)")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="crops through the network at a time (default: %(default)s)"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes; 0 is a thread (default: %(default)s)")
     parser.add_argument(
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
-        help="what a corrupt image does (default: %(default)s)",
+        help="what an image does that is missing or corrupt; skip leaves the person out, counted (default: raise)",
     )
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "none"),
+        default="auto",
+        help="go on with an interrupted evaluation of the same settings in OUTPUT (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
         parser.error(f"--batch-size is {arguments.batch_size}; a whole number above 0 is accepted")
     if not 0 <= arguments.workers <= 256:
         parser.error(f"--workers is {arguments.workers}; 0 to 256 is accepted")
+    if arguments.worst < 0:
+        parser.error(f"--worst is {arguments.worst}; a whole number, 0 for no page, is accepted")
+    formats = [part.strip() for part in arguments.write.split(",") if part.strip()]
+    if unknown := sorted(set(formats) - {"coco", "mpii"}):
+        parser.error(f"--write has {unknown[0]!r}; coco and mpii are accepted")
+    of_files = arguments.predictions is not None or arguments.ground_truth is not None
+    for name in _OF_CHECKPOINT if of_files else _OF_FILES:
+        if getattr(arguments, name) not in (None, "auto"):
+            flag = "--" + name.replace("_", "-")
+            other = "--predictions" if of_files else "--checkpoint"
+            parser.error(f"{flag} does not go with {other}: give a checkpoint and a data set, or two files")
+    if of_files:
+        if arguments.predictions is None or arguments.ground_truth is None:
+            parser.error("--predictions and --ground-truth go together: give both files")
+        return _score_files(arguments)
+    if arguments.checkpoint is None:
+        parser.error("--checkpoint FILE, or --predictions FILE and --ground-truth FILE, is needed")
+    return _score_checkpoint(parser, arguments, formats)
+
+
+def _score_files(arguments: argparse.Namespace) -> int:
+    from .pose.conventions import CONVENTIONS, relative_errors
+    from .pose.metrics import torso_length
+    from .pose.prediction_files import read_pair, score_pair
+    from .pose.results import write_curves, write_metrics
+
+    predicted, truth = read_pair(
+        arguments.predictions, arguments.ground_truth, arguments.people, pixels=arguments.pixels
+    )
+    score = score_pair(predicted, truth)
+    output = cli.output_folder(arguments.output)
+    name = arguments.name or Path(arguments.predictions).name
+    everybody = truth.kind == "mpii" and len(truth) == MPII_VALIDATION
+    people = f"{truth.first}-{truth.last}"
+    data = "MPII validation" if everybody else f"LSP {people}" if truth.kind == "lsp" else f"{truth.path.name} {people}"
+    text, files = write_metrics(output, score, name, data)
+    length = truth.head_size if truth.head_size is not None else torso_length(truth.points, truth.labelled)
+    errors = relative_errors(predicted.points, truth.points, length)
+    errors[~truth.labelled] = float("nan")
+    files += write_curves(output, errors, CONVENTIONS["pckh" if truth.kind == "mpii" else "pck"], name, data)
+    print(text)
+    _say_files(files)
+    return 0
+
+
+def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace, formats: list[str]) -> int:
     device = cli.device(arguments.device)
 
-    import h5py
     import torch
 
     from .data import open_dataset
-    from .pose.evaluation import evaluate_pose
-    from .training.checkpoint import atomic_write, build_model, load_checkpoint
+    from .pose.evaluation import SINGLE_SCALE, evaluate_pose
+    from .pose.multiscale import SIX_SCALES
+    from .pose.partial import Partial
+    from .pose.results import write_metrics, write_predictions, write_worst
+    from .training.checkpoint import build_model, load_checkpoint
 
     checkpoint = load_checkpoint(arguments.checkpoint)
-    people = open_dataset(arguments.dataset, arguments.root, arguments.split)
+    dataset = arguments.dataset or "demo"
+    people = open_dataset(dataset, arguments.root, arguments.split)
     if people.skeleton.name != checkpoint.skeleton:
         parser.error(
-            f"--dataset {arguments.dataset} has the joints of {people.skeleton.name}, "
+            f"--dataset {dataset} has the joints of {people.skeleton.name}, "
             f"the checkpoint predicts those of {checkpoint.skeleton}"
         )
     model = build_model(checkpoint, arguments.checkpoint).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    score, predictions = evaluate_pose(
-        model,
-        people,
-        checkpoint.input_size,
-        flip=arguments.flip,
-        batch_size=arguments.batch_size,
-        device=device,
-        precision=arguments.precision,
-        workers=arguments.workers,
-        on_error=arguments.on_error,
-        progress=True,
+    scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
+    output = cli.output_folder(arguments.output)
+    file = Path(arguments.checkpoint).resolve()
+    settings: dict[str, Any] = {
+        "checkpoint": str(arguments.checkpoint),
+        "dataset": dataset,
+        "split": arguments.split,
+        "people": people.name,
+        "precision": arguments.precision,
+    }
+    what = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}
+    what |= {"file": f"{file} {file.stat().st_mtime_ns}", "root": str(arguments.root)}
+    state = Partial(
+        len(people), len(people.skeleton), output / "evaluation.part", what, go_on=arguments.resume == "auto"
     )
-    score.settings.update(
-        checkpoint=str(arguments.checkpoint),
-        dataset=arguments.dataset,
-        split=arguments.split,
-        people=people.name,
-        precision=arguments.precision,
-    )
-    output = Path(arguments.output)
-    text = json.dumps(score.as_dict(), indent=2)
-    atomic_write(output / "metrics.json", lambda file: file.write(text.encode()))
-    temporary = output / ".predictions.h5.part"
-    with h5py.File(temporary, "w") as file:
-        file.create_dataset("preds", data=predictions, compression="gzip")
-        file.attrs["joints"] = list(people.skeleton.joints)
-    temporary.replace(output / "predictions.h5")
-    print(f"{people.name}: {len(people)} people, single scale, {'flip' if arguments.flip else 'no flip'}")
-    print(score.table())
+    if state.done.any():
+        print(f"{int(state.done.sum())} of {len(people)} people were done before; --resume none starts again")
+    try:
+        score, predictions = evaluate_pose(
+            model,
+            people,
+            checkpoint.input_size,
+            flip=arguments.flip,
+            scales=scales,
+            batch_size=arguments.batch_size,
+            device=device,
+            precision=arguments.precision,
+            workers=arguments.workers,
+            on_error=arguments.on_error,
+            progress=True,
+            partial=state,
+        )
+    except KeyboardInterrupt:
+        print(f"{int(state.done.sum())} of {len(people)} people are done; the same command goes on", file=sys.stderr)
+        raise
+    score.settings.update(settings)
+    how = f"{'six scales' if arguments.scales == 6 else 'one scale'}, {'flip' if arguments.flip else 'no flip'}"
+    name = arguments.name or f"{file.parent.name}/{file.name}"
+    files = write_predictions(output, people, predictions, formats, {**settings, "testing": how})
+    text, more = write_metrics(output, score, name, people.name, how, published=dataset != "demo")
+    files += [*more, *write_worst(output, people, predictions, name, people.name, arguments.worst)]
+    state.finish()
+    print(f"{people.name}: {len(people)} people, {how}")
+    print(text)
+    share = score.settings.get("network_share")
+    of_network = "" if share is None else f", {100 * share:.0f} % of the time in the network"
+    print(f"{score.settings['people_per_second']:g} people a second{of_network}")
     if score.settings["unreadable"]:
-        print(f"{score.settings['unreadable']} people with unreadable images are not in the score")
-    print(f"wrote {output / 'metrics.json'} and {output / 'predictions.h5'}")
+        print(f"{score.settings['unreadable']} people with missing or unreadable images are not in the score")
+    _say_files(files)
     return 0
+
+
+def _say_files(files: list[Path]) -> None:
+    print(f"wrote {files[0].parent}: {', '.join(file.name for file in files)}")
 
 
 if __name__ == "__main__":

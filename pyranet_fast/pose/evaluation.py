@@ -84,7 +84,8 @@ def evaluate_pose(
             in_network += time.perf_counter() - before
             joints, scores = _decode(maps, scales, batch)
             rows = np.concatenate([joints, scores[..., None]], -1)
-            state.add(batch["index"].numpy(), rows, batch["valid"].numpy())
+            index, valid, sizes = (batch[name].numpy() for name in ("index", "valid", "image_size"))
+            state.add(index, rows, valid, sizes)
             bar.update(len(rows))
     finally:
         bar.close()
@@ -92,7 +93,7 @@ def evaluate_pose(
     if len(people) and not state.readable.any():
         raise UserError(f"{people.name}: the image of not one of the {len(people)} people can be read")
     seconds = time.perf_counter() - started
-    score = score_predictions(people, state.predictions, state.readable)
+    score = score_predictions(people, state.predictions, state.readable, state.image_sizes)
     score.settings.update(
         scales=list(scales), flip=flip, input_size=input_size, unreadable=int((~state.readable).sum())
     )
@@ -123,15 +124,23 @@ def _decode(
 
 
 def score_predictions(
-    people: PeopleSource, predictions: NDArray[np.float32], readable: NDArray[np.bool_] | None = None
+    people: PeopleSource,
+    predictions: NDArray[np.float32],
+    readable: NDArray[np.bool_] | None = None,
+    image_sizes: NDArray[np.float64] | None = None,
 ) -> Score:
-    """Score predictions (N, K, 2 or 3) in image pixels with the data set's metric."""
+    """Score predictions (N, K, 2 or 3) in image pixels with the data set's metric.
+
+    People without a unit of length are left out, counted in the score's settings; so are labelled joints outside
+    of their image where ``image_sizes`` (N, 2), width and height, is given.
+    """
     chosen = np.arange(len(people)) if readable is None else np.flatnonzero(readable)
     persons = [people.person(int(i)) for i in chosen]
     truth = np.stack([p.joints for p in persons])
     labelled = np.stack([p.labelled for p in persons])
     points = predictions[chosen, :, :2]
+    sizes = None if image_sizes is None else image_sizes[chosen]
     if people.metric == "pck":
-        return pck(points, truth, labelled)
+        return pck(points, truth, labelled, image_size=sizes)
     heads = np.array([people.reference_length(int(i)) for i in chosen], np.float32)
-    return pckh(points, truth, heads, labelled)
+    return pckh(points, truth, heads, labelled, on_bad_size="leave_out", image_size=sizes)

@@ -106,9 +106,7 @@ def pck(
         ValueError: wrong shapes, N = 0, a threshold that is not positive, or a visible joint that is not finite.
     """
     predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, PCK)
-    ends = seen[:, _LSP_LEFT_SHOULDER] & seen[:, _LSP_RIGHT_HIP]
-    torso = np.linalg.norm(truth[:, _LSP_LEFT_SHOULDER] - truth[:, _LSP_RIGHT_HIP], axis=1)
-    length = np.where(ends & (torso > 0), torso, np.nan)
+    length = torso_length(truth, seen)
     settings = {
         "threshold": threshold,
         "comparison": "error <= threshold * torso",
@@ -117,6 +115,15 @@ def pck(
         "centric": "person",
     }
     return _score(predicted, truth, seen, length, "no torso", threshold, PCK, settings, image_size)
+
+
+def torso_length(truth: npt.ArrayLike, visible: npt.ArrayLike) -> Floats:
+    """PCK's unit of length (N,) for joints (N, 14, 2): left shoulder to right hip; NaN where that is unknown or 0."""
+    points, seen = np.asarray(truth, dtype=np.float64), np.asarray(visible).astype(bool)
+    torso = np.linalg.norm(points[:, _LSP_LEFT_SHOULDER] - points[:, _LSP_RIGHT_HIP], axis=1)
+    known = seen[:, _LSP_LEFT_SHOULDER] & seen[:, _LSP_RIGHT_HIP] & (torso > 0)
+    length: Floats = np.where(known, torso, np.nan)
+    return length
 
 
 def pckh(

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..training.checkpoint import atomic_write
 
 SECONDS = 20.0  # between two states on the disk
+_ARRAYS = ("predictions", "done", "readable", "image_sizes")
 
 
 class Partial:
@@ -23,9 +24,18 @@ class Partial:
         predictions: x and y in image pixels, score.
         done: (N,) bool, whose turn has been.
         readable: (N,) bool, whose image could be read.
+        image_sizes: (N, 2) width and height of those images.
     """
 
-    def __init__(self, people: int, joints: int, path: Path | None = None, what: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        people: int,
+        joints: int,
+        path: Path | None = None,
+        what: dict[str, Any] | None = None,
+        *,
+        go_on: bool = True,
+    ) -> None:
         """Start, or go on with the file ``path`` if it is of the same evaluation.
 
         Args:
@@ -33,13 +43,15 @@ class Partial:
             joints: K.
             path: where the state is kept; None keeps none.
             what: says which evaluation this is; a file that says something else is not used.
+            go_on: false starts anew in any case.
         """
         self.path, self._what = path, json.dumps(what or {}, sort_keys=True)
         self.predictions = np.full((people, joints, 3), np.nan, np.float32)
         self.done = np.zeros(people, bool)
         self.readable = np.zeros(people, bool)
+        self.image_sizes = np.zeros((people, 2))
         self._saved = time.monotonic()
-        if path is not None and path.is_file():
+        if go_on and path is not None and path.is_file():
             self._load(path)
 
     def _load(self, path: Path) -> None:
@@ -47,8 +59,8 @@ class Partial:
             with np.load(path, allow_pickle=False) as file:
                 same = str(file["what"]) == self._what and file["predictions"].shape == self.predictions.shape
                 if same:
-                    self.predictions, self.done, self.readable = (
-                        np.array(file[name]) for name in ("predictions", "done", "readable")
+                    self.predictions, self.done, self.readable, self.image_sizes = (
+                        np.array(file[name]) for name in _ARRAYS
                     )
         except Exception as error:  # NumPy raises many kinds on a damaged file
             raise UserError(f"{path}, the state of an interrupted evaluation, cannot be read; delete it") from error
@@ -57,9 +69,16 @@ class Partial:
         """Indices of the people whose turn has not been."""
         return np.flatnonzero(~self.done)
 
-    def add(self, index: npt.NDArray[np.int64], rows: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> None:
+    def add(
+        self,
+        index: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.float32],
+        valid: npt.NDArray[np.bool_],
+        image_sizes: npt.NDArray[np.float64],
+    ) -> None:
         """Take (n, K, 3) predictions of people ``index``; those of unreadable images are left NaN."""
         self.predictions[index[valid]] = rows[valid]
+        self.image_sizes[index] = image_sizes
         self.readable[index] = valid
         self.done[index] = True
         if self.path is not None and time.monotonic() - self._saved > SECONDS:
@@ -68,8 +87,8 @@ class Partial:
     def save(self) -> None:
         """Write the state, whole or not at all."""
         if self.path is not None and self.done.any():
-            state = {"predictions": self.predictions, "done": self.done, "readable": self.readable, "what": self._what}
-            atomic_write(self.path, lambda file: np.savez(file, **state))  # type: ignore[arg-type]
+            state: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+            atomic_write(self.path, lambda file: np.savez(file, what=self._what, **state))
         self._saved = time.monotonic()
 
     def finish(self) -> None:

@@ -182,19 +182,16 @@ def parse_people(people: str | None, available: int, path: str | Path) -> tuple[
     return first, last
 
 
-def score_files(
+def read_pair(
     predictions: str | Path, ground_truth: str | Path, people: str | None = None, *, pixels: Pixels = "auto"
-) -> Score:
-    """Score the predictions of one file against the truth of another: PCKh@0.5 for MPII, PCK@0.2 for LSP.
+) -> tuple[Predictions, GroundTruth]:
+    """Predictions and truth of the same people.
 
     Args:
         predictions: as ``read_predictions``; of the people asked for, or of all people of the ground truth.
         ground_truth: as ``read_ground_truth``.
         people: a range of the ground truth's people, None for all.
         pixels: of the predictions, as ``read_predictions``.
-
-    Returns:
-        The score; its settings name both files, the people, and how the predictions were read.
 
     Raises:
         UserError: as the two readers, or predictions of another number of people or of other joints.
@@ -213,22 +210,39 @@ def score_files(
                 continue
         else:
             raise
-    points = predicted.points
-    if len(points) == truth.available:
-        points = points[truth.first - 1 : truth.last]
-    if len(points) != len(truth):
+    if len(predicted.points) == truth.available:
+        chosen = slice(truth.first - 1, truth.last)
+        predicted.points = predicted.points[chosen]
+        predicted.scores = None if predicted.scores is None else predicted.scores[chosen]
+    if len(predicted.points) != len(truth):
         asked = "all of them" if people is None else f"of which {truth.first}-{truth.last} are asked for"
         raise UserError(
-            f"predictions {predictions} has {len(points)} people; {truth.path} has {truth.available}, {asked}: "
-            "the numbers must agree"
+            f"predictions {predictions} has {len(predicted.points)} people; {truth.path} has {truth.available}, "
+            f"{asked}: the numbers must agree"
         )
+    return predicted, truth
+
+
+def score_files(
+    predictions: str | Path, ground_truth: str | Path, people: str | None = None, *, pixels: Pixels = "auto"
+) -> Score:
+    """Score the predictions of one file against the truth of another: PCKh@0.5 for MPII, PCK@0.2 for LSP.
+
+    Arguments and errors are those of ``read_pair``. The score's settings name both files, the people, and how the
+    predictions were read.
+    """
+    return score_pair(*read_pair(predictions, ground_truth, people, pixels=pixels))
+
+
+def score_pair(predicted: Predictions, truth: GroundTruth) -> Score:
+    """Score what ``read_pair`` gives."""
     if truth.head_size is None:
-        score = pck(points, truth.points, truth.labelled)
+        score = pck(predicted.points, truth.points, truth.labelled)
     else:
-        score = pckh(points, truth.points, truth.head_size, truth.labelled, on_bad_size="leave_out")
+        score = pckh(predicted.points, truth.points, truth.head_size, truth.labelled, on_bad_size="leave_out")
     score.settings.update(
-        predictions=str(predictions),
-        ground_truth=str(ground_truth),
+        predictions=predicted.attrs["file"],
+        ground_truth=str(truth.path),
         people=f"{truth.first}-{truth.last} of {truth.available}",
         layout=predicted.attrs["layout"],
         pixels=predicted.attrs["pixels"],

@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from pyranet_fast import cli, evaluate, train
+from pyranet_fast import cli, train
 from pyranet_fast.training import loop
 from pyranet_fast.training.checkpoint import load_checkpoint
 from pyranet_fast.training.pose_task import PoseTask
@@ -104,30 +104,6 @@ def test_validation_looks_at_the_pictures_of_its_epoch(
     more = ("--input-size", "64", "--early-size", "32", "--early-share", "0.5")
     assert cli.run(train.main, arguments(root, tmp_path, *more)) == 0
     assert sizes == [32, 32, 64, 64]  # the score and the picture of each epoch
-
-
-def test_evaluate_scores_the_checkpoint(finished: Path, root: Path, tmp_path: Path) -> None:
-    import json
-
-    import h5py
-
-    flags = [
-        "--checkpoint",
-        str(finished / "last.pt"),
-        "--dataset",
-        "lsp",
-        "--root",
-        str(root),
-        "--output",
-        str(tmp_path),
-    ]
-    assert cli.run(evaluate.main, flags) == 0
-    result = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(result) >= {"metric", "mean", "columns", "count", "settings"} and result["count"] > 0
-    with h5py.File(tmp_path / "predictions.h5") as file:
-        assert file["preds"].shape == (PEOPLE - 1000, 14, 3)
-        assert np.isfinite(file["preds"][:]).all()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "predictions.h5"]
 
 
 class Crash(Exception):

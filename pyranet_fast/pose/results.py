@@ -1,0 +1,103 @@
+"""The files of an evaluation: metrics.json, tables, curves, predictions, the worst of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.base import PeopleSource
+from ..training.checkpoint import atomic_write
+from .conventions import CONVENTIONS, Convention
+from .curves import pck_curve
+from .export_predictions import write_coco_json, write_hdf5
+from .metrics import Score
+from .tables import COLUMNS, Row, plot_curves, published_beside, row_of, table
+from .worst import people_errors, worst_page
+
+_ENDINGS = {"text": "txt", "markdown": "md", "latex": "tex"}
+
+
+def write_metrics(
+    folder: Path, score: Score, name: str, data: str, note: str = "", *, published: bool = True
+) -> tuple[str, list[Path]]:
+    """Write metrics.json, and the table as table.txt, .md and .tex.
+
+    Args:
+        folder: where the files go.
+        score: what is written.
+        name: of the method, in the table.
+        data: the people scored, in the table.
+        note: under the table.
+        published: put published rows of the metric beside it.
+
+    Returns:
+        The text to print, and the files.
+    """
+    text = json.dumps(score.as_dict(), indent=2, allow_nan=False)
+    files = [folder / "metrics.json"]
+    atomic_write(files[0], lambda file: file.write(text.encode()))
+    if not score.columns.keys() <= set(COLUMNS):  # a skeleton of the user's own: nothing published stands beside it
+        return f"{score.table()}\n{score.readings()}", files
+    rows: list[Row] = [row_of(score, name, data, note)]
+    rows += published_beside(score.metric) if published else []
+    for form, ending in _ENDINGS.items():
+        shown = table(rows, form)  # type: ignore[arg-type]
+        files.append(folder / f"table.{ending}")
+        atomic_write(files[-1], lambda file, shown=shown: file.write(f"{shown}\n".encode()))
+    return f"{table(rows)}\n\n{score.readings()}", files
+
+
+def write_curves(folder: Path, errors: npt.ArrayLike, convention: Convention, name: str, data: str) -> list[Path]:
+    """Write curves.json and curves.png of errors (N, K) in units of the metric."""
+    if not np.isfinite(np.asarray(errors)).any():
+        return []
+    curve = pck_curve(errors, convention=convention)
+    files = [folder / "curves.json", folder / "curves.png"]
+    text = json.dumps(curve.as_dict(), allow_nan=False)
+    atomic_write(files[0], lambda file: file.write(text.encode()))
+    plot_curves(files[1], {name: curve}, title=data)
+    return files
+
+
+def write_predictions(
+    folder: Path,
+    people: PeopleSource,
+    predictions: npt.NDArray[np.float32],
+    also: Sequence[str] = (),
+    attrs: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write predictions.h5, and with ``"coco"`` among ``also`` COCO's list of results, coco_results.json.
+
+    Args:
+        folder: where the files go.
+        people: whose predictions they are.
+        predictions: (N, K, 3), x and y in 0-based pixels of the published images, score; NaN where there is none.
+        also: further formats.
+        attrs: what predictions.h5 says of its making.
+    """
+    points, scores = predictions[..., :2], predictions[..., 2]
+    files = [folder / "predictions.h5"]
+    write_hdf5(files[0], points, scores, skeleton=people.skeleton, attrs={k: str(v) for k, v in (attrs or {}).items()})
+    if "coco" in also:
+        files.append(folder / "coco_results.json")
+        write_coco_json(files[-1], points, scores, [people.image_name(i) for i in range(len(people))])
+    return files
+
+
+def write_worst(
+    folder: Path, people: PeopleSource, predictions: npt.NDArray[np.float32], name: str, data: str, count: int
+) -> list[Path]:
+    """Write the curves of predictions, and the page of the ``count`` worst."""
+    errors = people_errors(people, predictions)
+    errors[np.isnan(predictions).all(axis=(1, 2))] = np.nan  # unreadable images, which no score counts
+    convention = CONVENTIONS.get(people.metric)
+    files = [] if convention is None else write_curves(folder, errors, convention, name, data)
+    if count and not np.isnan(errors).all():
+        worst_page(folder, people, predictions, errors, count)
+        files.append(folder / "worst.html")
+    return files
