@@ -47,12 +47,14 @@ class PeopleSource(ABC):
     Attributes:
         skeleton: meaning of the K joints.
         name: what messages and reports call this set.
-        metric: ``"pck"`` (unit: torso) or ``"pckh"`` (unit: head size).
+        metric: ``"pck"`` (unit: torso), ``"pckh"`` (unit: head size) or ``"pck-box"`` (unit: the person's box).
+        notes: sentences on what was left out or is an estimate; ``open_dataset`` says them.
     """
 
     skeleton: Skeleton
     name: str
-    metric: Literal["pck", "pckh"]
+    metric: Literal["pck", "pckh", "pck-box"]
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -72,7 +74,7 @@ class PeopleSource(ABC):
 
     @abstractmethod
     def reference_length(self, index: int) -> float:
-        """Return the metric's unit of length in pixels; NaN where its joints are not labelled."""
+        """Return the metric's unit of length in pixels; NaN where it is not known. Such people are not scored."""
 
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map points (..., 2) in the pixels of ``image(index)`` to pixels of the published image."""
@@ -97,6 +99,7 @@ class ConcatSource(PeopleSource):
         self.skeleton = first.skeleton
         self.metric = first.metric
         self.name = "+".join(source.name for source in sources)
+        self.notes = tuple(note for source in sources for note in source.notes)
         self._starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
 
     def __len__(self) -> int:
