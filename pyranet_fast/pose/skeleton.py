@@ -138,7 +138,9 @@ def resolve_skeleton(value: Any) -> Skeleton:
         return Skeleton.from_dict(value)
     if isinstance(value, str) and value in SKELETONS:
         return SKELETONS[value]
-    raise UserError(f"skeleton is {value!r}; {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict is accepted")
+    raise UserError(
+        f"skeleton {value!r} is not known; {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict is accepted"
+    )
 
 
 def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
