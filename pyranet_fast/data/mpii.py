@@ -43,7 +43,7 @@ class MPIISource(PeopleSource):
     diagonal of the head box: from ``detections_our_format.mat`` (validation), from ``normalize`` of the HDF5 file
     of the split, or from the boxes in the .mat. Where none of these has it, it is 0.75 times the distance from
     upper neck to head top; the factor is a least squares fit on the validation people, of whom 98 of 100 come out
-    within 2.5 %. It is NaN where there is nothing to go by, and for head boxes of no size.
+    within 1 %. It is NaN where there is nothing to go by, and for head boxes of no size.
 
     Attributes:
         form: ``"json"``, ``"hdf5"`` or ``"mat"``.

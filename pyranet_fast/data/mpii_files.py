@@ -175,11 +175,18 @@ def head_boxes(path: Path, people: Table) -> npt.NDArray[np.float64] | None:
 
 
 def heads_by_joints(known: Table, people: Table) -> npt.NDArray[np.float64]:
-    """Head sizes (N,) of ``people`` from those of ``known``: the same image name and whole pixels of all joints."""
+    """Head sizes (N,) of ``people`` from the same ones in ``known``; NaN where somebody is not there.
 
-    def keys(table: Table) -> list[tuple[str, bytes]]:
-        whole = np.where(table.labelled[..., None], np.trunc(table.joints + 1), 0).astype(np.int32)
-        return [(name, row.tobytes()) for name, row in zip(table.names, whole, strict=True)]
-
-    sizes = dict(zip(keys(known), known.lengths.tolist(), strict=True))
-    return np.array([sizes.get(key, np.nan) for key in keys(people)])
+    The same are people of one image with the same joints labelled, none more than a pixel apart.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(known.names):
+        rows.setdefault(name, []).append(row)
+    sizes = np.full(len(people), np.nan)
+    for index, name in enumerate(people.names):
+        labelled = people.labelled[index]
+        for row in rows.get(name, ()):
+            apart = np.abs(known.joints[row] - people.joints[index])[labelled]
+            if np.array_equal(known.labelled[row], labelled) and np.all(apart <= 1.01):
+                sizes[index] = known.lengths[row]
+    return sizes

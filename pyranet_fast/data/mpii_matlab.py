@@ -104,7 +104,7 @@ def _person(person: Any, where: str) -> tuple[np.ndarray, np.ndarray, float, np.
         raise UserError(f"{where}: scale is {scale:g}; a number above 0 is accepted")
     annopoints = _items(getattr(person, "annopoints", None))
     points = _items(getattr(annopoints[0], "point", None)) if annopoints else []
-    joints = np.zeros((JOINTS, 2))
+    joints = np.zeros((JOINTS, 2))  # is_visible is not asked for: occluded joints are labelled too
     for point in points:
         x, y, joint = (_number(point, field, f"{where}, annopoints") for field in ("x", "y", "id"))
         if x is None or y is None or joint is None:
@@ -120,7 +120,7 @@ def _person(person: Any, where: str) -> tuple[np.ndarray, np.ndarray, float, np.
 
 
 def _number(struct: Any, field: str, where: str) -> float | None:
-    """A field as a number; None where it is missing or empty. ``is_visible`` is not asked for: occluded joints count."""
+    """A field as a number; None where it is missing or empty."""
     values = _items(getattr(struct, field, None))
     if not values or values[0] == "":
         return None

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from ..data.base import PeopleSource
 from ..data.crops import CropDataset, worker_init
+from ..errors import UserError
+from .box_metric import pck_box
 from .inference import decode, score_maps
 from .metrics import Score, pck, pckh
 
@@ -71,5 +73,14 @@ def score_predictions(
     points = predictions[chosen, :, :2]
     if people.metric == "pck":
         return pck(points, truth, labelled)
-    heads = np.array([people.reference_length(int(i)) for i in chosen], np.float32)
-    return pckh(points, truth, heads, labelled)
+    lengths = np.array([people.reference_length(int(i)) for i in chosen], np.float32)
+    known = lengths > 0  # nobody is measured without a unit; how many were left out is in the settings
+    if not known.any():
+        raise UserError(f"{people.name}: nobody has the unit of length of {people.metric}, so there is no score")
+    points, truth, labelled, lengths = points[known], truth[known], labelled[known], lengths[known]
+    if people.metric == "pck-box":
+        score = pck_box(points, truth, lengths, labelled, people.skeleton)
+    else:
+        score = pckh(points, truth, lengths, labelled)
+    score.settings["without_unit"] = int((~known).sum())
+    return score
