@@ -171,13 +171,7 @@ class MPIISource(PeopleSource):
         return self._table.names[index]
 
     def person(self, index: int) -> Person:
-        table = self._table
-        return Person(
-            joints=table.joints[index].astype(np.float32),
-            labelled=table.labelled[index],
-            centre=table.centres[index].astype(np.float32),
-            scale=float(table.scales[index]),
-        )
+        return self._table.person(index)
 
     def reference_length(self, index: int) -> float:
         return float(self._table.lengths[index])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyranet_fast.data.base import Person
 from pyranet_fast.errors import UserError
 
 
@@ -38,6 +39,15 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def person(self, index: int) -> Person:
+        """Return one of them."""
+        return Person(
+            joints=self.joints[index].astype(np.float32),
+            labelled=self.labelled[index],
+            centre=self.centres[index].astype(np.float32),
+            scale=float(self.scales[index]),
+        )
 
     def chosen(self, mask: Sequence[bool] | npt.NDArray[np.bool_]) -> Table:
         """Return the people for whom ``mask`` (N,) is true."""
