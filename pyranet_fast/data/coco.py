@@ -222,6 +222,8 @@ def _image_records(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[s
             raise UserError(f"{path}: image {key!r}: file_name is {name!r}; a path is accepted")
         if not isinstance(key, int | str):
             raise UserError(f"{path}: image number {number} has id {key!r}; a number is accepted")
+        if key in records:
+            raise UserError(f"{path}: two images have id {key!r}; each needs an id of its own")
         records[key] = image
     return records
 

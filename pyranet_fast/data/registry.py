@@ -37,10 +37,12 @@ def open_dataset(
             - ``"coco:TRAIN.json"``, ``"coco:TRAIN.json,VAL.json"``: your own people in COCO's keypoint format. Without
               a second file a tenth of the images is ``"val"`` and ``"test"``.
         root: the folder that holds ``lsp_dataset/``, ``lspet_dataset/``, ``mpii/``; for ``"coco:"`` the folder that
-            paths are relative to; not used for ``"demo"``.
+            paths are relative to (None: the current one); not used for ``"demo"``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         count: for ``"demo"``, the number of people; None is 4096 for training and 512 otherwise.
         seed: for ``"demo"``, the seed; splits of one seed share nobody.
+
+    What ``notes`` of the people say is given as a ``DataWarning``.
 
     Raises:
         UserError: unknown name or split, no root, or anything wrong with the files.
@@ -53,14 +55,14 @@ def open_dataset(
         from pyranet_fast.data.synthetic import SyntheticSource
 
         return SyntheticSource(_DEMO_COUNT[split] if count is None else count, seed, split=split, variety=_DEMO_VARIETY)
+    if root is None and name.startswith(COCO):
+        root = "."
     if root is None:
-        if name.startswith(COCO):
-            raise UserError(f"dataset {name!r} needs a root: the folder of the images")
         folder = "mpii/" if name.startswith("mpii") else "lsp_dataset/"
         raise UserError(f"dataset {name!r} needs a root: the folder that holds {folder}")
     people = _opened(name, root, split)
     for note in people.notes:
-        warnings.warn(note, DataWarning, stacklevel=2)
+        warnings.warn(note, DataWarning, stacklevel=1)  # a note on both splits is shown once
     return people
 
 
