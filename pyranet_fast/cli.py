@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import UserError
+from .errors import DataWarning, UserError
 
 BAD_INPUT = 2  # exit status of everything the user can mend; argparse uses the same
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect after Ctrl-C
@@ -28,11 +29,21 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
 
     ``UserError``, every ``OSError`` (missing file, no permission, full disk) and a GPU out of memory become
     one line ``error: …`` on stderr and status 2; Ctrl-C becomes 130. Other exceptions are defects and keep
-    their traceback.
+    their traceback. A ``DataWarning`` is a line ``note: …`` on stderr.
     ``PYRANET_FAST_TRACEBACK=1`` in the environment keeps every traceback.
     """
     try:
-        return main(*arguments) or 0
+        with warnings.catch_warnings():
+            usual = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
+                if issubclass(category, DataWarning):
+                    print(f"note: {one_line(str(message))}", file=sys.stderr)
+                else:
+                    usual(message, category, *more)
+
+            warnings.showwarning = show  # type: ignore[assignment]
+            return main(*arguments) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -9,3 +9,7 @@ class UserError(ValueError):
     The message names what is wrong, what was found and what is accepted.
     Commands print it as one line and end with exit status 2.
     """
+
+
+class DataWarning(UserWarning):
+    """Something about a data set that a user should know: what was left out, what is an estimate."""

@@ -140,17 +140,21 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     from .pose.evaluation import SINGLE_SCALE, evaluate_pose
     from .pose.multiscale import SIX_SCALES
     from .pose.partial import Partial
-    from .pose.results import write_metrics, write_predictions, write_worst
+    from .pose.results import mpii_numbers, write_metrics, write_predictions, write_worst
+    from .pose.skeleton import resolve_skeleton
     from .training.checkpoint import build_model, load_checkpoint
 
     checkpoint = load_checkpoint(arguments.checkpoint)
     dataset = arguments.dataset or "demo"
     people = open_dataset(dataset, arguments.root, arguments.split)
-    if people.skeleton.name != checkpoint.skeleton:
+    skeleton = resolve_skeleton(checkpoint.skeleton)
+    if (people.skeleton.joints, people.skeleton.flip_pairs) != (skeleton.joints, skeleton.flip_pairs):
         parser.error(
-            f"--dataset {dataset} has the joints of {people.skeleton.name}, "
-            f"the checkpoint predicts those of {checkpoint.skeleton}"
+            f"--dataset {dataset} has the {len(people.skeleton)} joints of {people.skeleton.name}, "
+            f"the checkpoint predicts the {len(skeleton)} of {skeleton.name}"
         )
+    if "mpii" in formats:
+        mpii_numbers(people)  # fails now, not after hours
     model = build_model(checkpoint, arguments.checkpoint).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE

@@ -18,7 +18,7 @@ from .data.images import as_rgb, read_image
 from .data.transforms import MAP_STRIDE, crop, crop_matrix, invert
 from .errors import UserError
 from .pose.inference import PRECISIONS, decode, score_maps
-from .pose.skeleton import SKELETONS
+from .pose.skeleton import resolve_skeleton
 from .training.checkpoint import Checkpoint, build_model, load_checkpoint
 
 Box = tuple[float, float, float, float]
@@ -42,7 +42,8 @@ class Pose:
         joints: (K, 2) float32, x and y in image pixels, 0-based, an integer is a pixel's centre.
         scores: (K,) float32, the peak of each score map: near 1 where the network is sure, else near 0.
         heatmaps: (K, h, w) float32 score maps of the crop.
-        skeleton: name of the joints' meaning, in ``pyranet_fast.pose.SKELETONS``.
+        skeleton: the joints' meaning: a name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one
+            that came with the training data; ``pyranet_fast.pose.resolve_skeleton`` reads both.
         box: (x, y, width, height) in image pixels, what the crop was made from.
         heatmap_to_image: (2, 3) float64, affine map from pixels of ``heatmaps`` to pixels of the image.
     """
@@ -50,7 +51,7 @@ class Pose:
     joints: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     heatmaps: npt.NDArray[np.float32]
-    skeleton: str
+    skeleton: str | dict[str, Any]
     box: Box
     heatmap_to_image: npt.NDArray[np.float64]
 
@@ -61,10 +62,10 @@ class Pose:
 
     def as_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold, joints by name; without the score maps."""
-        names = SKELETONS[self.skeleton].joints
-        rows = zip(names, self.joints.tolist(), self.scores.tolist(), strict=True)
+        skeleton = resolve_skeleton(self.skeleton)
+        rows = zip(skeleton.joints, self.joints.tolist(), self.scores.tolist(), strict=True)
         return {
-            "skeleton": self.skeleton,
+            "skeleton": skeleton.name,
             "box": [round(v, 2) for v in self.box],
             "mean_score": round(self.mean_score, 4),
             "joints": {n: {"x": round(x, 2), "y": round(y, 2), "score": round(s, 4)} for n, (x, y), s in rows},
@@ -112,9 +113,10 @@ class Predictor:
             raise TypeError(
                 f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path or a Checkpoint is accepted"
             )
-        if checkpoint.skeleton not in SKELETONS:
-            raise UserError(f"{path} has skeleton {checkpoint.skeleton!r}; there are {', '.join(SKELETONS)}")
-        self.skeleton = SKELETONS[checkpoint.skeleton]
+        try:
+            self.skeleton = resolve_skeleton(checkpoint.skeleton)
+        except UserError as error:
+            raise UserError(f"{path} cannot be used: {error}") from error
         self.device = cli.device(device)
         model = build_model(checkpoint, path)
         joints = checkpoint.model.get("joints", 16)
@@ -232,7 +234,7 @@ class Predictor:
         heatmaps = maps.cpu().numpy()
         to_input = np.array([[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]])
         return [
-            Pose(joints[i], scores[i], heatmaps[i], self.skeleton.name, chosen[i][0], inverses[i] @ to_input)
+            Pose(joints[i], scores[i], heatmaps[i], self.skeleton.as_value(), chosen[i][0], inverses[i] @ to_input)
             for i in range(len(images))
         ]
 

@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyranet_fast.data.base import ConcatSource, PeopleSource, Person
     from pyranet_fast.data.cache import CachedSource
+    from pyranet_fast.data.coco import COCOSource
     from pyranet_fast.data.crops import CropDataset, worker_init
     from pyranet_fast.data.lsp import LSPExtendedSource, LSPSource
+    from pyranet_fast.data.mapped import MappedSource
+    from pyranet_fast.data.mpii import MPIISource
     from pyranet_fast.data.registry import DATASETS, open_dataset
+    from pyranet_fast.data.subset import Subset
     from pyranet_fast.data.synthetic import SyntheticSource
     from pyranet_fast.data.transforms import Augmentation, crop, crop_matrix, normalise
 
 _HOME = {
     "Augmentation": "transforms",
+    "COCOSource": "coco",
     "CachedSource": "cache",
     "ConcatSource": "base",
     "CropDataset": "crops",
     "DATASETS": "registry",
     "LSPExtendedSource": "lsp",
     "LSPSource": "lsp",
+    "MPIISource": "mpii",
+    "MappedSource": "mapped",
     "PeopleSource": "base",
     "Person": "base",
+    "Subset": "subset",
     "SyntheticSource": "synthetic",
     "crop": "transforms",
     "crop_matrix": "transforms",
@@ -38,13 +46,17 @@ _HOME = {
 __all__ = [
     "DATASETS",
     "Augmentation",
+    "COCOSource",
     "CachedSource",
     "ConcatSource",
     "CropDataset",
     "LSPExtendedSource",
     "LSPSource",
+    "MPIISource",
+    "MappedSource",
     "PeopleSource",
     "Person",
+    "Subset",
     "SyntheticSource",
     "crop",
     "crop_matrix",

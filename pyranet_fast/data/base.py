@@ -47,12 +47,14 @@ class PeopleSource(ABC):
     Attributes:
         skeleton: meaning of the K joints.
         name: what messages and reports call this set.
-        metric: ``"pck"`` (unit: torso) or ``"pckh"`` (unit: head size).
+        metric: ``"pck"`` (unit: torso), ``"pckh"`` (unit: head size) or ``"pck-box"`` (unit: the person's box).
+        notes: sentences on what was left out or is an estimate; ``open_dataset`` says them.
     """
 
     skeleton: Skeleton
     name: str
-    metric: Literal["pck", "pckh"]
+    metric: Literal["pck", "pckh", "pck-box"]
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -66,13 +68,21 @@ class PeopleSource(ABC):
     def image_name(self, index: int) -> str:
         """Return the name of the image for reports."""
 
+    def image_id(self, index: int) -> int | str:
+        """Return what identifies the image in files of results: its name, or a number that the data set gives it."""
+        return self.image_name(index)
+
+    def available(self) -> list[int]:
+        """Return the indices of the people whose image is there; it may be corrupt still."""
+        return list(range(len(self)))
+
     @abstractmethod
     def person(self, index: int) -> Person:
         """Return the labels, in the pixels of ``image(index)``."""
 
     @abstractmethod
     def reference_length(self, index: int) -> float:
-        """Return the metric's unit of length in pixels; NaN where its joints are not labelled."""
+        """Return the metric's unit of length in pixels; NaN where it is not known. Such people are not scored."""
 
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map points (..., 2) in the pixels of ``image(index)`` to pixels of the published image."""
@@ -97,6 +107,7 @@ class ConcatSource(PeopleSource):
         self.skeleton = first.skeleton
         self.metric = first.metric
         self.name = "+".join(source.name for source in sources)
+        self.notes = tuple(note for source in sources for note in source.notes)
         self._starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
 
     def __len__(self) -> int:
@@ -116,6 +127,16 @@ class ConcatSource(PeopleSource):
     def image_name(self, index: int) -> str:
         source, local = self.locate(index)
         return source.image_name(local)
+
+    def image_id(self, index: int) -> int | str:
+        source, local = self.locate(index)
+        return source.image_id(local)
+
+    def available(self) -> list[int]:
+        """As in the sets."""
+        return [
+            start + i for start, source in zip(self._starts, self.sources, strict=False) for i in source.available()
+        ]
 
     def person(self, index: int) -> Person:
         source, local = self.locate(index)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from pyranet_fast.data.base import ConcatSource, PeopleSource
-from pyranet_fast.errors import UserError
+from pyranet_fast.errors import DataWarning, UserError
 
-DATASETS = ("demo", "lsp", "lsp+lspet")
+DATASETS = ("demo", "lsp", "lsp+lspet", "mpii", "mpii+lsp")
+# People in a file of the user's own: coco:TRAIN.json or coco:TRAIN.json,VAL.json.
+COCO = "coco:"
 SPLITS = ("train", "val", "test")
 
 # Synthetic people are made from a seed: as many as wished. These are what the demo uses.
@@ -22,30 +25,73 @@ def open_dataset(
     """Open one split of a data set.
 
     Args:
-        name: ``"demo"`` (synthetic people, no files), ``"lsp"`` or ``"lsp+lspet"``. LSP trains on images
-            1-1000, with LSP-extended in the second form; ``"val"`` and ``"test"`` are LSP 1001 to the end.
-        root: the folder that holds ``lsp_dataset/`` and ``lspet_dataset/``; not used for ``"demo"``.
+        name: one of these:
+
+            - ``"demo"``: synthetic people, no files;
+            - ``"lsp"``, ``"lsp+lspet"``: LSP trains on images 1-1000, with LSP-extended in the second form;
+              ``"val"`` and ``"test"`` are LSP 1001 to the end;
+            - ``"mpii"``: training and validation people; MPII's test labels are not public, so ``"test"`` is
+              ``"val"``, unless there is a ``test.h5``, which then must hold labels;
+            - ``"mpii+lsp"``: MPII's training people with those of ``"lsp+lspet"``, which get MPII's 16 joints;
+              the other splits are MPII's;
+            - ``"coco:TRAIN.json"``, ``"coco:TRAIN.json,VAL.json"``: your own people in COCO's keypoint format. Without
+              a second file a tenth of the images is ``"val"`` and ``"test"``.
+        root: the folder that holds ``lsp_dataset/``, ``lspet_dataset/``, ``mpii/``; for ``"coco:"`` the folder that
+            paths are relative to (None: the current one); not used for ``"demo"``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         count: for ``"demo"``, the number of people; None is 4096 for training and 512 otherwise.
         seed: for ``"demo"``, the seed; splits of one seed share nobody.
 
+    What ``notes`` of the people say is given as a ``DataWarning``.
+
     Raises:
         UserError: unknown name or split, no root, or anything wrong with the files.
     """
-    if name not in DATASETS:
-        raise UserError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)}")
+    if name not in DATASETS and not name.startswith(COCO):
+        raise UserError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)} and {COCO}FILE.json")
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     if name == "demo":
         from pyranet_fast.data.synthetic import SyntheticSource
 
         return SyntheticSource(_DEMO_COUNT[split] if count is None else count, seed, split=split, variety=_DEMO_VARIETY)
+    if root is None and name.startswith(COCO):
+        root = "."
     if root is None:
-        raise UserError(f"dataset {name!r} needs a root: the folder that holds lsp_dataset/")
+        folder = "mpii/" if name.startswith("mpii") else "lsp_dataset/"
+        raise UserError(f"dataset {name!r} needs a root: the folder that holds {folder}")
+    people = _opened(name, root, split)
+    for note in people.notes:
+        warnings.warn(note, DataWarning, stacklevel=1)  # a note on both splits is shown once
+    return people
+
+
+def _opened(name: str, root: str | Path, split: str) -> PeopleSource:
+    if name.startswith(COCO):
+        from pyranet_fast.data.coco import open_coco
+
+        return open_coco(name.removeprefix(COCO), root, split)
+    if name == "mpii" or (name == "mpii+lsp" and split != "train"):
+        return _mpii(root, split)
     from pyranet_fast.data.lsp import LSPExtendedSource, LSPSource
 
     if split != "train":
         return LSPSource(root, "1001-")
     if name == "lsp":
         return LSPSource(root, "1-1000")
-    return ConcatSource([LSPSource(root, "1-1000"), LSPExtendedSource(root)])
+    leeds = (LSPSource(root, "1-1000"), LSPExtendedSource(root))
+    if name == "lsp+lspet":
+        return ConcatSource(leeds)
+    from pyranet_fast.data.mapped import LSP_TO_MPII, MappedSource
+
+    people = _mpii(root, split)
+    mapped = [MappedSource(source, people.skeleton, LSP_TO_MPII, people.metric) for source in leeds]
+    return ConcatSource([people, *mapped])
+
+
+def _mpii(root: str | Path, split: str) -> PeopleSource:
+    from pyranet_fast.data.mpii import MPIISource
+
+    if split == "test" and not (Path(root) / "mpii" / "test.h5").is_file():
+        split = "val"
+    return MPIISource(root, split)

@@ -3,7 +3,7 @@
 from pyranet_fast.pose.conventions import relative_errors
 from pyranet_fast.pose.curves import Curve, auc, pck_curve
 from pyranet_fast.pose.metrics import Score, pck, pckh
-from pyranet_fast.pose.skeleton import LSP, MPII, SKELETONS, Skeleton
+from pyranet_fast.pose.skeleton import LSP, MPII, SKELETONS, Skeleton, resolve_skeleton
 
 __all__ = [
     "LSP",
@@ -17,4 +17,5 @@ __all__ = [
     "pck_curve",
     "pckh",
     "relative_errors",
+    "resolve_skeleton",
 ]

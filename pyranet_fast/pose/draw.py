@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .sides import split_side
 from .skeleton import MPII, Skeleton
 
 Image = npt.NDArray[np.uint8]
@@ -78,8 +79,7 @@ def draw_pose(
 
 def side_of(name: str) -> str:
     """``"left"``, ``"right"`` or ``"centre"`` from a joint's name."""
-    first = name.split()[0].lower()
-    return first if first in ("left", "right") else "centre"
+    return split_side(name)[0]
 
 
 def _bone_colour(first: str, second: str) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ from ..data.base import PeopleSource
 from ..data.crops import worker_init
 from ..data.scaled_crops import ScaledCrops
 from ..errors import UserError
+from .box_metric import pck_box
 from .inference import decode, score_maps
 from .metrics import Score, pck, pckh
 from .multiscale import decode_scales
@@ -141,6 +142,14 @@ def score_predictions(
     points = predictions[chosen, :, :2]
     sizes = None if image_sizes is None else image_sizes[chosen]
     if people.metric == "pck":
-        return pck(points, truth, labelled, image_size=sizes)
-    heads = np.array([people.reference_length(int(i)) for i in chosen], np.float32)
-    return pckh(points, truth, heads, labelled, on_bad_size="leave_out", image_size=sizes)
+        score = pck(points, truth, labelled, image_size=sizes)
+    else:
+        lengths = np.array([people.reference_length(int(i)) for i in chosen], np.float32)
+        if people.metric == "pck-box":
+            score = pck_box(points, truth, lengths, labelled, people.skeleton, image_size=sizes)
+        else:
+            score = pckh(points, truth, lengths, labelled, on_bad_size="leave_out", image_size=sizes)
+    if score.count == 0:
+        why = ", ".join(f"{count} have {reason}" for reason, count in score.settings["left_out"].items())
+        raise UserError(f"{people.name}: not one of {len(chosen)} people can be scored: {why}")
+    return score

@@ -105,7 +105,7 @@ def pck(
     Raises:
         ValueError: wrong shapes, N = 0, a threshold that is not positive, or a visible joint that is not finite.
     """
-    predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, PCK)
+    predicted, truth, seen = checked(predictions, ground_truth, visible, threshold, PCK)
     length = torso_length(truth, seen)
     settings = {
         "threshold": threshold,
@@ -114,7 +114,7 @@ def pck(
         "mean": PCK.mean,
         "centric": "person",
     }
-    return _score(predicted, truth, seen, length, "no torso", threshold, PCK, settings, image_size)
+    return score_errors(predicted, truth, seen, length, "no torso", threshold, PCK, settings, image_size)
 
 
 def torso_length(truth: npt.ArrayLike, visible: npt.ArrayLike) -> Floats:
@@ -161,7 +161,7 @@ def pckh(
         ValueError: wrong shapes, N = 0, a head size or threshold that is not positive, or a visible joint that is
             not finite.
     """
-    predicted, truth, seen = _checked(predictions, ground_truth, visible, threshold, PCKH)
+    predicted, truth, seen = checked(predictions, ground_truth, visible, threshold, PCKH)
     size = np.asarray(head_size, dtype=np.float64)
     if size.shape != (len(truth),):
         raise ValueError(f"head_size has shape {size.shape}; it must be ({len(truth)},), one length per person")
@@ -181,10 +181,10 @@ def pckh(
         "mean": PCKH.mean,
     }
     length = np.where(good, size, np.nan)
-    return _score(predicted, truth, seen, length, "no head size", threshold, PCKH, settings, image_size)
+    return score_errors(predicted, truth, seen, length, "no head size", threshold, PCKH, settings, image_size)
 
 
-def _checked(
+def checked(
     predictions: npt.ArrayLike,
     ground_truth: npt.ArrayLike,
     visible: npt.ArrayLike | None,
@@ -214,7 +214,7 @@ def _checked(
     return predicted, truth, seen
 
 
-def _score(
+def score_errors(
     predicted: Floats,
     truth: Floats,
     seen: Flags,

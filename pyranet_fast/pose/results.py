@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.base import PeopleSource
+from ..errors import UserError
 from ..training.checkpoint import atomic_write
+from .box_metric import box_convention
 from .conventions import CONVENTIONS, Convention
 from .curves import pck_curve
-from .export_predictions import write_coco_json, write_hdf5
+from .export_predictions import write_coco_json, write_hdf5, write_mpii_mat
 from .metrics import Score
 from .tables import COLUMNS, Row, plot_curves, published_beside, row_of, table
 from .worst import people_errors, worst_page
@@ -71,22 +73,38 @@ def write_predictions(
     also: Sequence[str] = (),
     attrs: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write predictions.h5, and with ``"coco"`` among ``also`` COCO's list of results, coco_results.json.
+    """Write predictions.h5 and the further formats asked for.
 
     Args:
         folder: where the files go.
         people: whose predictions they are.
         predictions: (N, K, 3), x and y in 0-based pixels of the published images, score; NaN where there is none.
-        also: further formats.
+        also: ``"coco"`` writes COCO's list of results, coco_results.json; ``"mpii"`` the layout of MPII's
+            evaluation server, mpii_pred.mat.
         attrs: what predictions.h5 says of its making.
+
+    Raises:
+        UserError: ``"mpii"`` for people whose numbers in MPII's list are not known.
     """
     points, scores = predictions[..., :2], predictions[..., 2]
     files = [folder / "predictions.h5"]
     write_hdf5(files[0], points, scores, skeleton=people.skeleton, attrs={k: str(v) for k, v in (attrs or {}).items()})
     if "coco" in also:
         files.append(folder / "coco_results.json")
-        write_coco_json(files[-1], points, scores, [people.image_name(i) for i in range(len(people))])
+        write_coco_json(files[-1], points, scores, [people.image_id(i) for i in range(len(people))])
+    if "mpii" in also:
+        numbers = mpii_numbers(people)
+        files.append(folder / "mpii_pred.mat")
+        write_mpii_mat(files[-1], points, numbers[:, 0], numbers[:, 1])
     return files
+
+
+def mpii_numbers(people: PeopleSource) -> npt.NDArray[np.int64]:
+    """Places of people in MPII's list, (N, 2): image and person, from 1; UserError where they are not known."""
+    numbers = getattr(people, "numbers", None)
+    if numbers is None:
+        raise UserError(f"{people.name}: the places of these people in MPII's list are not known; write coco instead")
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def write_worst(
@@ -95,8 +113,8 @@ def write_worst(
     """Write the curves of predictions, and the page of the ``count`` worst."""
     errors = people_errors(people, predictions)
     errors[np.isnan(predictions).all(axis=(1, 2))] = np.nan  # unreadable images, which no score counts
-    convention = CONVENTIONS.get(people.metric)
-    files = [] if convention is None else write_curves(folder, errors, convention, name, data)
+    convention = CONVENTIONS.get(people.metric) or box_convention(people.skeleton)
+    files = write_curves(folder, errors, convention, name, data)
     if count and not np.isnan(errors).all():
         worst_page(folder, people, predictions, errors, count)
         files.append(folder / "worst.html")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pyranet_fast.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -11,7 +14,7 @@ class Skeleton:
     """The meaning of the K score maps.
 
     Attributes:
-        name: short name, a key of ``SKELETONS``.
+        name: short name; of the built-in ones a key of ``SKELETONS``.
         joints: K joint names in the data set's order.
         flip_pairs: index pairs that change places in a mirrored picture.
         bones: index pairs to connect when a pose is drawn.
@@ -33,6 +36,9 @@ class Skeleton:
         mirrored = [index for pair in self.flip_pairs for index in pair]
         if len(set(mirrored)) != len(mirrored):
             raise ValueError(f"skeleton {self.name!r}: a joint appears in two flip_pairs, each may appear once")
+        if len(set(self.joints)) != len(self.joints):
+            twice = next(joint for joint in self.joints if self.joints.count(joint) > 1)
+            raise ValueError(f"skeleton {self.name!r}: two joints are called {twice!r}, each needs a name of its own")
 
     def __len__(self) -> int:
         """Return the number of joints."""
@@ -51,6 +57,39 @@ class Skeleton:
         if joint not in self.joints:
             raise ValueError(f"skeleton {self.name!r} has no joint {joint!r}; it has {', '.join(self.joints)}")
         return self.joints.index(joint)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON and a checkpoint can hold; ``from_dict`` leads back."""
+        return {
+            "name": self.name,
+            "joints": list(self.joints),
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "bones": [list(pair) for pair in self.bones],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Skeleton:
+        """Build the skeleton of ``as_dict``.
+
+        Raises:
+            UserError: a field is missing, unknown or of another type, or an index names no joint.
+        """
+        fields = ("name", "joints", "flip_pairs", "bones")
+        if set(value) != set(fields):
+            raise UserError(f"a skeleton has the fields {_listed(value)}; {', '.join(fields)} are accepted")
+        name, joints = value["name"], value["joints"]
+        if not isinstance(name, str):
+            raise UserError(f"a skeleton's name is {name!r}; a text is accepted")
+        if not isinstance(joints, list | tuple) or not joints or not all(isinstance(j, str) and j for j in joints):
+            raise UserError(f"skeleton {name!r}: joints is {joints!r}; a list of names is accepted")
+        try:
+            return cls(name, tuple(joints), _pairs(name, "flip_pairs", value), _pairs(name, "bones", value))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def as_value(self) -> str | dict[str, Any]:
+        """Return what a checkpoint keeps: the name of a built-in skeleton, the whole of any other."""
+        return self.name if SKELETONS.get(self.name) == self else self.as_dict()
 
 
 MPII = Skeleton(
@@ -82,3 +121,38 @@ LSP = Skeleton(
 )  # fmt: skip
 
 SKELETONS: Mapping[str, Skeleton] = {"mpii": MPII, "lsp": LSP}
+
+
+def resolve_skeleton(value: Any) -> Skeleton:
+    """Return the skeleton that a checkpoint names or holds.
+
+    Args:
+        value: a key of ``SKELETONS``, a dictionary of ``Skeleton.as_dict``, or a Skeleton.
+
+    Raises:
+        UserError: an unknown name, or a value of another kind.
+    """
+    if isinstance(value, Skeleton):
+        return value
+    if isinstance(value, Mapping):
+        return Skeleton.from_dict(value)
+    if isinstance(value, str) and value in SKELETONS:
+        return SKELETONS[value]
+    raise UserError(
+        f"skeleton {value!r} is not known; {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict is accepted"
+    )
+
+
+def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    pairs = value[field]
+    fits = isinstance(pairs, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(type(index) is int for index in pair)
+        for pair in pairs
+    )
+    if not fits:
+        raise UserError(f"skeleton {name!r}: {field} is {pairs!r}; a list of pairs of joint indices is accepted")
+    return tuple((first, second) for first, second in pairs)
+
+
+def _listed(value: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, value)) or "(none)"

@@ -24,7 +24,8 @@ class Checkpoint:
     Attributes:
         model: constructor arguments of the network (``PyraNet(**model)``).
         weights: state dict to predict with (the moving average where training kept one).
-        skeleton: name in ``pyranet_fast.pose.SKELETONS``.
+        skeleton: name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one that came with the data;
+            ``resolve_skeleton`` reads both.
         input_size: side of the square network input, pixels.
         training: everything needed to continue: raw weights, optimiser, random state, position, settings.
         metrics: validation results at the time of saving.
@@ -32,7 +33,7 @@ class Checkpoint:
 
     model: dict[str, Any]
     weights: dict[str, torch.Tensor]
-    skeleton: str
+    skeleton: str | dict[str, Any]
     input_size: int
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -16,12 +16,14 @@ from ..data import open_dataset
 from ..data.base import PeopleSource
 from ..data.cache import CachedSource
 from ..data.crops import CropDataset, worker_init
+from ..data.subset import with_images
 from ..data.transforms import Augmentation, normalise
 from ..errors import UserError
 from ..models import PyraNet
 from ..nn.init import INITIALIZERS
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
+from ..pose.skeleton import resolve_skeleton
 from .checkpoint import Checkpoint, load_checkpoint, load_weights
 from .sampler import EpochBatchSampler
 from .settings import Settings
@@ -42,6 +44,8 @@ class PoseTask:
         )
         self.people = open_dataset(settings.dataset, settings.root, "train")
         self.held_out = open_dataset(settings.dataset, settings.root, "val")
+        if settings.on_error == "skip":
+            self.people, self.held_out = with_images(self.people), with_images(self.held_out)
         if settings.cache:
             self.people = cached(self.people, settings, augmentation)
             self.held_out = cached(self.held_out, settings, None)
@@ -75,10 +79,12 @@ class PoseTask:
         INITIALIZERS[settings.init](model)
         if settings.weights is not None:
             start = load_checkpoint(settings.weights)
-            if start.skeleton != self.people.skeleton.name:
+            theirs, ours = resolve_skeleton(start.skeleton), self.people.skeleton
+            if theirs.joints != ours.joints:
+                which = "; their joints differ" if theirs.name == ours.name else ""
                 raise UserError(
-                    f"--weights {settings.weights} predicts the {start.skeleton!r} skeleton, and data set "
-                    f"{settings.dataset} has {self.people.skeleton.name!r}"
+                    f"--weights {settings.weights} predicts the {theirs.name!r} skeleton, and data set "
+                    f"{settings.dataset} has {ours.name!r}{which}"
                 )
             load_weights(model, start.weights, settings.weights)
         self.config = model.config
@@ -164,11 +170,11 @@ class PoseTask:
         write_image(path, contact_sheet(cells, columns=4))
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
-        """Network configuration, weights, skeleton and input size."""
+        """Network configuration, weights, skeleton (whole, where it came with the data) and input size."""
         return Checkpoint(
             model=self.config,
             weights=weights,
-            skeleton=self.people.skeleton.name,
+            skeleton=self.people.skeleton.as_value(),
             input_size=self.settings.input_size,
         )
 

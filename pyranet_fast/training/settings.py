@@ -19,8 +19,10 @@ def _option(default: Any, text: str, **more: Any) -> Any:
 class Settings:
     """Settings of `python -m pyranet_fast.train`; the defaults are the paper's recipe (section 5.1)."""
 
-    dataset: str = _option("demo", "demo (synthetic people), lsp or lsp+lspet")
-    root: str | None = _option(None, "folder that holds lsp_dataset/, lspet_dataset/, …")
+    dataset: str = _option(
+        "demo", "demo (synthetic people), lsp, lsp+lspet, mpii, mpii+lsp, or your own: coco:TRAIN.json[,VAL.json]"
+    )
+    root: str | None = _option(None, "folder that holds lsp_dataset/, lspet_dataset/, mpii/; or the images of your own")
     output: str = _option("output", "folder for checkpoints, logs, curves and pictures")
     stacks: int = _option(8, "hourglass stacks")
     features: int = _option(256, "channels of the hourglass; the stem has features/4 and features/2")

@@ -1,0 +1,394 @@
+"""MPII in every form its annotations come in, and every way in which a folder can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from mpii_people import (
+    heads_of,
+    raw_people,
+    rect_of,
+    split_of,
+    struct_array,
+    write_detections,
+    write_hdf5,
+    write_images,
+    write_json,
+    write_matlab,
+)
+
+from pyranet_fast.data import CropDataset, MPIISource, Subset, open_dataset
+from pyranet_fast.errors import DataWarning, UserError
+from pyranet_fast.pose.evaluation import score_predictions
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """root/mpii with six images and no annotations."""
+    return write_images(tmp_path, raw_people())
+
+
+def write_form(folder, form, people):
+    if form == "json":
+        write_json(folder, people)
+    elif form == "gz":
+        (folder / "mpii_annotations.json.gz").write_bytes(gzip.compress(json.dumps(people).encode()))
+    elif form == "hdf5":
+        write_hdf5(folder, people, "train")
+        write_hdf5(folder, people, "val")
+    else:
+        write_matlab(folder, people)
+        names = [p["img_paths"].encode() for p in split_of(people, "val")]
+        write_hdf5(folder, people, "val", imgname=np.array(names))
+        return "mat"
+    return "json" if form == "gz" else form
+
+
+@pytest.mark.parametrize("form", ["json", "gz", "hdf5", "mat"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_every_form_gives_the_same_people(folder, form, split):
+    people = raw_people()
+    chosen = write_form(folder, form, people)
+    source = MPIISource(folder.parent, split, "mat" if form == "mat" else None)
+    expected = split_of(people, split)
+    assert len(source) == len(expected) == 3
+    assert source.metric == "pckh" and source.form == chosen and source.name.startswith(f"mpii {split} ({chosen}")
+    heads = 0.6 * np.linalg.norm(np.diff(heads_of(expected), axis=1)[:, 0], axis=1)
+    for index, raw in enumerate(expected):
+        joints = np.array(raw["joint_self"])
+        person = source.person(index)
+        assert source.image_name(index) == raw["img_paths"]
+        assert person.labelled.tolist() == (joints[:, 0] > 0).tolist()  # occluded ones too
+        np.testing.assert_allclose(person.joints[person.labelled], joints[person.labelled, :2] - 1, atol=1e-5)
+        # The centre moves by raw scales; the scale grows afterwards; each once.
+        x, y, scale = *raw["objpos"], raw["scale_provided"]
+        np.testing.assert_allclose(person.centre, [x - 1, y + 15 * scale - 1], rtol=1e-6)
+        assert person.scale == pytest.approx(1.25 * scale)
+        if raw["joint_self"][9][0]:
+            assert source.reference_length(index) == pytest.approx(heads[index], rel=1e-6)
+    assert CropDataset(source, 64, augmentation=None)[0]["image"].shape == (3, 64, 64)
+    assert source.image(0).shape == (100, 100, 3)
+
+
+def test_the_first_form_found_is_used(folder):
+    people = raw_people()
+    write_matlab(folder, people)
+    write_hdf5(folder, people, "val")
+    assert MPIISource(folder.parent, "val").form == "hdf5"
+    assert MPIISource(folder.parent, "train").form == "mat"  # there is no train.h5
+    assert {MPIISource(folder.parent, "train").image_name(i)[8] for i in range(3)} == {"0", "2", "4"}
+    write_json(folder, people)
+    assert {MPIISource(folder.parent, split).form for split in ("train", "val")} == {"json"}
+
+
+def test_matlab_splits_by_name_where_nothing_else_does(folder):
+    from pyranet_fast.data.people_table import is_held_out
+
+    people = [{**p, "img_paths": f"{k:09d}.jpg"} for k in range(40) for p in raw_people(1)]
+    write_matlab(folder, people)
+    held_out = [p["img_paths"] for p in people if is_held_out(p["img_paths"])]
+    assert len(held_out) == 5 and held_out[0] == "000000000.jpg"  # the same for ever
+    train = MPIISource(folder.parent, "train")
+    assert len(train) == 40 - len(held_out)
+    val = MPIISource(folder.parent, "val")
+    assert [val.image_name(i) for i in range(len(val))] == held_out
+
+
+def test_matlab_counts_whom_it_leaves_out(folder):
+    people = raw_people()
+    write_matlab(folder, people)
+    source = MPIISource(folder.parent, "train", "mat")
+    assert dict(source.left_out) == {"not in single_person": 1, "without labelled joints": 1}
+    assert any("1 people not in single_person were left out" in note for note in source.notes)
+    rect = rect_of(people[1], np.zeros((2, 2)))
+    one = {"image": {"name": "000000002.jpg"}, "annorect": struct_array([{**rect, "objpos": np.empty((0, 0))}])}
+    no_head = {"image": {"name": "000000002.jpg"}, "annorect": struct_array([rect])}
+    nobody = struct_array([{"scale": 1.0, "objpos": {"x": 1, "y": 1}}])
+    bare = {"image": {"name": "000000002.jpg"}, "annorect": nobody}
+    write_matlab(folder, people, single=False, extra=(one, no_head, bare))
+    source = MPIISource(folder.parent, "train", "mat")
+    assert dict(source.left_out) == {"without objpos or scale": 1, "without labelled joints": 2}
+    assert np.isnan(source.reference_length(len(source) - 1))
+    assert any("1 people have no head size and are not scored" in note for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": -1.0}, "scale is -1"),
+        ({"scale": "big"}, "scale is 'big'; a finite number"),
+        ({"objpos": {"x": np.nan, "y": 1.0}}, "x is nan"),
+        ({"annopoints": {"point": struct_array([{"x": 5.0, "y": 5.0, "id": 16}])}}, "has id 16; 0 to 15"),
+        ({"annopoints": {"point": struct_array([{"x": 5.0, "y": 5.0}])}}, "lacks x, y or id"),
+    ],
+)
+def test_matlab_with_wrong_values(folder, change, message):
+    people = raw_people()
+    rect = {**rect_of(people[1], np.zeros((2, 2))), **change}
+    image = {"image": {"name": "wrong.jpg"}, "annorect": struct_array([rect])}
+    write_matlab(folder, people, extra=(image,))
+    with pytest.raises(UserError, match=rf"wrong\.jpg.*person 1.*{message}"):
+        MPIISource(folder.parent, "train")
+
+
+def test_head_sizes(folder):
+    people = raw_people()
+    write_json(folder, people)
+    val = MPIISource(folder.parent, "val")
+    # Person 3, the second one for validation, has no head top: nothing to estimate from.
+    assert val.estimated == 2 and "head sizes estimated" in val.name and np.isnan(val.reference_length(1))
+    boxes = 3 * heads_of(split_of(people, "val"))
+    boxes[2, 1] = boxes[2, 0]
+    write_detections(folder, people, boxes)
+    val = MPIISource(folder.parent, "val")
+    assert val.estimated == 0 and val.name == "mpii val (json)"
+    expected = 0.6 * np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=1)
+    assert [val.reference_length(i) for i in range(2)] == pytest.approx(expected[:2])
+    assert np.isnan(val.reference_length(2))  # a box of no size
+    assert val.notes == ("mpii val (json): 1 people have no head size and are not scored",)
+    # Another order is noticed: those sizes are not taken.
+    others = [people[i] for i in (0, 3, 2, 1, 4, 5)]
+    write_detections(folder, others)
+    assert MPIISource(folder.parent, "val").estimated == 2
+    # HDF5 files know the heads of the same people.
+    for split in ("train", "val"):
+        write_hdf5(folder, people, split)
+        source = MPIISource(folder.parent, split, "json")
+        assert source.estimated == 0
+        assert source.reference_length(0) == pytest.approx(MPIISource(folder.parent, split, "hdf5").reference_length(0))
+
+
+def test_zero_head_sizes_are_left_out_of_the_score_and_counted(folder):
+    people = raw_people()
+    write_hdf5(folder, people, "val", normalize=np.array([20.0, 0.0, np.nan]))
+    val = MPIISource(folder.parent, "val")
+    assert any("2 people have no head size" in note for note in val.notes)
+    predictions = np.stack([val.person(i).joints for i in range(3)])
+    score = score_predictions(val, predictions)
+    assert score.mean == 100 and score.count == 1 and score.settings["left_out"] == {"no head size": 2}
+    write_hdf5(folder, people, "val", normalize=np.zeros(3))
+    assert MPIISource(folder.parent, "val").estimated == 2
+
+
+def test_names_of_images_as_codes(folder):
+    people = raw_people()
+    names = [[float(ord(c)) for c in p["img_paths"]] + [0.0] * 3 for p in split_of(people, "val")]
+    write_hdf5(folder, people, "val", imgname=np.array(names))
+    assert MPIISource(folder.parent, "val").image_name(1) == "000000003.jpg"
+
+
+def test_a_joint_cut_to_zero_is_labelled_as_in_the_raw_form(folder):
+    people = raw_people()
+    people[1]["joint_self"][4] = [0.3, 12.6, 1.0]
+    write_json(folder, people)
+    write_hdf5(folder, people, "val")
+    for form in ("json", "hdf5"):
+        assert MPIISource(folder.parent, "val", form).person(0).labelled[4]
+
+
+def test_missing_images(folder):
+    write_json(folder, raw_people())
+    (folder / "images" / "000000002.jpg").unlink()
+    source = MPIISource(folder.parent, "train")
+    assert len(source) == 3 and source.available() == [0, 2]
+    with pytest.raises(UserError, match=r"000000002\.jpg does not exist"):
+        source.image(1)
+    there = Subset(source, source.available())
+    assert len(there) == 2 and there.image_name(1) == "000000004.jpg" and there.image(1).shape == (100, 100, 3)
+    assert there.person(1).scale == source.person(2).scale and "2 of 3" in there.name
+    assert there.reference_length(1) == source.reference_length(2)
+    with pytest.raises(IndexError, match=r"index 3 is outside 0\.\.2"):
+        Subset(source, [3])
+    for number in (0, 4):
+        (folder / "images" / f"00000000{number}.jpg").unlink()
+    with pytest.raises(UserError, match=r"images holds none of the images of mpii train.*000000000\.jpg"):
+        MPIISource(folder.parent, "train")
+
+
+def test_missing_folders_and_files(tmp_path, folder):
+    with pytest.raises(UserError, match=r"root folder .*nowhere does not exist"):
+        MPIISource(tmp_path / "nowhere", "train")
+    with pytest.raises(UserError, match="give the folder above"):
+        MPIISource(folder, "train")
+    with pytest.raises(
+        UserError, match=r"no annotations of split 'train'; mpii_annotations\.json\[\.gz\], train\.h5 or"
+    ):
+        MPIISource(tmp_path, "train")
+    with pytest.raises(UserError, match=r"valid\.h5 does not exist"):
+        MPIISource(tmp_path, "val", "hdf5")
+    with pytest.raises(UserError, match="labels are not public: use the split 'val'"):
+        MPIISource(tmp_path, "test")
+    with pytest.raises(UserError, match=r"unknown split 'all' of MPII"):
+        MPIISource(tmp_path, "all")
+    with pytest.raises(UserError, match=r"unknown form 'xml' of MPII"):
+        MPIISource(tmp_path, "val", "xml")
+    write_json(folder, [{**p, "isValidation": 0} for p in raw_people()])
+    with pytest.raises(UserError, match="there is nobody in this split"):
+        MPIISource(tmp_path, "val")
+    (folder / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="images does not exist"):
+        MPIISource(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not JSON or is truncated"),
+        (b"{not json", "is not JSON or is truncated"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[]", "holds an empty list"),
+        (b"{}", "holds a dict; a list of people is accepted"),
+        (b"[3]", "entry 0 is a int; an object is accepted"),
+        (b"[{}]", "entry 0: field 'img_paths' is None"),
+    ],
+)
+def test_json_that_is_none(folder, content, message):
+    (folder / "mpii_annotations.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"mpii_annotations\.json.*{message}"):
+        MPIISource(folder.parent, "train")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("joint_self", [[1, 2, 3]], r"numbers of shape \(16, 3\)"),
+        ("joint_self", [[1, 2], [3]], r"numbers of shape \(16, 3\)"),
+        ("objpos", "here", r"is 'here'; numbers of shape \(2,\)"),
+        ("objpos", [None, 3], "numbers of shape"),
+        ("scale_provided", float("nan"), "not finite"),
+        ("scale_provided", 0, "is 0; a number above 0 is accepted"),
+        ("scale_provided", "1.5", "is '1.5'; a number is accepted"),
+        ("isValidation", None, "is None; a number"),
+    ],
+)
+def test_json_with_wrong_fields(folder, field, value, message):
+    people = raw_people()
+    people[4][field] = value
+    write_json(folder, people)
+    with pytest.raises(UserError, match=rf"entry 4 \(000000004\.jpg\): field '{field}' .*{message}"):
+        MPIISource(folder.parent, "train")
+    del people[4][field]
+    write_json(folder, people)
+    with pytest.raises(UserError, match=f"field '{field}' is missing"):
+        MPIISource(folder.parent, "train")
+
+
+def test_a_truncated_gz(folder):
+    write_form(folder, "gz", raw_people())
+    path = folder / "mpii_annotations.json.gz"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:5], b"no gzip"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"json\.gz cannot be unpacked: it is truncated or not a gzip file"):
+            MPIISource(folder.parent, "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"imgname": None}, "no data set 'imgname'"),
+        ({"part": None}, "no data set 'part'"),
+        ({"part": np.zeros((3, 14, 2))}, r"part has shape \(3, 14, 2\)"),
+        ({"center": np.full((3, 2), np.nan)}, "center holds values that are not finite"),
+        ({"scale": np.array([1.0, np.nan, 1.0])}, "scale holds values that are not finite"),
+        ({"scale": np.array([1.0, 0.0, 1.0])}, r"scale of person 1 \(000000003\.jpg\) is 0"),
+        ({"scale": np.array([b"a", b"b", b"c"])}, "scale has shape"),
+        ({"imgname": np.zeros(3)}, "N names are accepted"),
+    ],
+)
+def test_hdf5_with_wrong_content(folder, change, message):
+    write_hdf5(folder, raw_people(), "val", **change)
+    with pytest.raises(UserError, match=rf"valid\.h5.*{message}"):
+        MPIISource(folder.parent, "val")
+
+
+def test_files_that_are_none(folder):
+    from scipy.io import savemat
+
+    (folder / "valid.h5").write_bytes(b"no HDF5")
+    with pytest.raises(UserError, match=r"valid\.h5 cannot be read"):
+        MPIISource(folder.parent, "val")
+    matlab = folder / "mpii_human_pose_v1_u12_1.mat"
+    write_matlab(folder, raw_people())
+    matlab.write_bytes(matlab.read_bytes()[:400])
+    with pytest.raises(UserError, match=r"u12_1\.mat cannot be read"):
+        MPIISource(folder.parent, "train")
+    savemat(matlab, {"joints": np.zeros(3)})
+    with pytest.raises(UserError, match="no struct RELEASE with annolist; it holds joints"):
+        MPIISource(folder.parent, "train")
+    write_json(folder, raw_people())
+    (folder / "detections_our_format.mat").write_bytes(b"no MATLAB")
+    with pytest.raises(UserError, match=r"detections_our_format\.mat cannot be read"):
+        MPIISource(folder.parent, "val")
+    savemat(folder / "detections_our_format.mat", {"headboxes_src": np.zeros((2, 2, 3))})
+    with pytest.raises(UserError, match="headboxes_src and pos_gt_src have shapes"):
+        MPIISource(folder.parent, "val")
+
+
+def test_open_dataset(folder):
+    people = raw_people()
+    write_json(folder, people)
+    with pytest.warns(DataWarning, match="are estimated as 0.75 of upper neck to head top"):
+        assert open_dataset("mpii", folder.parent, "train").name == "mpii train (json, head sizes estimated)"
+    write_detections(folder, people)
+    assert open_dataset("mpii", folder.parent, "test").name == "mpii val (json)"
+    assert open_dataset("mpii+lsp", folder.parent, "val").name == "mpii val (json)"
+    with pytest.raises(UserError, match="'mpii' needs a root: the folder that holds mpii/"):
+        open_dataset("mpii", None, "train")
+    write_hdf5(folder, [{**p, "joint_self": np.zeros((16, 3)).tolist()} for p in people], "val", normalize=None)
+    (folder / "valid.h5").rename(folder / "test.h5")
+    with pytest.raises(UserError, match="labels of MPII's test people are not public"):
+        open_dataset("mpii", folder.parent, "test")
+
+
+def test_real_forms_agree_and_the_published_row_comes_out(data_root):
+    folder = data_root / "mpii"
+    needed = ("mpii_annotations.json.gz", "valid.h5", "detections_our_format.mat", "pred_multiscale_250.h5")
+    if not all((folder / name).is_file() for name in needed):
+        pytest.skip("no MPII annotations")
+    import h5py
+
+    raw, adjusted = (MPIISource(data_root, "val", form) for form in ("json", "hdf5"))
+    assert len(raw) == len(adjusted) == 2958 and raw.estimated == adjusted.estimated == 0
+    for index in range(2958):
+        one, other = raw.person(index), adjusted.person(index)
+        assert raw.image_name(index) == adjusted.image_name(index)
+        assert np.array_equal(one.labelled, other.labelled)
+        assert np.abs(one.joints - other.joints)[one.labelled].max() <= 1.0  # the file has whole pixels
+        assert np.abs(one.centre - other.centre).max() < 0.01 and abs(one.scale - other.scale) < 0.001
+        assert raw.reference_length(index) == pytest.approx(adjusted.reference_length(index), rel=1e-6)
+    with h5py.File(folder / "pred_multiscale_250.h5") as file:
+        predictions = file["preds"][..., :2] - 1
+    score = score_predictions(raw, predictions)
+    assert score.mean == pytest.approx(90.27, abs=0.05) and score.settings["left_out"] == {}
+    assert Subset(raw, raw.available()).image(0).ndim == 3
+
+
+def test_real_estimated_heads(data_root):
+    if not (data_root / "mpii" / "detections_our_format.mat").is_file():
+        pytest.skip("no MPII head boxes")
+    from pyranet_fast.data.mpii_files import HEAD_FACTOR, estimated_heads
+
+    val = MPIISource(data_root, "val")
+    persons = [val.person(i) for i in range(len(val))]
+    joints, labelled = np.stack([p.joints for p in persons]), np.stack([p.labelled for p in persons])
+    spans = estimated_heads(joints.astype(np.float64), labelled) / HEAD_FACTOR
+    known = np.isfinite(spans)
+    sizes = np.array([val.reference_length(i) for i in range(len(val))])
+    assert known.sum() == 2932
+    assert (sizes * spans)[known].sum() / np.square(spans[known]).sum() == pytest.approx(HEAD_FACTOR, abs=2e-4)
+    assert np.all(np.abs(np.percentile(HEAD_FACTOR * spans[known] / sizes[known], [1, 99]) - 1) < 0.01)
+
+
+def test_real_training_people(data_root):
+    if not (data_root / "mpii" / "mpii_annotations.json.gz").is_file():
+        pytest.skip("no MPII annotations")
+    train = MPIISource(data_root, "train")
+    assert len(train) == 22246 and train.estimated == 22098
+    there = Subset(train, train.available())
+    assert len(there) >= 12
+    for sample in (CropDataset(there, 64, augmentation=None)[i] for i in range(len(there))):
+        assert sample["weight"].sum() >= 10
