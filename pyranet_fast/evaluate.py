@@ -195,8 +195,10 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     score.settings.update(settings)
     how = f"{'six scales' if arguments.scales == 6 else 'one scale'}, {'flip' if arguments.flip else 'no flip'}"
     name = arguments.name or f"{file.parent.name}/{file.name}"
+    unreadable = score.settings["unreadable"]
+    note = f"{how}, {unreadable} of {len(people)} without a readable image" if unreadable else how
     files = write_predictions(output, people, predictions, formats, {**settings, "testing": how})
-    text, more = write_metrics(output, score, name, people.name, how, published=dataset != "demo")
+    text, more = write_metrics(output, score, name, people.name, note, published=dataset != "demo")
     files += [*more, *write_worst(output, people, predictions, name, people.name, arguments.worst)]
     state.finish()
     print(f"{people.name}: {len(people)} people, {how}")
@@ -204,8 +206,8 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     share = score.settings.get("network_share")
     of_network = "" if share is None else f", {100 * share:.0f} % of the time in the network"
     print(f"{score.settings['people_per_second']:g} people a second{of_network}")
-    if score.settings["unreadable"]:
-        print(f"{score.settings['unreadable']} people with missing or unreadable images are not in the score")
+    if unreadable:
+        print(f"{unreadable} people with missing or unreadable images are not in the score")
     _say_files(files)
     return 0
 

@@ -79,13 +79,16 @@ def evaluate_pose(
     )
     try:
         for batch in in_advance(loader):
-            before = time.perf_counter()
-            images = batch["images"].flatten(0, 1)
-            maps = score_maps(model, images, people.skeleton, flip=flip, device=device, precision=precision)
-            in_network += time.perf_counter() - before
-            joints, scores = _decode(maps, scales, batch)
-            rows = np.concatenate([joints, scores[..., None]], -1)
             index, valid, sizes = (batch[name].numpy() for name in ("index", "valid", "image_size"))
+            rows = np.full((len(index), len(people.skeleton), 3), np.nan, np.float32)
+            if valid.any():
+                some = {name: values[batch["valid"]] for name, values in batch.items()}
+                before = time.perf_counter()
+                images = some["images"].flatten(0, 1)
+                maps = score_maps(model, images, people.skeleton, flip=flip, device=device, precision=precision)
+                in_network += time.perf_counter() - before
+                joints, scores = _decode(maps, scales, some)
+                rows[valid] = np.concatenate([joints, scores[..., None]], -1)
             state.add(index, rows, valid, sizes)
             bar.update(len(rows))
     finally:
@@ -98,7 +101,7 @@ def evaluate_pose(
     score.settings.update(
         scales=list(scales), flip=flip, input_size=input_size, unreadable=int((~state.readable).sum())
     )
-    score.settings["people_per_second"] = round(len(todo) / seconds, 2)
+    score.settings["people_per_second"] = round(int(state.readable[todo].sum()) / seconds, 2)
     if torch.device(device).type == "cpu":  # a GPU's work is not done when the call returns
         score.settings["network_share"] = round(in_network / seconds, 3)
     return score, state.predictions

@@ -72,7 +72,10 @@ class Score:
         lines.append(", ".join([people, *left_out]))
         outside = self.settings.get("joints_outside_image")
         if outside:
-            lines.append(f"{outside} labelled joints lie outside their image; they are scored like the others")
+            which = (
+                "1 labelled joint lies outside its" if outside == 1 else f"{outside} labelled joints lie outside their"
+            )
+            lines.append(f"{which} image; such joints are scored like the others")
         return "\n".join(lines)
 
 
