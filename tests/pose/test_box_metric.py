@@ -24,10 +24,10 @@ def test_columns():
 
 def test_a_twentieth_of_the_box_is_right():
     truth, size = dogs(), np.full(5, 100.0)
-    assert pck_box(truth + [3, 4], truth, size, None, DOG).mean == 100
-    score = pck_box(truth + [3, 4.01], truth, size, None, DOG)
+    assert pck_box(truth + np.array([3, 4]), truth, size, None, DOG).mean == 100
+    score = pck_box(truth + np.array([3, 4.01]), truth, size, None, DOG)
     assert score.mean == 0 and score.metric == "PCK-box@0.05" and score.count == 5
-    assert pck_box(truth + [3, 4.01], truth, size, None, DOG, threshold=0.1).mean == 100
+    assert pck_box(truth + np.array([3, 4.01]), truth, size, None, DOG, threshold=0.1).mean == 100
 
 
 def test_joints_weigh_the_same_and_pairs_are_averaged():
