@@ -3,75 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import json
 
-import cv2
 import numpy as np
 import pytest
-from people import smooth_image
+from coco_people import DOG, changed, dogs, write
 
-from pyranet_fast import cli, predict, train
 from pyranet_fast.data import COCOSource, open_dataset
 from pyranet_fast.data.people_table import is_held_out
 from pyranet_fast.errors import DataWarning, UserError
-from pyranet_fast.pose import resolve_skeleton
 from pyranet_fast.pose.evaluation import score_predictions
-from pyranet_fast.predictor import Predictor
-from pyranet_fast.training.checkpoint import load_checkpoint, save_checkpoint
-
-DOG = {"id": 7, "name": "dog", "keypoints": ["nose", "left_ear", "right_ear", "tail"], "skeleton": [[1, 2], [1, 3]]}
-
-
-def dogs(count: int = 12, category: dict = DOG) -> dict:
-    """One dog in each of ``count`` images; the second one's tail is not labelled."""
-    rng = np.random.default_rng(0)
-    annotations = []
-    for number in range(count):
-        keypoints = np.column_stack([rng.integers(20, 60, (4, 2)), rng.integers(1, 3, 4)])
-        if number == 1:
-            keypoints[3] = 0
-        annotations.append(
-            {
-                "id": 100 + number,
-                "image_id": number,
-                "category_id": category["id"],
-                "bbox": [10, 15, 60.0, 50.5],
-                "keypoints": keypoints.ravel().tolist(),
-                "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-                "iscrowd": 0,
-            }
-        )
-    images = [{"id": n, "file_name": f"pack/{n:03d}.jpg", "width": 100, "height": 80} for n in range(count)]
-    return {"images": images, "annotations": annotations, "categories": [category]}
-
-
-def write(root, content, name="dogs.json", images="images"):
-    root.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(json.dumps(content))
-    for number, image in enumerate(content["images"]):
-        path = root / images / image["file_name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(path), smooth_image(80, 100, number))
-    return root
 
 
 @pytest.fixture
 def root(tmp_path):
     return write(tmp_path, dogs())
-
-
-def changed(root, path: str, value: object):
-    """Write the file with one value changed; ``path`` is such as ``annotations.2.bbox``."""
-    content = json.loads((root / "dogs.json").read_text())
-    *steps, last = path.split(".")
-    place = content
-    for step in steps:
-        place = place[int(step)] if isinstance(place, list) else place[step]
-    if value is KeyError:
-        del place[last]
-    else:
-        place[last] = value
-    (root / "dogs.json").write_text(json.dumps(content))
 
 
 def test_labels(root):
@@ -279,42 +224,3 @@ def test_the_score_is_in_units_of_the_box(root):
     score = score_predictions(source, truth + np.array([3, 0], np.float32))  # a twentieth of 60
     assert score.mean == 100 and score.metric == "PCK-box@0.05" and list(score.columns) == ["nose", "ear", "tail"]
     assert score_predictions(source, truth + np.array([3.1, 0], np.float32)).mean == 0
-
-
-def test_train_and_predict_with_own_joints(root, tmp_path, capsys):
-    write(root, dogs(4), "val.json")
-    changed(root, "annotations.0.iscrowd", 1)
-    output = tmp_path / "out"
-    flags = [
-        "--dataset", "coco:dogs.json,val.json", "--root", str(root), "--output", str(output), "--stacks", "1",
-        "--features", "24", "--depth", "2", "--input-size", "64", "--batch-size", "4", "--epochs", "1", "--workers",
-        "0", "--max-steps", "2", "--device", "cpu",
-    ]  # fmt: skip
-    assert cli.run(train.main, flags) == 0
-    said = capsys.readouterr()
-    assert said.err.count("note: ") == 1 and "1 annotations of crowds were left out" in said.err
-    assert "validation PCK-box@0.05" in said.out
-    checkpoint = load_checkpoint(output / "last.pt")
-    assert checkpoint.training["step"] == 2
-    assert resolve_skeleton(checkpoint.skeleton) == COCOSource("dogs.json", root).skeleton
-
-    photo = str(root / "images" / "pack" / "003.jpg")
-    predictor = Predictor(output / "last.pt", "cpu")
-    pose = predictor(photo)
-    assert pose.joints.shape == (4, 2) and list(pose.as_dict()["joints"]) == DOG["keypoints"]
-    assert pose.as_dict()["skeleton"] == "coco:dog" and resolve_skeleton(pose.skeleton) == predictor.skeleton
-    assert cli.run(predict.main, [photo, "--checkpoint", str(output / "last.pt"), "--output", str(tmp_path / "p")]) == 0
-    result = json.loads((tmp_path / "p" / "predictions.json").read_text())["predictions"][0]
-    assert list(result["joints"]) == DOG["keypoints"] and cv2.imread(str(tmp_path / "p" / "003_pose.png")) is not None
-
-    # Fine-tuning asks for the same joints.
-    write(tmp_path / "cats", dogs(4, {**DOG, "keypoints": ["nose", "left_ear", "right_ear", "paw"]}))
-    other = [*flags, "--weights", str(output / "last.pt")]
-    other[1], other[3], other[5] = "coco:dogs.json,dogs.json", str(tmp_path / "cats"), str(tmp_path / "out2")
-    assert cli.run(train.main, other) == 2
-    assert "predicts the 'coco:dog' skeleton, and data set" in capsys.readouterr().err
-
-    checkpoint.skeleton = {"name": "dog", "joints": ["nose"]}
-    save_checkpoint(tmp_path / "bad.pt", checkpoint)
-    with pytest.raises(UserError, match=r"bad\.pt cannot be used: a skeleton has the fields name, joints; name,"):
-        Predictor(tmp_path / "bad.pt", "cpu")
