@@ -93,9 +93,12 @@ def test_hdf5_with_wrong_content(folder, change, message):
 def test_files_that_are_none(folder):
     from scipy.io import savemat
 
-    (folder / "valid.h5").write_bytes(b"no HDF5")
-    with pytest.raises(UserError, match=r"valid\.h5 cannot be read"):
-        MPIISource(folder.parent, "val")
+    write_hdf5(folder, raw_people(), "val")
+    whole = (folder / "valid.h5").read_bytes()
+    for content in (b"no HDF5", b"", whole[: len(whole) // 2], whole[:-100]):
+        (folder / "valid.h5").write_bytes(content)
+        with pytest.raises(UserError, match=r"valid\.h5 cannot be read"):
+            MPIISource(folder.parent, "val")
     matlab = folder / "mpii_human_pose_v1_u12_1.mat"
     write_matlab(folder, raw_people())
     matlab.write_bytes(matlab.read_bytes()[:400])
