@@ -89,7 +89,10 @@ class COCOSource(PeopleSource):
             if entry.get("iscrowd"):
                 self.skipped["of crowds"] += 1
                 continue
-            if entry.get("category_id") not in self._categories:
+            kind = entry.get("category_id")
+            if not isinstance(kind, int | str) or kind not in self._categories:
+                raise UserError(f"{where}: category_id is {kind!r}; the id of one of the categories is accepted")
+            if not self._categories[kind]:
                 self.skipped["of categories without keypoints"] += 1
                 continue
             if not entry.get("keypoints"):
@@ -198,16 +201,16 @@ def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[dict[str
     return value
 
 
-def _joints_of(categories: list[dict[str, Any]], path: Path) -> tuple[Skeleton, set[Any], tuple[str, ...]]:
-    """The one skeleton of the categories that have keypoints, their ids, and notes."""
+def _joints_of(categories: list[dict[str, Any]], path: Path) -> tuple[Skeleton, dict[Any, bool], tuple[str, ...]]:
+    """The one skeleton of the categories, by id whether a category has keypoints, and notes."""
     found: list[tuple[Skeleton, tuple[str, ...]]] = []
-    ids = set()
+    ids: dict[Any, bool] = {}
     for category in categories:
-        if category.get("keypoints"):
+        if not isinstance(category.get("id"), int | str):
+            raise UserError(f"{path}: a category has id {category.get('id')!r}; a number is accepted")
+        ids[category["id"]] = bool(category.get("keypoints"))
+        if ids[category["id"]]:
             found.append(skeleton_of(category, f"{path}: category {category.get('name')!r}"))
-            if not isinstance(category.get("id"), int | str):
-                raise UserError(f"{path}: a category has id {category.get('id')!r}; a number is accepted")
-            ids.add(category["id"])
     if not found:
         raise UserError(f"{path}: no category has keypoints; one needs a list of joint names")
     first = found[0]

@@ -130,7 +130,7 @@ def _image_names(value: Any, path: Path) -> list[str]:
         return ["".join(chr(int(code)) for code in row if code > 0) for row in value]
     if value.ndim != 1 or value.dtype.kind not in "SOU":
         raise UserError(f"{path}: imgname has shape {value.shape} and type {value.dtype}; N names are accepted")
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in value]
+    return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in value]
 
 
 def _column(

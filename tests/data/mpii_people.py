@@ -41,7 +41,7 @@ def heads_of(people: list[dict]) -> np.ndarray:
         joints = np.array(person["joint_self"])
         span = np.linalg.norm(joints[8, :2] - joints[9, :2])
         corner = joints[9, :2]
-        boxes.append([corner, corner + np.array([0.6 * span / 0.8, 0.8 * span / 0.8])])
+        boxes.append([corner, corner + np.array([0.75, 1.0]) * span])
     return np.array(boxes)
 
 
