@@ -1,0 +1,167 @@
+"""Networks trained one after the other under one budget: the paper's figures 8 and 9(a-b).
+
+Every contestant is a `python -m pyranet_fast.train` of its own, so that its memory is its own too, and an interrupted
+contest goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..training.checkpoint import atomic_write
+
+# Small enough for a CPU: a network of 0.19 M parameters on synthetic people. Flags given after -- come on top.
+SMALL = (
+    "--dataset demo --stacks 1 --features 64 --depth 3 --input-size 64 --batch-size 16 --epochs 3 --lr 2.5e-3 "
+    "--schedule cosine --warmup 100 --ema 0.99 --precision bf16 --pool-windows sample --rotation-probability 0 "
+    "--scale-noise 0.1 --workers 0"
+).split()
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One network: its name in tables, and the flags of train that make it."""
+
+    name: str
+    flags: tuple[str, ...]
+
+    def folder(self, output: Path, seed: int) -> Path:
+        """Where its training with a seed lives."""
+        return output / "runs" / f"{self.name.replace('*', '-star').replace(' ', '-').replace('=', '')}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a contestant came to.
+
+    Attributes:
+        name: of the contestant.
+        params: parameters.
+        flops: of one image's forward pass.
+        scores: validation, percent, for each seed.
+        curves: for each seed the validation after each epoch it was scored at, (epoch, percent).
+        images_per_second: in training, the median of all epochs.
+        peak_megabytes: memory, the most of any seed: of the process on the CPU, of tensors on a GPU.
+        metric: what the scores are.
+    """
+
+    name: str
+    params: int
+    flops: int
+    scores: list[float]
+    curves: list[list[tuple[int, float]]]
+    images_per_second: float
+    peak_megabytes: float
+    metric: str
+
+    @property
+    def mean(self) -> float:
+        """Mean of the scores."""
+        return statistics.fmean(self.scores)
+
+
+def variants(train_flags: Sequence[str]) -> list[Contestant]:
+    """PRM-A, B, B*, C, D, plain and wide, the pyramids' width chosen to come nearest to B*'s size."""
+    target = _parameters([*train_flags, "--variant", "B*"])
+    found = [Contestant("plain", ("--variant", "plain")), Contestant("wide", ("--variant", "wide"))]
+    for variant in ("A", "B", "B*", "C", "D"):
+        widths = range(4, 33) if variant != "B*" else [_settings(train_flags).base_width]
+        sizes = {w: _parameters([*train_flags, "--variant", variant, "--base-width", str(w)]) for w in widths}
+        width = min(sizes, key=lambda w: (abs(sizes[w] - target), w))
+        found.append(Contestant(f"PRM-{variant}", ("--variant", variant, "--base-width", str(width))))
+    return found
+
+
+def scales(train_flags: Sequence[str], counts: Sequence[int] = range(2, 9)) -> list[Contestant]:
+    """PRM-B* with C = 2 to 8 levels: the levels share their filters, so all are of one size."""
+    return [Contestant(f"C={c}", ("--variant", "B*", "--levels", str(c))) for c in counts]
+
+
+def hold(contestants: Sequence[Contestant], output: Path, train_flags: Sequence[str], seeds: int) -> list[Result]:
+    """Train everybody with every seed; what is finished is not trained again.
+
+    Raises:
+        UserError: a training failed.
+    """
+    results = []
+    for contestant in contestants:
+        folders = []
+        for seed in range(seeds):
+            folder = contestant.folder(output, seed)
+            flags = [*train_flags, *contestant.flags, "--seed", str(seed), "--output", str(folder)]
+            _train(f"{contestant.name}, seed {seed}", folder, flags)
+            folders.append(folder)
+        results.append(_result(contestant, folders, [*train_flags, *contestant.flags]))
+    return results
+
+
+def _train(title: str, folder: Path, flags: list[str]) -> None:
+    done = folder / "finished.json"
+    if done.is_file() and json.loads(done.read_text()) == flags:
+        print(f"{title}: done before", flush=True)
+        return
+    print(f"{title}: python -m pyranet_fast.train {' '.join(flags)}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "train.log", "a") as log:
+        status = subprocess.run(
+            [sys.executable, "-m", "pyranet_fast.train", *flags], stdout=log, stderr=subprocess.STDOUT
+        ).returncode
+    if status:
+        last = ([""] + (folder / "train.log").read_text().split("\n"))[-2:][0]
+        raise UserError(f"training of {title} ended with status {status}: {last} ({folder / 'train.log'})")
+    atomic_write(done, lambda file: file.write(json.dumps(flags).encode()))
+
+
+def _result(contestant: Contestant, folders: Sequence[Path], flags: Sequence[str]) -> Result:
+    summaries: list[dict[str, Any]] = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    logs = [list(csv.DictReader((folder / "log.csv").read_text().splitlines())) for folder in folders]
+    network = _network(flags)
+    from ..models import complexity
+
+    size = _settings(flags).input_size
+    counted = complexity(network, (1, 3, size, size))
+    return Result(
+        name=contestant.name,
+        params=counted.params,
+        flops=counted.flops,
+        scores=[summary["validation"] for summary in summaries],
+        curves=[[(int(r["epoch"]), float(r["validation"])) for r in rows if r["validation"]] for rows in logs],
+        images_per_second=statistics.median(float(row["images_per_second"]) for rows in logs for row in rows),
+        peak_megabytes=max(summary["peak_megabytes"] for summary in summaries),
+        metric=summaries[0]["metric"],
+    )
+
+
+def _settings(flags: Sequence[str]) -> Any:
+    import argparse
+
+    from ..training.settings import Settings, add_arguments
+
+    parser = argparse.ArgumentParser(prog="flags of train", add_help=False, allow_abbrev=False)
+    add_arguments(parser)
+    values = vars(parser.parse_args(list(flags)))
+    return Settings(**{f.name: values[f.name] for f in dataclasses.fields(Settings)})
+
+
+def _network(flags: Sequence[str]) -> Any:
+    """The network of flags of train, without memory for its weights."""
+    import torch
+
+    from ..training.pose_task import make_network
+
+    with torch.device("meta"):
+        return make_network(_settings(flags), 16)
+
+
+def _parameters(flags: Sequence[str]) -> int:
+    return sum(p.numel() for p in _network(flags).parameters())
