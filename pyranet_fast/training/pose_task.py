@@ -22,8 +22,9 @@ from ..models import PyraNet
 from ..nn.init import INITIALIZERS
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
-from .checkpoint import Checkpoint, load_checkpoint, load_weights
+from .checkpoint import POSE, Checkpoint, load_checkpoint, load_weights
 from .sampler import EpochBatchSampler
+from .schedule import learning_rate
 from .settings import Settings
 
 PICTURES = 12
@@ -31,6 +32,8 @@ PICTURES = 12
 
 class PoseTask:
     """See `training.loop.Task`."""
+
+    kind = POSE
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
@@ -84,6 +87,18 @@ class PoseTask:
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: set[int] = set()
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
+        s = self.settings
+        return torch.optim.RMSprop(
+            self.model.parameters(), lr=s.lr, alpha=0.99, eps=1e-8, weight_decay=s.weight_decay, foreach=True
+        )
+
+    def learning_rate(self, step: int, total: int) -> float:
+        """As the settings say."""
+        s = self.settings
+        return learning_rate(step, total, base=s.lr, schedule=s.schedule, warmup=s.warmup)
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """Batches in an order that (seed, step) decides; corrupt images are named once."""
