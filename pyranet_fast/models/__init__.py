@@ -1,7 +1,22 @@
 """Networks, and what they cost."""
 
+from .classifier_base import Classifier
+from .classifiers import classifier
 from .complexity import Complexity, complexity
 from .pyranet import PyraNet
+from .resnext import ResNeXt, resnext
 from .units import VARIANTS
+from .wide_resnet import WideResNet, wide_resnet
 
-__all__ = ["VARIANTS", "Complexity", "PyraNet", "complexity"]
+__all__ = [
+    "VARIANTS",
+    "Classifier",
+    "Complexity",
+    "PyraNet",
+    "ResNeXt",
+    "WideResNet",
+    "classifier",
+    "complexity",
+    "resnext",
+    "wide_resnet",
+]

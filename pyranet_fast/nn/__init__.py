@@ -1,9 +1,10 @@
-"""Building blocks: residual unit, Pyramid Residual Module, hourglass, initialisation."""
+"""Building blocks: residual unit, Pyramid Residual Module, pyramid branch, hourglass, initialisation."""
 
 from . import init
 from .activation import BatchNormReLU
 from .hourglass import Hourglass, upsample_add
 from .pyramid import PYRAMID_VARIANTS, DilatedPyramid, PooledPyramid, PyramidResidualModule
+from .pyramid_branch import PyramidBranch
 from .residual import BNReLUConv, ResidualUnit
 from .windows import POOL_WINDOWS, draw_samples, level_sizes
 
@@ -15,6 +16,7 @@ __all__ = [
     "DilatedPyramid",
     "Hourglass",
     "PooledPyramid",
+    "PyramidBranch",
     "PyramidResidualModule",
     "ResidualUnit",
     "draw_samples",

@@ -1,4 +1,4 @@
-"""Joint positions from score maps: argmax and quarter-pixel refinement in one pass (FACTS: single-scale decoding)."""
+"""Joint positions from score maps: argmax and quarter-pixel refinement in one pass."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..errors import UserError
 
 FORMAT = "pyranet_fast checkpoint"
 FORMAT_VERSION = 1
+POSE, CLASSIFICATION = "pose", "classification"
 
 
 @dataclass
@@ -22,13 +24,15 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
-        model: constructor arguments of the network (``PyraNet(**model)``).
+        model: constructor arguments of the network (``PyraNet(**model)``, or ``models.classifier(**model)``).
         weights: state dict to predict with (the moving average where training kept one).
         skeleton: name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one that came with the data;
-            ``resolve_skeleton`` reads both.
+            ``resolve_skeleton`` reads both. Empty for a classifier.
         input_size: side of the square network input, pixels.
         training: everything needed to continue: raw weights, optimiser, random state, position, settings.
         metrics: validation results at the time of saving.
+        kind: what the network is for, ``"pose"`` or ``"classification"``.
+        images: a classifier's names of classes and normalisation: ``classes``, ``mean``, ``std``, ``dataset``.
     """
 
     model: dict[str, Any]
@@ -37,6 +41,8 @@ class Checkpoint:
     input_size: int
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    kind: str = POSE
+    images: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -73,11 +79,18 @@ def _umask() -> int:
     return mask
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+_NOUNS = {POSE: "a network for poses", CLASSIFICATION: "an image classifier"}
+
+
+def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
     """Read a checkpoint onto the CPU. Only tensors and plain values are unpickled (``weights_only``).
 
+    Args:
+        path: the file.
+        kind: what its network must be for, ``"pose"`` or ``"classification"``; None: either.
+
     Raises:
-        UserError: no such file, not a checkpoint, truncated, or of a newer format.
+        UserError: no such file, not a checkpoint, truncated, of a newer format, or of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -95,7 +108,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"checkpoint {path} has format version {content['version']}; this version of pyranet_fast reads up to "
             f"{FORMAT_VERSION}: please upgrade it"
         )
-    return Checkpoint(**{k: v for k, v in content.items() if k not in ("format", "version")})
+    checkpoint = Checkpoint(**{k: v for k, v in content.items() if k not in ("format", "version")})
+    if kind is not None and checkpoint.kind != kind:
+        raise UserError(f"checkpoint {path} holds {_NOUNS[checkpoint.kind]}; {_NOUNS[kind]} is needed here")
+    return checkpoint
 
 
 def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.Module:
@@ -104,10 +120,11 @@ def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.M
     Raises:
         UserError: the weights do not fit the configuration beside them.
     """
-    from ..models import PyraNet
+    from ..models import PyraNet, classifier
 
+    build: Callable[..., nn.Module] = PyraNet if checkpoint.kind == POSE else classifier
     try:
-        model = PyraNet(**checkpoint.model)
+        model = build(**checkpoint.model)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} holds a network configuration that this version cannot build: {error}") from error
     load_weights(model, checkpoint.weights, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import signal
 import sys
 import time
@@ -21,8 +22,7 @@ from ..errors import UserError
 from .average import moving_average
 from .checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from .report import Report
-from .schedule import learning_rate
-from .settings import Settings
+from .settings import RunSettings
 
 LAST = "last.pt"
 
@@ -30,9 +30,17 @@ LAST = "last.pt"
 class Task(Protocol):
     """What the loop asks of a task (pose, classification): data, loss, validation, pictures."""
 
+    kind: str
+    """What its checkpoints are of: "pose" or "classification"."""
     model: nn.Module
     device: torch.device
     steps_per_epoch: int
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A fresh optimiser of the model's parameters."""
+
+    def learning_rate(self, step: int, total: int) -> float:
+        """The rate of a step (0-based) in a run of ``total`` steps."""
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """Training batches number ``first`` to ``last`` - 1, the same ones whenever asked."""
@@ -54,7 +62,7 @@ class Diverged(UserError):
     """The loss is no longer a number."""
 
 
-def fit(task: Task, settings: Settings) -> dict[str, Any]:
+def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
     """Train to the end of the settings, going on from a checkpoint if there is one.
 
     Returns:
@@ -68,7 +76,7 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
     total = settings.epochs * task.steps_per_epoch
     if settings.max_steps is not None:
         total = min(total, settings.max_steps)
-    model, optimizer = task.model, make_optimizer(task.model, settings)
+    model, optimizer = task.model, task.optimizer()
     average = moving_average(model, settings.ema) if settings.ema else None
     network = average.module if average is not None else model
     torch.manual_seed(settings.seed)
@@ -77,7 +85,7 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
     results: dict[str, Any] = {}
     start = resume_path(settings, output)
     if start is not None:
-        step, results = restore(start, model, average, optimizer, settings)
+        step, results = restore(start, task.kind, model, average, optimizer, settings)
         print(f"resumed from {start} at step {step} of {total}", flush=True)
     report.open(step)
 
@@ -108,7 +116,7 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
             waited = time.perf_counter()
             batch = next(source)
             waited = time.perf_counter() - waited
-            rate = learning_rate(step, total, base=settings.lr, schedule=settings.schedule, warmup=settings.warmup)
+            rate = task.learning_rate(step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             model.train()
@@ -158,23 +166,27 @@ def fit(task: Task, settings: Settings) -> dict[str, Any]:
                     f"stopped at step {step} of {total}; saved {output / LAST}; the same command goes on from there"
                 )
                 raise KeyboardInterrupt
-    report.close()
+    report.close(
+        {
+            "metric": results.get("metric"),
+            "validation": results.get("mean"),
+            "steps": step,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "device": str(task.device),
+            "peak_megabytes": round(peak_megabytes(task.device), 1),
+        }
+    )
     return results
 
 
-def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
-    return torch.optim.RMSprop(
-        model.parameters(),
-        lr=settings.lr,
-        alpha=0.99,
-        eps=1e-8,
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )
+def peak_megabytes(device: torch.device) -> float:
+    """The most memory so far: of tensors on a GPU, of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def resume_path(settings: Settings, output: Path) -> Path | None:
+def resume_path(settings: RunSettings, output: Path) -> Path | None:
     """The checkpoint to go on from, or None."""
     if settings.resume == "none":
         return None
@@ -200,17 +212,18 @@ _FREE = {
 
 def restore(
     path: Path,
+    kind: str,
     model: nn.Module,
     average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
-    settings: Settings,
+    settings: RunSettings,
 ) -> tuple[int, dict[str, Any]]:
     """Put a checkpoint's state back; returns its step and results.
 
     Raises:
         UserError: the checkpoint cannot be read, or was made with other settings.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, kind)
     state = checkpoint.training
     if not state:
         raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot go on from it")

@@ -24,15 +24,35 @@ from ..nn.init import INITIALIZERS
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
 from ..pose.skeleton import resolve_skeleton
-from .checkpoint import Checkpoint, load_checkpoint, load_weights
+from .checkpoint import POSE, Checkpoint, load_checkpoint, load_weights
 from .sampler import EpochBatchSampler
+from .schedule import learning_rate
 from .settings import Settings
 
 PICTURES = 12
 
 
+def make_network(settings: Settings, joints: int) -> PyraNet:
+    """The network that the settings ask for; UserError where they do not fit together."""
+    try:
+        return PyraNet(
+            settings.stacks,
+            joints,
+            features=settings.features,
+            variant=settings.variant,
+            levels=settings.levels,
+            base_width=settings.base_width,
+            depth=settings.depth,
+            pool_windows=settings.pool_windows,
+        )
+    except ValueError as error:
+        raise UserError(f"the network cannot be built from these flags: {error}") from error
+
+
 class PoseTask:
     """See `training.loop.Task`."""
+
+    kind = POSE
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
@@ -64,18 +84,7 @@ class PoseTask:
                 f"--batch-size is {settings.batch_size}, more than the {len(self.people)} people in the data set"
             )
         torch.manual_seed(settings.seed)
-        try:
-            model = PyraNet(
-                settings.stacks,
-                len(self.people.skeleton),
-                features=settings.features,
-                variant=settings.variant,
-                levels=settings.levels,
-                depth=settings.depth,
-                pool_windows=settings.pool_windows,
-            )
-        except ValueError as error:
-            raise UserError(f"the network cannot be built from these flags: {error}") from error
+        model = make_network(settings, len(self.people.skeleton))
         INITIALIZERS[settings.init](model)
         if settings.weights is not None:
             start = load_checkpoint(settings.weights)
@@ -90,6 +99,18 @@ class PoseTask:
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: set[int] = set()
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
+        s = self.settings
+        return torch.optim.RMSprop(
+            self.model.parameters(), lr=s.lr, alpha=0.99, eps=1e-8, weight_decay=s.weight_decay, foreach=True
+        )
+
+    def learning_rate(self, step: int, total: int) -> float:
+        """As the settings say."""
+        s = self.settings
+        return learning_rate(step, total, base=s.lr, schedule=s.schedule, warmup=s.warmup)
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """Batches in an order that (seed, step) decides; corrupt images are named once."""
@@ -121,7 +142,7 @@ class PoseTask:
                 )
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
-        """Sum over the stacks of the mean squared error (FACTS section 3)."""
+        """Sum over the stacks of the mean squared error (paper, 3.1)."""
         move = {k: batch[k].to(self.device, non_blocking=True) for k in ("image", "joints", "weight")}
         images = normalise(move["image"]).contiguous(memory_format=torch.channels_last)
         low = self.settings.precision == "bf16"
@@ -143,6 +164,7 @@ class PoseTask:
             batch_size=max(32, s.batch_size),
             device=self.device,
             precision=s.precision,
+            on_error="skip" if s.on_error == "skip" else "raise",
         )
         return score.as_dict()
 

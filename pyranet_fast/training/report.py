@@ -1,11 +1,14 @@
-"""What a run leaves behind to look at: log.csv, TensorBoard events, curves.png."""
+"""What a run leaves behind to look at: log.csv, TensorBoard events, curves.png, summary.json."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
+
+from .checkpoint import atomic_write
 
 COLUMNS = (
     "epoch", "step", "lr", "loss", "accuracy", "validation", "images_per_second", "data_wait", "seconds",
@@ -49,9 +52,11 @@ class Report:
         self._events.flush()
         draw_curves(self.rows, self.folder / "curves.png")
 
-    def close(self) -> None:
-        """Finish the event file."""
+    def close(self, summary: dict[str, Any]) -> None:
+        """Finish the event file; what the run came to goes to summary.json."""
         self._events.close()
+        text = json.dumps(summary, indent=2)
+        atomic_write(self.folder / "summary.json", lambda file: file.write(text.encode()))
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from ..errors import UserError
 from ..nn.init import INITIALIZERS
@@ -13,6 +13,31 @@ from ..nn.init import INITIALIZERS
 
 def _option(default: Any, text: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, **more})
+
+
+class RunSettings(Protocol):
+    """What `training.loop` reads of any task's settings; see `Settings` for their meaning."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def output(self) -> str: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def max_steps(self) -> int | None: ...
+    @property
+    def ema(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def resume(self) -> str: ...
+    @property
+    def compile(self) -> bool: ...
+    @property
+    def validate_every(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +54,7 @@ class Settings:
     variant: str = _option("B*", "residual module", choices=("plain", "wide", "A", "B", "B*", "C", "D"))
     depth: int = _option(4, "hourglass levels")
     levels: int = _option(4, "pyramid levels C of a PRM")
+    base_width: int = _option(9, "a PRM's pyramid has 1/this of its channels, rounded down")
     pool_windows: str = _option(
         "channel",
         "fractional pooling windows: one draw per sample and channel (the paper), or shared by a sample's channels, "
@@ -80,6 +106,7 @@ class Settings:
             "features",
             "depth",
             "levels",
+            "base_width",
             "input_size",
             "batch_size",
             "epochs",
@@ -112,10 +139,10 @@ class Settings:
                 raise UserError(f"{flag} is {side}; with --depth {self.depth} a multiple of {stride} is accepted")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One flag for every field of Settings."""
+def add_arguments(parser: argparse.ArgumentParser, settings: type = Settings) -> None:
+    """One flag for every field of a dataclass of settings."""
     types = {"int": int, "float": float, "str": str, "int | None": int, "str | None": str}
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(settings):
         flag = "--" + field.name.replace("_", "-")
         text = str(field.metadata["help"])
         if field.type == "bool":

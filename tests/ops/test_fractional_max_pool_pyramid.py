@@ -42,7 +42,7 @@ def raw(x: Tensor, sizes: Sequence[tuple[int, int]], samples: Tensor) -> tuple[l
 
 
 def starts(samples: Tensor, size: int, out: int) -> Tensor:
-    """(..., out) window starts: FACTS' formula, written with tensors."""
+    """(..., out) window starts: the formula, written with tensors."""
     alpha = (torch.tensor(size - 2, dtype=samples.dtype) / max(out - 1, 1)).to(samples.dtype)
     u = samples.unsqueeze(-1)
     first = ((torch.arange(out, dtype=samples.dtype) + u) * alpha).int() - (u * alpha).int()
