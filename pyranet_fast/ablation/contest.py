@@ -72,10 +72,10 @@ class Result:
 
 def variants(train_flags: Sequence[str]) -> list[Contestant]:
     """PRM-A, B, B*, C, D, plain and wide, the pyramids' width chosen to come nearest to B*'s size."""
-    target = _parameters([*train_flags, "--variant", "B*"])
+    settings, target = _settings(train_flags), _parameters([*train_flags, "--variant", "B*"])
     found = [Contestant("plain", ("--variant", "plain")), Contestant("wide", ("--variant", "wide"))]
     for variant in ("A", "B", "B*", "C", "D"):
-        widths = range(4, 33) if variant != "B*" else [_settings(train_flags).base_width]
+        widths = range(4, min(33, settings.features // 2 + 1)) if variant != "B*" else [settings.base_width]
         sizes = {w: _parameters([*train_flags, "--variant", variant, "--base-width", str(w)]) for w in widths}
         width = min(sizes, key=lambda w: (abs(sizes[w] - target), w))
         found.append(Contestant(f"PRM-{variant}", ("--variant", variant, "--base-width", str(width))))
@@ -101,7 +101,7 @@ def hold(contestants: Sequence[Contestant], output: Path, train_flags: Sequence[
             flags = [*train_flags, *contestant.flags, "--seed", str(seed), "--output", str(folder)]
             _train(f"{contestant.name}, seed {seed}", folder, flags)
             folders.append(folder)
-        results.append(_result(contestant, folders, [*train_flags, *contestant.flags]))
+        results.append(_result(contestant, folders))
     return results
 
 
@@ -117,19 +117,24 @@ def _train(title: str, folder: Path, flags: list[str]) -> None:
             [sys.executable, "-m", "pyranet_fast.train", *flags], stdout=log, stderr=subprocess.STDOUT
         ).returncode
     if status:
-        last = ([""] + (folder / "train.log").read_text().split("\n"))[-2:][0]
+        said = (folder / "train.log").read_text().split("\n")
+        last = next((line for line in reversed(said) if line.strip()), "it said nothing")
         raise UserError(f"training of {title} ended with status {status}: {last} ({folder / 'train.log'})")
     atomic_write(done, lambda file: file.write(json.dumps(flags).encode()))
 
 
-def _result(contestant: Contestant, folders: Sequence[Path], flags: Sequence[str]) -> Result:
+def _result(contestant: Contestant, folders: Sequence[Path]) -> Result:
     summaries: list[dict[str, Any]] = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     logs = [list(csv.DictReader((folder / "log.csv").read_text().splitlines())) for folder in folders]
-    network = _network(flags)
-    from ..models import complexity
+    import torch
 
-    size = _settings(flags).input_size
-    counted = complexity(network, (1, 3, size, size))
+    from ..models import PyraNet, complexity
+    from ..training.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(folders[0] / "last.pt")
+    with torch.device("meta"):
+        network = PyraNet(**checkpoint.model)
+    counted = complexity(network, (1, 3, checkpoint.input_size, checkpoint.input_size))
     return Result(
         name=contestant.name,
         params=counted.params,
@@ -154,7 +159,7 @@ def _settings(flags: Sequence[str]) -> Any:
 
 
 def _network(flags: Sequence[str]) -> Any:
-    """The network of flags of train, without memory for its weights."""
+    """The network of flags of train for MPII's joints, without memory for its weights."""
     import torch
 
     from ..training.pose_task import make_network

@@ -140,6 +140,7 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
             bar.update()
             ended = step % task.steps_per_epoch == 0 or step == total
             if ended:
+                figures = meter.row()  # before validation, whose time is not training's
                 validated = epoch % settings.validate_every == 0 or step == total
                 if validated:
                     network.eval()
@@ -149,7 +150,7 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
                     "epoch": epoch,
                     "step": step,
                     "lr": rate,
-                    **meter.row(),
+                    **figures,
                     "validation": results["mean"] if validated else None,
                 }
                 report.write(row, results)

@@ -1,0 +1,63 @@
+"""Contests of networks: equal sizes, results, going on where one stopped, a training that fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyranet_fast import ablate, cli
+from pyranet_fast.ablation import contest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from coco_people import dogs, write
+
+
+def test_variants_and_levels_are_of_one_size():
+    sizes = {}
+    for one in (*contest.variants(contest.SMALL), *contest.scales(contest.SMALL)):
+        sizes[one.name] = contest._parameters([*contest.SMALL, *one.flags])
+    assert set(sizes) == {
+        "plain",
+        "wide",
+        *(f"PRM-{v}" for v in ("A", "B", "B*", "C", "D")),
+        *map("C={}".format, range(2, 9)),
+    }
+    target = sizes["PRM-B*"]
+    assert all(abs(size / target - 1) < 0.02 for name, size in sizes.items() if name != "plain")
+    assert len({sizes[f"C={c}"] for c in range(2, 9)}) == 1 and sizes["plain"] < target
+
+
+def test_a_contest_is_held_once(tmp_path, capsys):
+    root = write(tmp_path / "data", dogs())
+    write(root, dogs(4), "val.json")
+    tiny = ["--dataset", "coco:dogs.json,val.json", "--root", str(root), "--features", "24", "--depth", "1"]
+    tiny += ["--input-size", "32", "--batch-size", "4", "--epochs", "1", "--device", "cpu", "--warmup", "0"]
+    command = ["variants", "--output", str(tmp_path / "out"), "--only", "plain,PRM-B*", "--seeds", "2", "--", *tiny]
+    assert cli.run(ablate.main, command) == 0
+    said = capsys.readouterr().out
+    assert "| network | PCK-box@0.05 |" in said and "done before" not in said
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert [r["name"] for r in results] == ["plain", "PRM-B*"]
+    for result in results:
+        assert len(result["scores"]) == 2 and result["images_per_second"] > 0 and result["peak_megabytes"] > 50
+        assert result["curves"][0][-1][1] == result["scores"][0]
+    assert results[0]["params"] < results[1]["params"]
+    for name in ("table.md", "scores.png", "curves.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 100
+
+    finished = tmp_path / "out" / "runs" / "plain-seed0" / "last.pt"
+    before = finished.stat().st_mtime_ns
+    assert cli.run(ablate.main, command) == 0
+    assert capsys.readouterr().out.count("done before") == 4 and finished.stat().st_mtime_ns == before
+
+    assert cli.run(ablate.main, [*command[:3], "--only", "plain", "--", *tiny, "--batch-size", "99"]) == cli.BAD_INPUT
+    assert "training of plain, seed 0 ended with status 2: error: " in capsys.readouterr().err
+
+
+def test_unknown_networks_are_named(capsys):
+    with pytest.raises(SystemExit):
+        ablate.main(["variants", "--only", "PRM-Z"])
+    assert "--only has 'PRM-Z'; there are plain, wide, PRM-A" in capsys.readouterr().err
