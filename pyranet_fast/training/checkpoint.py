@@ -17,6 +17,7 @@ from ..errors import UserError
 FORMAT = "pyranet_fast checkpoint"
 FORMAT_VERSION = 1
 POSE, CLASSIFICATION = "pose", "classification"
+_NOUNS = {POSE: "a network for poses", CLASSIFICATION: "an image classifier"}
 
 
 @dataclass
@@ -79,9 +80,6 @@ def _umask() -> int:
     return mask
 
 
-_NOUNS = {POSE: "a network for poses", CLASSIFICATION: "an image classifier"}
-
-
 def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
     """Read a checkpoint onto the CPU. Only tensors and plain values are unpickled (``weights_only``).
 
@@ -110,7 +108,8 @@ def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
         )
     checkpoint = Checkpoint(**{k: v for k, v in content.items() if k not in ("format", "version")})
     if kind is not None and checkpoint.kind != kind:
-        raise UserError(f"checkpoint {path} holds {_NOUNS[checkpoint.kind]}; {_NOUNS[kind]} is needed here")
+        found = _NOUNS.get(checkpoint.kind, f"a network of kind {checkpoint.kind!r}")
+        raise UserError(f"checkpoint {path} holds {found}; {_NOUNS[kind]} is needed here")
     return checkpoint
 
 

@@ -11,6 +11,7 @@ import torch
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
 from pyranet_fast.training.checkpoint import (
+    FORMAT,
     Checkpoint,
     atomic_write,
     build_model,
@@ -36,6 +37,19 @@ def test_round_trip(tmp_path: Path) -> None:
     assert not model.training
     for name, tensor in example().weights.items():
         assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_the_kind_of_network_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, example(kind="detection"))
+    with pytest.raises(UserError, match="holds a network of kind 'detection'; a network for poses is needed here"):
+        load_checkpoint(path)
+    assert load_checkpoint(path, None).kind == "detection"
+    content = {name: value for name, value in vars(example()).items() if name not in ("kind", "images")}
+    torch.save({"format": FORMAT, "version": 1, **content}, path)  # as written before there were classifiers
+    assert load_checkpoint(path).kind == "pose"
+    with pytest.raises(UserError, match="holds a network for poses; an image classifier is needed here"):
+        load_checkpoint(path, "classification")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
