@@ -9,11 +9,13 @@ import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pyranet_fast.errors import UserError
 from pyranet_fast.pose.skeleton import Skeleton
 
 Image = npt.NDArray[np.uint8]
@@ -87,6 +89,26 @@ class PeopleSource(ABC):
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map points (..., 2) in the pixels of ``image(index)`` to pixels of the published image."""
         return np.asarray(points, dtype=np.float64)
+
+
+def folder_below(root: str | Path, name: str, witness: str) -> Path:
+    """The folder of a data set, ``root/name``.
+
+    Args:
+        root: the folder that holds data sets.
+        name: of the data set's folder.
+        witness: what lies in that folder: it tells that ``root`` itself was meant.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = Path(root) / name
+    if folder.is_dir():
+        return folder
+    if not Path(root).is_dir():
+        raise UserError(f"root folder {root} does not exist; it must be the folder that holds {name}/")
+    hint = f"; give the folder above {root}" if (Path(root) / witness).exists() else ""
+    raise UserError(f"{root} holds no folder {name}/{hint}")
 
 
 class ConcatSource(PeopleSource):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person, folder_below
 from pyranet_fast.data.images import read_image
 from pyranet_fast.errors import UserError
 from pyranet_fast.pose.skeleton import LSP
@@ -75,7 +75,9 @@ class LSPSource(_LeedsSource):
             UserError: missing folder or files, joints.mat of another shape, images and joints that do
                 not match in number, or a range outside what is there.
         """
-        super().__init__(_folder(root, "lsp_dataset"), (3, 14), "LSP-extended's joints.mat is (14, 3, N)")
+        super().__init__(
+            folder_below(root, "lsp_dataset", "joints.mat"), (3, 14), "LSP-extended's joints.mat is (14, 3, N)"
+        )
         first, last = _range(images, len(self), self.folder)
         self._keep(first, last)
         self.name = f"lsp {first}-{last}"
@@ -102,7 +104,7 @@ class LSPExtendedSource(_LeedsSource):
 
     def __init__(self, root: str | Path) -> None:
         """Open all images; UserError as for ``LSPSource``."""
-        super().__init__(_folder(root, "lspet_dataset"), (14, 3), "LSP's joints.mat is (3, 14, N)")
+        super().__init__(folder_below(root, "lspet_dataset", "joints.mat"), (14, 3), "LSP's joints.mat is (3, 14, N)")
         self.name = "lspet"
         empty = np.flatnonzero(~self._flags.any(axis=1))
         if empty.size:
@@ -137,16 +139,6 @@ def _place(
     side = np.where(size > 0, _BOX_SHARE * box + _SIZE_SHARE * size, box / 0.756)
     side = _MARGIN * np.maximum(side, 16.0)
     return ((low + high) / 2).astype(np.float32), (side / PIXELS_PER_SCALE).astype(np.float32)
-
-
-def _folder(root: str | Path, name: str) -> Path:
-    folder = Path(root) / name
-    if folder.is_dir():
-        return folder
-    if not Path(root).is_dir():
-        raise UserError(f"root folder {root} does not exist; it must be the folder that holds {name}/")
-    hint = f"; give the folder above {root}" if (Path(root) / "joints.mat").is_file() else ""
-    raise UserError(f"{root} holds no folder {name}/{hint}")
 
 
 def _read_joints(folder: Path, shape: tuple[int, int], other: str) -> npt.NDArray[np.float64]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyranet_fast.data.base import Image, PeopleSource, Person
+from pyranet_fast.data.base import Image, PeopleSource, Person, folder_below
 from pyranet_fast.data.images import read_image
 from pyranet_fast.data.mpii_files import (
     HEAD_FACTOR,
@@ -67,7 +67,7 @@ class MPIISource(PeopleSource):
             raise UserError(f"unknown split {split!r} of MPII; there are {', '.join(_HDF5)}")
         if form is not None and form not in FORMS:
             raise UserError(f"unknown form {form!r} of MPII; there are {', '.join(FORMS)}")
-        self.folder = _folder(root)
+        self.folder = folder_below(root, "mpii", "images")
         self.left_out: Counter[str] = Counter()
         self.form = form or self._found(split)
         self._table = self._read(split)
@@ -178,13 +178,3 @@ class MPIISource(PeopleSource):
 
     def reference_length(self, index: int) -> float:
         return float(self._table.lengths[index])
-
-
-def _folder(root: str | Path) -> Path:
-    folder = Path(root) / "mpii"
-    if folder.is_dir():
-        return folder
-    if not Path(root).is_dir():
-        raise UserError(f"root folder {root} does not exist; it must be the folder that holds mpii/")
-    hint = f"; give the folder above {root}" if (Path(root) / "images").is_dir() else ""
-    raise UserError(f"{root} holds no folder mpii/{hint}")
