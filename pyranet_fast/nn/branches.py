@@ -67,9 +67,13 @@ def _for_tracing(model: nn.Module) -> Iterator[list[str]]:
     canvases = [m for m in model.modules() if isinstance(m, PooledPyramid) and m.canvas]
     running: list[str] = []
     handles = []
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        running.pop()
+
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda m, x, name=name: running.append(name)))  # type: ignore[misc]
-        handles.append(module.register_forward_hook(lambda m, x, y: running.pop() and None))
+        handles.append(module.register_forward_hook(leave))
     model.eval()
     for pyramid in canvases:
         pyramid.canvas = False  # the same values; in the graph, an addition of maps instead of copies into a canvas

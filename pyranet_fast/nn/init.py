@@ -1,4 +1,7 @@
-"""Weight initialisation. Each function changes a model in place and returns it."""
+"""Weight initialisation. Each function changes a model in place and returns it.
+
+`multi_branch_` is the paper's own (section 4.1); the others stand beside it for comparison.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import Tensor, nn
+
+from .multi_branch import LayerVariance, VarianceTable, multi_branch_
+
+__all__ = [
+    "INITIALIZERS",
+    "LayerVariance",
+    "VarianceTable",
+    "initialize_",
+    "kaiming_",
+    "multi_branch_",
+    "torch_",
+    "xavier_",
+]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,9 +59,27 @@ def torch_(model: Model) -> Model:
     return model
 
 
-INITIALIZERS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "xavier": xavier_,
-    "kaiming": kaiming_,
-    "torch": torch_,
+INITIALIZERS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
+    "paper": multi_branch_,
+    "xavier": lambda model, example_input: xavier_(model),
+    "kaiming": lambda model, example_input: kaiming_(model),
+    "torch": lambda model, example_input: torch_(model),
 }
-"""The initialisations by the names that commands accept."""
+"""The initialisations by the names that commands accept, of a model and an example of its input."""
+
+
+def initialize_(model: Model, name: str, example_input: Tensor) -> Model:
+    """Initialise a model by one of `INITIALIZERS`' names.
+
+    Args:
+        model: changed in place.
+        name: ``"paper"`` (equation 15), ``"xavier"``, ``"kaiming"`` (MSR) or ``"torch"``, which changes nothing.
+        example_input: what the model is called with; only ``"paper"`` looks at it, and only at its shape.
+
+    Raises:
+        ValueError: another name, or a model that equation 15 cannot be applied to.
+    """
+    if name not in INITIALIZERS:
+        raise ValueError(f"name is {name!r}; accepted are {', '.join(map(repr, INITIALIZERS))}")
+    INITIALIZERS[name](model, example_input)
+    return model

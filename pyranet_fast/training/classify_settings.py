@@ -36,6 +36,11 @@ class ClassifySettings:
     momentum: float = _option(0.9, "Nesterov momentum")
     weight_decay: float = _option(5e-4, "weight decay, of all parameters")
     ema: float = _option(0.0, "decay of the moving average of the weights that is saved for prediction; 0: none")
+    init: str = _option(
+        "published",
+        "weight initialization: as the network's authors did (He's rule with the fan-out), or as in train",
+        choices=("published", "paper", "xavier", "kaiming"),
+    )
     augment: bool = _option(True, "random crops of images padded by 4 pixels, and mirroring")
     precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N")

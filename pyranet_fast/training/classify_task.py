@@ -15,6 +15,7 @@ from ..data.labelled import LabelledImages, augment, draw_augmentation, normalis
 from ..data.shapes import load_shapes
 from ..errors import UserError
 from ..models import classifier
+from ..nn.init import initialize_
 from .checkpoint import CLASSIFICATION, Checkpoint
 from .classify_settings import ClassifySettings
 from .sampler import EpochBatchSampler
@@ -55,6 +56,8 @@ class ClassifyTask:
             model = classifier(settings.model, classes=len(self.data.classes))
         except ValueError as error:
             raise UserError(f"the network cannot be built from these flags: {error}") from error
+        if settings.init != "published":
+            initialize_(model, settings.init, torch.zeros(1, *self.data.images.shape[1:]))
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)

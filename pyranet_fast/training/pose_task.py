@@ -20,7 +20,7 @@ from ..data.subset import with_images
 from ..data.transforms import Augmentation, normalise
 from ..errors import UserError
 from ..models import PyraNet
-from ..nn.init import INITIALIZERS
+from ..nn.init import initialize_
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
 from ..pose.skeleton import resolve_skeleton
@@ -44,6 +44,7 @@ def make_network(settings: Settings, joints: int) -> PyraNet:
             base_width=settings.base_width,
             depth=settings.depth,
             pool_windows=settings.pool_windows,
+            variance_control=settings.variance_control,
         )
     except ValueError as error:
         raise UserError(f"the network cannot be built from these flags: {error}") from error
@@ -85,7 +86,7 @@ class PoseTask:
             )
         torch.manual_seed(settings.seed)
         model = make_network(settings, len(self.people.skeleton))
-        INITIALIZERS[settings.init](model)
+        initialize_(model, settings.init, torch.zeros(1, 3, settings.input_size, settings.input_size))
         if settings.weights is not None:
             start = load_checkpoint(settings.weights)
             theirs, ours = resolve_skeleton(start.skeleton), self.people.skeleton

@@ -61,6 +61,9 @@ class Settings:
         "or by the batch (faster)",
         choices=("channel", "sample", "batch"),
     )
+    variance_control: bool = _option(
+        True, "BN-ReLU-1x1 instead of the identity skip before two branches of the hourglass are added (section 4.2)"
+    )
     input_size: int = _option(256, "side of the square network input, pixels")
     early_size: int | None = _option(None, "input size of the early epochs: cheaper pictures first, see --early-share")
     early_share: float = _option(0.5, "share of the epochs that --early-size is used for")
@@ -77,7 +80,11 @@ class Settings:
     weights: str | None = _option(
         None, "start from the weights of this checkpoint, with a fresh optimiser and step 0: fine-tuning"
     )
-    init: str = _option("torch", "weight initialization", choices=tuple(INITIALIZERS))
+    init: str = _option(
+        "torch",
+        "weight initialization: the paper's equation 15, Xavier (Glorot), Kaiming (MSR, He), or PyTorch's own",
+        choices=tuple(INITIALIZERS),
+    )
     sigma: float = _option(1.0, "standard deviation of the target Gaussians, map pixels")
     scale_noise: float = _option(0.25, "augmentation: standard deviation of the scale, cut at 1 ± this")
     rotation_noise: float = _option(
