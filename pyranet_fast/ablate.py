@@ -10,6 +10,31 @@ from pathlib import Path
 
 from . import cli
 
+# What a contest is about, the title of its pictures, and the command that trains.
+CONTESTS = {
+    "variants": (
+        "PRM-A, B, B*, C, D, plain and wide at one size, trained under one budget (figure 8)",
+        "module variants",
+        "train",
+    ),
+    "scales": (
+        "PRM-B* with C = 2 to 8 levels, which are of one size, under one budget (figure 9 a-b)",
+        "pyramid levels C",
+        "train",
+    ),
+    "initialization": ("PRM-B* with every initialisation, under one budget (figure 9 c)", "initialisation", "train"),
+    "control": (
+        "plain and PRM-B* networks without and with variance control, under one budget (figure 9 d)",
+        "variance control",
+        "train",
+    ),
+    "classifiers": (
+        "WRN-16-2 without and with the pyramid, under one budget (table 3, small)",
+        "CIFAR-10 networks",
+        "train_classifier",
+    ),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
@@ -20,20 +45,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="The paper's studies. Flags after -- are those of train, for every network of a contest.",
     )
     commands = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
-    for name, text in (
-        ("variants", "PRM-A, B, B*, C, D, plain and wide at one size, trained under one budget (figure 8)"),
-        ("scales", "PRM-B* with C = 2 to 8 levels, which are of one size, under one budget (figure 9 a-b)"),
-    ):
+    study = commands.add_parser(
+        "variance",
+        help="variances of responses and gradients as networks start (figures 5, 6, equation 15)",
+        description="Variances of responses and gradients through networks as they start (figures 5 and 6, equation "
+        "15): nothing is trained. OUTPUT gets table.md, variance.json and pictures.",
+    )
+    study.add_argument("--output", default="ablation/variance", help="folder for the results (default: %(default)s)")
+    study.add_argument("--seed", type=int, default=0, help="decides weights and inputs (default: %(default)s)")
+    for name, (text, _, _) in CONTESTS.items():
         contest = commands.add_parser(name, help=text, description=text + ". OUTPUT gets table.md, results.json and "
                                       "pictures; runs/ holds the trainings. The same command goes on after an "
                                       "interruption.")  # fmt: skip
-        contest.add_argument("--output", default=f"ablation/{name}", help="folder for the results")
+        contest.add_argument(
+            "--output", default=f"ablation/{name}", help="folder for the results (default: %(default)s)"
+        )
         contest.add_argument("--seeds", type=int, default=1, help="trainings of every network (default: %(default)s)")
         contest.add_argument("--only", default="", help="some of the networks, by name, with commas between them")
     arguments = parser.parse_args(own)
-    if arguments.study in ("variants", "scales"):
+    if arguments.study in CONTESTS:
         return _contest(parser, arguments, train_flags)
-    raise AssertionError(arguments.study)
+    if train_flags:
+        parser.error(f"{arguments.study} trains nothing: flags after -- are accepted by {', '.join(CONTESTS)}")
+    from .ablation import variance_report
+
+    output = cli.output_folder(arguments.output)
+    command = f"python -m pyranet_fast.ablate variance --seed {arguments.seed}"
+    print(variance_report.write(output, command, arguments.seed))
+    print(f"wrote {output}: table.md, variance.json, branches.png, stacks.png, resnet.png, hourglass.png")
+    return 0
 
 
 def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, train_flags: list[str]) -> int:
@@ -41,8 +81,15 @@ def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, tra
 
     if arguments.seeds < 1:
         parser.error(f"--seeds is {arguments.seeds}; a whole number above 0 is accepted")
-    flags = [*contest.SMALL, *train_flags]
-    networks = contest.variants(flags) if arguments.study == "variants" else contest.scales(flags)
+    _, title, trainer = CONTESTS[arguments.study]
+    flags = [*(contest.SMALL if trainer == "train" else contest.SMALL_CLASSIFIER), *train_flags]
+    networks = {
+        "variants": contest.variants,
+        "scales": contest.scales,
+        "initialization": contest.initializations,
+        "control": contest.control,
+        "classifiers": contest.classifiers,
+    }[arguments.study](flags)
     if arguments.only:
         wanted = [name.strip() for name in arguments.only.split(",")]
         unknown = [name for name in wanted if name not in {c.name for c in networks}]
@@ -50,11 +97,10 @@ def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, tra
             parser.error(f"--only has {unknown[0]!r}; there are {', '.join(c.name for c in networks)}")
         networks = [c for c in networks if c.name in wanted]
     output = cli.output_folder(arguments.output)
-    results = contest.hold(networks, Path(output), flags, arguments.seeds)
+    results = contest.hold(networks, Path(output), flags, arguments.seeds, trainer)
     again = ["--seeds", str(arguments.seeds), *(["--only", arguments.only] if arguments.only else [])]
     again += ["--", *train_flags] if train_flags else []
     command = f"python -m pyranet_fast.ablate {arguments.study} {shlex.join(again)}"
-    title = "module variants" if arguments.study == "variants" else "pyramid levels C"
     files = contest_report.write(results, output, title, command)
     print(contest_report.table(results))
     print(f"wrote {output}: {', '.join(file.name for file in files)}")

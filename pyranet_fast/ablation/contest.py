@@ -1,7 +1,7 @@
-"""Networks trained one after the other under one budget: the paper's figures 8 and 9(a-b).
+"""Networks trained one after the other under one budget: the paper's figures 8 and 9, table 3.
 
-Every contestant is a `python -m pyranet_fast.train` of its own, so that its memory is its own too, and an interrupted
-contest goes on where it stopped.
+Every contestant is a `python -m pyranet_fast.train` (or train_classifier) of its own, so that its memory is its own
+too, and an interrupted contest goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..nn.init import INITIALIZERS
 from ..training.checkpoint import atomic_write
 
 # Small enough for a CPU: a network of 0.19 M parameters on synthetic people. Flags given after -- come on top.
@@ -26,6 +28,9 @@ SMALL = (
     "--schedule cosine --warmup 100 --ema 0.99 --precision bf16 --pool-windows sample --rotation-probability 0 "
     "--scale-noise 0.1 --workers 0"
 ).split()
+
+
+SMALL_CLASSIFIER = "--epochs 10 --precision bf16 --warmup 40".split()
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,38 @@ def scales(train_flags: Sequence[str], counts: Sequence[int] = range(2, 9)) -> l
     return [Contestant(f"C={c}", ("--variant", "B*", "--levels", str(c))) for c in counts]
 
 
-def hold(contestants: Sequence[Contestant], output: Path, train_flags: Sequence[str], seeds: int) -> list[Result]:
+def initializations(train_flags: Sequence[str]) -> list[Contestant]:
+    """PRM-B* with every initialisation (figure 9 c)."""
+    return [Contestant(name, ("--init", name)) for name in INITIALIZERS]
+
+
+def control(train_flags: Sequence[str]) -> list[Contestant]:
+    """The plain hourglass and PRM-B*, without and with variance control (figure 9 d)."""
+    return [
+        Contestant(
+            f"{name} {'without' if flag else 'with'} control", ("--variant", variant, f"--{flag}variance-control")
+        )
+        for name, variant in (("plain", "plain"), ("PRM-B*", "B*"))
+        for flag in ("no-", "")
+    ]
+
+
+def classifiers(train_flags: Sequence[str]) -> list[Contestant]:
+    """WRN-16-2 without and with the pyramid (table 3, small)."""
+    return [Contestant(name, ("--model", name)) for name in ("wrn-16-2", "wrn-16-2-pyramid")]
+
+
+def hold(
+    contestants: Sequence[Contestant], output: Path, train_flags: Sequence[str], seeds: int, command: str = "train"
+) -> list[Result]:
     """Train everybody with every seed; what is finished is not trained again.
+
+    Args:
+        contestants: the networks.
+        output: the folder whose runs/ gets the trainings.
+        train_flags: for all of them.
+        seeds: trainings of each.
+        command: ``"train"`` or ``"train_classifier"``.
 
     Raises:
         UserError: a training failed.
@@ -99,7 +134,7 @@ def hold(contestants: Sequence[Contestant], output: Path, train_flags: Sequence[
         for seed in range(seeds):
             folder = contestant.folder(output, seed)
             flags = [*train_flags, *contestant.flags, "--seed", str(seed), "--output", str(folder)]
-            _train(f"{contestant.name}, seed {seed}", folder, flags)
+            _train(f"{contestant.name}, seed {seed}", folder, [f"pyranet_fast.{command}", *flags])
             folders.append(folder)
         results.append(_result(contestant, folders))
     return results
@@ -110,12 +145,10 @@ def _train(title: str, folder: Path, flags: list[str]) -> None:
     if done.is_file() and json.loads(done.read_text()) == flags:
         print(f"{title}: done before", flush=True)
         return
-    print(f"{title}: python -m pyranet_fast.train {' '.join(flags)}", flush=True)
+    print(f"{title}: python -m {shlex.join(flags)}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "train.log", "a") as log:
-        status = subprocess.run(
-            [sys.executable, "-m", "pyranet_fast.train", *flags], stdout=log, stderr=subprocess.STDOUT
-        ).returncode
+        status = subprocess.run([sys.executable, "-m", *flags], stdout=log, stderr=subprocess.STDOUT).returncode
     if status:
         said = (folder / "train.log").read_text().split("\n")
         last = next((line for line in reversed(said) if line.strip()), "it said nothing")
@@ -128,12 +161,12 @@ def _result(contestant: Contestant, folders: Sequence[Path]) -> Result:
     logs = [list(csv.DictReader((folder / "log.csv").read_text().splitlines())) for folder in folders]
     import torch
 
-    from ..models import PyraNet, complexity
-    from ..training.checkpoint import load_checkpoint
+    from ..models import PyraNet, classifier, complexity
+    from ..training.checkpoint import POSE, load_checkpoint
 
     checkpoint = load_checkpoint(folders[0] / "last.pt")
     with torch.device("meta"):
-        network = PyraNet(**checkpoint.model)
+        network = PyraNet(**checkpoint.model) if checkpoint.kind == POSE else classifier(**checkpoint.model)
     counted = complexity(network, (1, 3, checkpoint.input_size, checkpoint.input_size))
     return Result(
         name=contestant.name,

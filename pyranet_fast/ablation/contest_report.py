@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..training.checkpoint import atomic_write
 from .contest import Result
@@ -39,39 +40,41 @@ def write(results: Sequence[Result], folder: Path, title: str, command: str) -> 
     return files
 
 
-def _figure(title: str) -> tuple[object, object]:
+def new_figure(title: str, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A titled matplotlib figure without a display, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(2.0 + 4.4 * columns, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    axis.set_title(title)
-    axis.grid(alpha=0.3)
-    return figure, axis
+    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    figure.suptitle(title)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    return figure, axes
 
 
 def _draw_scores(results: Sequence[Result], path: Path, title: str) -> None:
     """A bar for each network, with every seed as a point."""
-    figure, axis = _figure(title)
+    figure, (axis,) = new_figure(title)
     names = [r.name for r in results]
-    axis.bar(names, [r.mean for r in results], color="tab:blue", alpha=0.6)  # type: ignore[attr-defined]
+    axis.bar(names, [r.mean for r in results], color="tab:blue", alpha=0.6)
     for place, r in enumerate(results):
-        axis.plot([place] * len(r.scores), r.scores, "k.")  # type: ignore[attr-defined]
+        axis.plot([place] * len(r.scores), r.scores, "k.")
     everything = [score for r in results for score in r.scores]
     low, high = min(everything), max(everything)
     margin = max(1.0, 0.3 * (high - low))
-    axis.set(ylabel=f"{results[0].metric} / %", ylim=(max(0.0, low - margin), high + margin))  # type: ignore[attr-defined]
-    figure.savefig(path, dpi=110)  # type: ignore[attr-defined]
+    axis.set(ylabel=f"{results[0].metric} / %", ylim=(max(0.0, low - margin), high + margin))
+    figure.savefig(path, dpi=110)
 
 
 def _draw_curves(results: Sequence[Result], path: Path, title: str) -> None:
     """Validation of the first seed over the epochs."""
-    figure, axis = _figure(title)
+    figure, (axis,) = new_figure(title)
     styles = ("-", "--", "-.", ":")  # told apart without colour too
     for number, r in enumerate(results):
         epochs, scores = zip(*r.curves[0], strict=True)
-        axis.plot(epochs, scores, styles[number % 4], marker="o", markersize=3, label=r.name)  # type: ignore[attr-defined]
-    axis.set(xlabel="epoch", ylabel=f"{results[0].metric} / %, validation")  # type: ignore[attr-defined]
-    axis.legend(fontsize="small")  # type: ignore[attr-defined]
-    figure.savefig(path, dpi=110)  # type: ignore[attr-defined]
+        axis.plot(epochs, scores, styles[number % 4], marker="o", markersize=3, label=r.name)
+    axis.set(xlabel="epoch", ylabel=f"{results[0].metric} / %, validation")
+    axis.legend(fontsize="small")
+    figure.savefig(path, dpi=110)

@@ -7,6 +7,7 @@ disagree. Only averages (over positions, and of what is broadcast) have a backwa
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from .count_functions import Mean, OneBranch, Spread
 
 _LAYERS = {
     f"aten.{name}"
@@ -60,39 +62,12 @@ class CallSite:
         return 0.0 if self.output.grad is None else self.output.grad.mean().item()
 
 
-class _Spread(torch.autograd.Function):
-    """Broadcast a count; backwards the mean over what was broadcast: a pixel's count, not the sum over pixels."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        ctx.shape = x.shape
-        return x.expand(shape).contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        grad = grad.sum(tuple(range(grad.dim() - len(ctx.shape)))) if grad.dim() > len(ctx.shape) else grad
-        dims = tuple(d for d, n in enumerate(ctx.shape) if n == 1 and grad.shape[d] != 1)
-        return grad.mean(dims, keepdim=True) if dims else grad, None
-
-
-class _Mean(torch.autograd.Function):
-    """Mean over axes, which stay with length 1; backwards the same count for all."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        ctx.shape = x.shape
-        return x.mean(dims, keepdim=True) if dims else x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.expand(ctx.shape), None
-
-
 class GraphCounter:
     """Runs the graph on counts. A count has its activation's number of axes; an axis of length 1 stands for all."""
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, *, follow_skips: bool) -> None:
         self.graph = program.graph
+        self.follow_skips = follow_skips
         signature = program.graph_signature
         self.parameters = dict(signature.inputs_to_parameters)
         self.inputs = set(signature.user_inputs)
@@ -119,9 +94,7 @@ class GraphCounter:
         return self.sites
 
     def _step(self, node: fx.Node) -> None:
-        name = str(node.target).rsplit(".", 1)[0] if node.target is not operator.getitem else "getitem"
-        in_place = name.endswith("_") and not name.endswith("__")
-        name = name.removesuffix("_") if in_place else name
+        name, in_place = _kind(node)
         active = [n for n in node.all_input_nodes if n in self.counts]
         if name in _LAYERS:
             result = self._layer(node, name)
@@ -142,16 +115,15 @@ class GraphCounter:
         if name == "getitem":
             return first[node.args[1]]
         if name in _SUMS:
-            terms = [self.counts[n] for n in node.args[:2] if isinstance(n, fx.Node) and n in self.counts]
-            return self._sum(terms)
+            return self._sum([self._term(n) for n in node.args[:2] if n in self.counts])  # type: ignore[arg-type]
         if name == "aten.cat":
             return self._cat(node)
         if name in _MOVES:
             return self._move(node)
         if name in ("pyranet_fast.upsample_sum", "pyranet_fast_triton.upsample_sum"):
             maps, base = node.args[0], node.args[3]
-            flat = [self._positions(n, 2) for n in maps if n in self.counts]  # type: ignore[union-attr]
-            return self._sum(flat + ([self.counts[base]] if base in self.counts else []))  # type: ignore[index,list-item]
+            flat = [self._positions(n, 2) for n in maps if n in self.counts]  # type: ignore[union-attr,arg-type]
+            return self._sum(flat + ([self._term(base)] if base in self.counts else []))  # type: ignore[arg-type]
         if name == "aten.copy":
             raise self._error(node, "copies into a part of another value")
         if len(active) > 1:
@@ -184,7 +156,7 @@ class GraphCounter:
         transposed = "transpose" in name or (name == "aten.convolution" and bool(node.args[6]))
         arguments = _named(node)
         source = node.args[0]
-        count = self.counts.get(source) if isinstance(source, fx.Node) else None  # type: ignore[call-overload]
+        count = self.counts.get(source) if isinstance(source, fx.Node) else None
         spatial = len(weight.meta["val"].shape) - 2
         value: Tensor = node.meta["val"]
         channel = value.dim() - 1 if name == "aten.linear" else value.dim() - 1 - spatial
@@ -207,17 +179,35 @@ class GraphCounter:
             self.read.append(count)
         return output.clone()
 
+    def _term(self, node: fx.Node) -> Tensor:
+        """The count that a term brings into an addition."""
+        count: Tensor = self.counts[node]
+        return count if self.follow_skips or not self._is_skip(node) else OneBranch.apply(count)
+
+    def _is_skip(self, node: fx.Node) -> bool:
+        """Whether others read the term too, here or before operations that only pass its count on."""
+        while True:
+            readers = [u for u in node.users if u.op == "output" or _is_floating(u.meta.get("val"))]
+            # Who reads a value after an operation in place reads what that made of it.
+            written = min((self.order[u] for u in readers if _kind(u)[1] and u.args[0] is node), default=math.inf)
+            if sum(self.order[u] <= written for u in readers) > 1:
+                return True
+            sources = [n for n in node.all_input_nodes if n in self.counts]
+            if len(sources) != 1 or _kind(node)[0] in _LAYERS:
+                return False
+            node = sources[0]
+
     def _sum(self, terms: list[Tensor]) -> Tensor:
         if len(terms) == 1:
             return terms[0].clone()
         shape = torch.broadcast_shapes(*(t.shape for t in terms))
-        total = _Spread.apply(terms[0], shape)
+        total = Spread.apply(terms[0], shape)
         for term in terms[1:]:
-            total = total + _Spread.apply(term, shape)
+            total = total + Spread.apply(term, shape)
         return total
 
     def _full(self, node: fx.Node) -> Tensor:
-        return _Spread.apply(self.counts[node], tuple(node.meta["val"].shape))
+        return Spread.apply(self.counts[node], tuple(node.meta["val"].shape))
 
     def _cat(self, node: fx.Node) -> Tensor:
         parts: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
@@ -226,7 +216,7 @@ class GraphCounter:
         counts = [self.counts.get(n, torch.zeros([1] * n.meta["val"].dim())) for n in parts]
         common = torch.broadcast_shapes(*([*c.shape[:dim], 1, *c.shape[dim + 1 :]] for c in counts))
         spread = [
-            _Spread.apply(c, (*common[:dim], n.meta["val"].shape[dim], *common[dim + 1 :]))
+            Spread.apply(c, (*common[:dim], n.meta["val"].shape[dim], *common[dim + 1 :]))
             for c, n in zip(counts, parts, strict=True)
         ]
         return torch.cat(spread, dim)
@@ -243,26 +233,26 @@ class GraphCounter:
 
     def _positions(self, node: fx.Node, spatial: int) -> Tensor:
         count = self.counts[node]
-        return _Mean.apply(count, tuple(range(count.dim() - spatial, count.dim())))
+        return Mean.apply(count, tuple(range(count.dim() - spatial, count.dim())))
 
     def _mean(self, node: fx.Node, source: fx.Node) -> Tensor:
         count, arguments = self.counts[source], _named(node)
         dims = arguments.get("dim") or list(range(count.dim()))
         dims = tuple(d % count.dim() for d in (dims if isinstance(dims, list | tuple) else [dims]))
-        result = _Mean.apply(count, dims)
+        result = Mean.apply(count, dims)
         return result if arguments.get("keepdim", False) else result.squeeze(dims)
 
     def _pad(self, node: fx.Node, source: fx.Node) -> Tensor:
         pads: list[int] = list(node.args[1])  # type: ignore[arg-type]
         dims = source.meta["val"].dim()
         spatial = max(dims - 2, 1)
-        count = _Mean.apply(self.counts[source], tuple(range(dims - min(spatial, len(pads) // 2), dims)))
+        count = Mean.apply(self.counts[source], tuple(range(dims - min(spatial, len(pads) // 2), dims)))
         pads[: 2 * spatial] = [0] * len(pads[: 2 * spatial])
         if not any(pads):
             return count
         shape = [n if 2 * (dims - 1 - d) < len(pads) and d < dims - spatial else count.shape[d]
                  for d, n in enumerate(source.meta["val"].shape)]  # fmt: skip
-        return torch.nn.functional.pad(_Spread.apply(count, tuple(shape)), pads)
+        return torch.nn.functional.pad(Spread.apply(count, tuple(shape)), pads)
 
     def _write(self, node: fx.Node, name: str, result: Any) -> None:
         """An operation in place: later reads of its first argument are reads of its result."""
@@ -282,6 +272,13 @@ class GraphCounter:
             f"branches cannot be counted in {where}: {node.target} {what}; accepted are convolutions, linear layers, "
             "additions, concatenations and operations of one activation"
         )
+
+
+def _kind(node: fx.Node) -> tuple[str, bool]:
+    """Name of an operation without its overload, and whether it writes into its first argument."""
+    name = str(node.target).rsplit(".", 1)[0] if node.target is not operator.getitem else "getitem"
+    in_place = name.endswith("_") and not name.endswith("__")
+    return name.removesuffix("_") if in_place else name, in_place
 
 
 def _named(node: fx.Node) -> dict[str, Any]:

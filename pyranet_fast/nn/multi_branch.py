@@ -17,6 +17,7 @@ LAYERS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     nn.Linear,
 )
+SKIPS = ("branch", "sum")
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -97,16 +98,31 @@ def _row(name: str, sites: list[CallSite], weight: Tensor, alpha: float) -> Laye
 
 @overload
 def multi_branch_(
-    model: Model, example_input: Tensor | tuple[Any, ...], *, alpha: float = ..., explain: Literal[False] = ...
+    model: Model,
+    example_input: Tensor | tuple[Any, ...],
+    *,
+    alpha: float = ...,
+    skips: str = ...,
+    explain: Literal[False] = ...,
 ) -> Model: ...
 @overload
 def multi_branch_(
-    model: nn.Module, example_input: Tensor | tuple[Any, ...], *, alpha: float = ..., explain: Literal[True]
+    model: nn.Module,
+    example_input: Tensor | tuple[Any, ...],
+    *,
+    alpha: float = ...,
+    skips: str = ...,
+    explain: Literal[True],
 ) -> VarianceTable: ...
 
 
 def multi_branch_(
-    model: Model, example_input: Tensor | tuple[Any, ...], *, alpha: float = 0.5, explain: bool = False
+    model: Model,
+    example_input: Tensor | tuple[Any, ...],
+    *,
+    alpha: float = 0.5,
+    skips: str = "branch",
+    explain: bool = False,
 ) -> Model | VarianceTable:
     """The paper's rule, Var[w] = 1 / (alpha^2 (C_i n_i + C_o n_o)) (15), normal; biases 0, norms 1 and 0.
 
@@ -123,25 +139,29 @@ def multi_branch_(
         example_input: what it is called with, a tensor or a tuple of arguments, on the model's device. The counts do
             not depend on its values; its size can be the smallest that the model accepts.
         alpha: 0.5 for ReLU, 1 for tanh and sigmoid.
+        skips: an identity skip counts as one ``"branch"``, as in networks that normalise what their branches read, or
+            as the ``"sum"`` of all that it carries, for residual networks without normalisation.
         explain: return the table of counts and variances instead of the model.
 
     Returns:
         The model; with ``explain`` a `VarianceTable`.
 
     Raises:
-        ValueError: alpha is not above 0, or the branches cannot be counted; the sentence names the module and the
-            operation. The model is then as it was.
+        ValueError: alpha is not above 0, skips is another word, or the branches cannot be counted; the sentence names
+            the module and the operation. The model is then as it was.
     """
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha is {alpha}; a number above 0 is accepted: 0.5 for ReLU, 1 for tanh and sigmoid")
+    if skips not in SKIPS:
+        raise ValueError(f"skips is {skips!r}; 'branch' and 'sum' are accepted")
     parameters = {name: p for name, p in model.named_parameters(remove_duplicate=False)}
     sites: dict[int, list[CallSite]] = {}
     biases: list[Tensor] = []
-    for site in count_branches(model, example_input):
+    for site in count_branches(model, example_input, skips=skips):
         sites.setdefault(id(parameters[site.weight]), []).append(site)
         if site.bias is not None:
             biases.append(parameters[site.bias])
-    rows = []
+    rows: list[tuple[Tensor, LayerVariance]] = []
     for found in sites.values():
         name = found[0].weight
         rows.append((parameters[name], _row(name.removesuffix(".weight"), found, parameters[name], alpha)))

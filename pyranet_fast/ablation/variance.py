@@ -1,0 +1,161 @@
+"""Variances of responses and gradients through networks at initialisation: the paper's figures 5 and 6, equation 15.
+
+Everything is measured on networks as they are built, by hooks on their modules; nothing is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models import PyraNet, wide_resnet
+from ..nn.hourglass import Hourglass
+from ..nn.init import initialize_
+
+RULES = ("xavier", "kaiming", "paper")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Variances along a network.
+
+    Attributes:
+        names: of the places, in the order of the forward pass.
+        responses: variance of the responses there, over batch, channels and pixels.
+        gradients: variance of the loss's gradient there; empty where it was not asked for.
+    """
+
+    names: list[str]
+    responses: list[float]
+    gradients: list[float]
+
+
+class BranchModule(nn.Module):
+    """ReLU, then ``branches`` 1x1 convolutions of it side by side, added up; no normalisation (section 4.1)."""
+
+    def __init__(self, channels: int, branches: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(branches))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to the same shape."""
+        active = F.relu(x)
+        total = self.branches[0](active)
+        for branch in self.branches[1:]:
+            total = total + branch(active)
+        return total
+
+
+def branch_stack(branches: Sequence[int], channels: int = 512) -> nn.Sequential:
+    """`BranchModule` after `BranchModule`, with the given numbers of branches."""
+    return nn.Sequential(*(BranchModule(channels, count) for count in branches))
+
+
+@contextlib.contextmanager
+def _recording(
+    places: Mapping[str, nn.Module], responses: dict[str, float], gradients: dict[str, float]
+) -> Iterator[None]:
+    def hook(name: str) -> Any:
+        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            responses[name] = output.detach().double().var().item()
+            if output.requires_grad:
+                output.register_hook(lambda grad: gradients.update({name: grad.double().var().item()}))
+
+        return record
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in places.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def trace(model: nn.Module, places: Mapping[str, nn.Module], x: Tensor, *, backward: bool = False) -> Trace:
+    """Variances at the outputs of some of a model's modules.
+
+    Args:
+        model: in the mode that it shall run in: batch norm's statistics are the batch's in training mode.
+        places: modules of the model that return one tensor, by the names that they shall have.
+        x: the model's input.
+        backward: measure gradients too, of the sum of the outputs' products with Gaussian noise of variance 1.
+
+    Raises:
+        ValueError: the model does not reach one of the places.
+    """
+    responses: dict[str, float] = {}
+    gradients: dict[str, float] = {}
+    with _recording(places, responses, gradients), torch.set_grad_enabled(backward):
+        output = model(x)
+        if backward:
+            outputs = [output] if isinstance(output, Tensor) else list(output)
+            loss = torch.stack([(o * torch.randn_like(o)).sum() for o in outputs]).sum()
+            loss.backward()
+            model.zero_grad(set_to_none=True)
+    missing = [name for name in places if name not in responses]
+    if missing:
+        raise ValueError(f"places has {missing[0]!r}, which the model did not reach")
+    names = list(responses)
+    return Trace(names, [responses[n] for n in names], [gradients[n] for n in names] if backward else [])
+
+
+def stacks_of_branches(
+    rule: str, branches: Sequence[int] = (4,) * 20, *, channels: int = 512, networks: int = 8, seed: int = 0
+) -> Trace:
+    """20 modules of parallel convolutions without batch norm, initialised by a rule, forwards and backwards.
+
+    By equation 15's derivation a module multiplies the variance by C under He's rule, by C / 2 under Glorot's
+    (C = C_i, the number of branches) and by about 1 under the paper's. That is the expectation over the weights: in a
+    network of finite width the variance walks around it, the farther the narrower the network (by about
+    exp(sqrt(5 modules / channels))), so the mean of several wide networks is returned.
+    """
+    found = []
+    for number in range(networks):
+        torch.manual_seed(seed + number)
+        model = branch_stack(branches, channels)
+        x = torch.randn(8, channels, 4, 4)
+        initialize_(model, rule, x)
+        found.append(trace(model, {f"module {i + 1}": m for i, m in enumerate(model)}, x, backward=True))
+
+    def means(rows: list[list[float]]) -> list[float]:
+        return [statistics.fmean(column) for column in zip(*rows, strict=True)]
+
+    return Trace(found[0].names, means([t.responses for t in found]), means([t.gradients for t in found]))
+
+
+def residual_network(depth: int = 112, *, seed: int = 0) -> Trace:
+    """Figure 5: the units of a pre-activation ResNet; "1x1" in the name of those without an identity skip."""
+    torch.manual_seed(seed)
+    model = wide_resnet(depth, 1).train()
+    blocks = {f"unit {i + 1}{'' if b.skip is None else ', 1x1'}": b for i, b in enumerate(model.blocks)}
+    return trace(model, blocks, torch.randn(16, 3, 32, 32))
+
+
+def hourglass_sums(variance_control: bool, *, features: int = 64, depth: int = 4, seed: int = 0) -> Trace:
+    """Figure 6: the sums of two branches in one plain hourglass, the innermost first.
+
+    Without variance control both branches end in an identity skip, and every sum adds up what came so far; with it
+    the lower branch begins anew from a normalised response.
+    """
+    torch.manual_seed(seed)
+    model = PyraNet(1, 16, features=features, depth=depth, variant="plain", variance_control=variance_control).train()
+    glasses = [m for m in model.stacks[0].modules() if isinstance(m, Hourglass)]
+    places = {f"sum at {2 ** (6 - i)} px": glass for i, glass in enumerate(glasses)}
+    return trace(model, places, torch.randn(4, 3, 256, 256))
+
+
+def stacked_hourglasses(rule: str, *, stacks: int = 8, features: int = 64, seed: int = 0) -> Trace:
+    """Outputs of the hourglasses of a PRM-B* network, initialised by a rule, forwards and backwards."""
+    torch.manual_seed(seed)
+    model = PyraNet(stacks, 16, features=features, depth=3).train()
+    x = torch.randn(4, 3, 128, 128)
+    initialize_(model, rule, x)
+    places = {f"stack {i + 1}": stack.get_submodule("hourglass") for i, stack in enumerate(model.stacks)}
+    return trace(model, places, x, backward=True)
