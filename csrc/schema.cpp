@@ -32,6 +32,11 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "upsample_sum_canvas_backward(Tensor grad, SymInt[] places, SymInt canvas_height, SymInt canvas_width, "
       "bool align_corners) -> Tensor");
+  // 3x3, stride 1, padding 1, by Winograd's F(4x4, 3x3); CPU, float32, channels_last. packed is winograd_pack's, which
+  // depends on the instruction set; y = relu?(conv(x) + bias + other).
+  m.def("winograd_pack(Tensor weight, bool backward) -> Tensor");
+  m.def(
+      "winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> Tensor");
   m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
   // The maps' mean with a mirrored stack: map k of the second one, mirrored, belongs to joint swap[k] (int64) of the
   // first. Scores are float32 (float64 for float64). No gradient, no CPU kernel: Python composes it there.
@@ -46,6 +51,10 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "batch_norm_relu_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
       "float eps) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  // x + other (x nearest-upsampled by 2 where other has twice its size), and relu(sum * scale[j] + shift[j]) for every
+  // row j of scale; the sum comes first where it is kept. Outputs are channels_last. For inference, no gradient.
+  m.def(
+      "add_affine_relu(Tensor x, Tensor? other, Tensor scale, Tensor shift, bool keep) -> Tensor[]");
   m.def(
       "batch_norm_update_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!) batches, Tensor mean, "
       "Tensor var, float momentum, SymInt count) -> ()");

@@ -2,6 +2,7 @@
 
 from ._backend import available as available_backends
 from ._backend import backend
+from .add_affine_relu import add_affine_relu
 from .batch_norm_relu import batch_norm_relu
 from .canvas import Canvas, canvas_of, fractional_max_pool_canvas, upsample_sum_canvas
 from .fractional_max_pool_pyramid import fractional_max_pool_pyramid
@@ -12,6 +13,7 @@ from .upsample_sum import upsample_sum
 
 __all__ = [
     "Canvas",
+    "add_affine_relu",
     "available_backends",
     "backend",
     "batch_norm_relu",

@@ -138,3 +138,12 @@ def batch_norm_relu(
     y = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
     # In place is safe: batch norm keeps its input for the backward, not its output.
     return F.relu(y, inplace=True)
+
+
+def add_affine_relu(x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, keep: bool) -> list[Tensor]:
+    """Nearest upsampling, addition in the dtype of x; then relu(sum * scale + shift) in the dtype of scale."""
+    if other is not None:
+        x = other + (x if other.shape == x.shape else F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    wide = x.to(scale.dtype)
+    outputs = [F.relu(wide * a[:, None, None] + b[:, None, None]).to(x.dtype) for a, b in zip(scale, shift, strict=True)]
+    return [x, *outputs] if keep else outputs
