@@ -32,6 +32,12 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "upsample_sum_canvas_backward(Tensor grad, SymInt[] places, SymInt canvas_height, SymInt canvas_width, "
       "bool align_corners) -> Tensor");
+  // A sum as add_affine_relu's, and of relu(sum * scale[j] + shift[j]) (of the sum itself where they are empty) a 1x1
+  // convolution each, relu?(weight[j] * . + bias[j] + residual); CPU, float32. weight[j] is pointwise_pack's of (K, C).
+  m.def("pointwise_pack(Tensor weight) -> Tensor");
+  m.def(
+      "fused_pointwise(Tensor x, Tensor? other, Tensor[] scale, Tensor[] shift, Tensor[] weight, Tensor[] bias, "
+      "int[] relu, Tensor? residual, bool keep) -> Tensor[]");
   // 3x3, stride 1, padding 1, by Winograd's F(4x4, 3x3); CPU, float32, channels_last. packed is winograd_pack's, which
   // depends on the instruction set; y = relu?(conv(x) + bias + other).
   m.def("winograd_pack(Tensor weight, bool backward) -> Tensor");

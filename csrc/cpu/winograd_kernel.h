@@ -2,9 +2,9 @@
 // 6x6 inputs by 36 products a channel pair instead of 144.
 
 #include "cpu/vector.h"
+#include "cpu/gemm.h"
 
-// Columns of a packed panel: two vectors.
-inline int64_t winograd_columns() { return 2 * Vector<float>::kCount; }
+inline int64_t winograd_columns() { return kPanel; }
 
 // One dimension of the input's transform: six values, `stride` apart, in place.
 template <typename V>
@@ -65,38 +65,14 @@ inline void winograd_gather(const WinogradJob& job, int64_t t0, int64_t t1, floa
   }
 }
 
-// Rows x (2 vectors) of a product: a (Rows, depth), b a packed panel (depth, 2 vectors).
-template <int Rows>
-PF_INLINE void winograd_block(const float* a, const float* b, int64_t depth, float* out, int64_t stride) {
-  using F = Vector<float>;
-  constexpr int L = F::kCount;
-  typename F::Values left[Rows], right[Rows];
-  for (int r = 0; r < Rows; ++r) left[r] = typename F::Values{}, right[r] = typename F::Values{};
-  for (int64_t k = 0; k < depth; ++k) {
-    const typename F::Values b0 = F::read(b + k * 2 * L), b1 = F::read(b + k * 2 * L + L);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const float value = a[r * depth + k];
-      left[r] += b0 * value;
-      right[r] += b1 * value;
-    }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    F::write(out + r * stride, left[r]);
-    F::write(out + r * stride + L, right[r]);
-  }
-}
-
-// m (tiles, padded) = v (tiles, depth) * u, packed in panels of two vectors of columns.
+// m (tiles, padded) = v (tiles, depth) * u, packed in panels.
 inline void winograd_product(const float* v, const float* u, int64_t tiles, int64_t depth, int64_t padded, float* m) {
-  constexpr int kRows = kVectorBytes == 64 ? 12 : kVectorBytes == 32 ? 6 : 4;
-  constexpr int64_t columns = 2 * Vector<float>::kCount;
-  for (int64_t panel = 0; panel < padded; panel += columns) {
-    const float* b = u + panel * depth;
-    int64_t t = 0;
-    for (; t + kRows <= tiles; t += kRows) winograd_block<kRows>(v + t * depth, b, depth, m + t * padded + panel, padded);
-    for (; t + 2 <= tiles; t += 2) winograd_block<2>(v + t * depth, b, depth, m + t * padded + panel, padded);
-    for (; t < tiles; ++t) winograd_block<1>(v + t * depth, b, depth, m + t * padded + panel, padded);
+  using F = Vector<float>;
+  for (int64_t panel = 0; panel < padded; panel += kPanel) {
+    gemm_panel(v, u + panel * depth, tiles, depth, [&](int64_t t, const auto& left, const auto& right) {
+      F::write(m + t * padded + panel, left);
+      F::write(m + t * padded + panel + F::kCount, right);
+    });
   }
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +25,7 @@ class _Hourglass(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The two terms (N, C, H/2, W/2), (N, C, H, W) of the result, and the input's sum."""
-        total, active = self.up1.entry(x, other)
+        total, first = self.up1.entry(x, other)
         assert total is not None
         low = self.low1(max_pool(total))
         if isinstance(self.low2, _Hourglass):
@@ -35,16 +33,16 @@ class _Hourglass(nn.Module):
             low = self.low3(inner, outer)
         else:
             low = self.low3(self.low2(low))
-        return low, self.up1.after_entry(total, active), total
+        return low, self.up1.after_entry(total, first), total
 
 
 class _Stack(nn.Module):
     def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
         super().__init__()
         self.hourglass = _Hourglass(stack.hourglass, dtype)
-        self.entry = Entry([stack.features.bn], keep=False)
         features = stack.features.conv
-        self.features = FoldedConv(*fold(features, stack.bn), features, dtype, relu=True)
+        folded = FoldedConv(*fold(features, stack.bn), features, dtype, relu=True)
+        self.features = Entry([stack.features.bn], [folded], keep=False)
         self.score = FoldedConv(*fold(stack.score), stack.score, dtype, relu=False)
         self.following: FoldedConv | None = None
         if stack.from_features is not None and stack.from_score is not None:
@@ -59,7 +57,7 @@ class _Stack(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As `pyranet.Stack`: scores and the next stack's input."""
         low, up, _ = self.hourglass(x)
-        features = self.features(self.entry(low, up)[1][0])
+        (features,) = self.features(low, up)[1]
         following = x if self.following is None else self.following(features, x)
         return self.score(features), following
 
@@ -125,6 +123,3 @@ def optimize_for_inference(model: PyraNet, precision: str = "fp32") -> Inference
     finally:
         for module, mode in training.items():
             module.training = mode
-
-
-__all__ = ["InferencePyraNet", "cast", "optimize_for_inference"]

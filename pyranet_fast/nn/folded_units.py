@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import add_affine_relu, fractional_max_pool_pyramid, upsample_sum
+from ..ops import add_affine_relu, fractional_max_pool_pyramid, fused_pointwise, upsample_sum
 from .activation import BatchNormReLU
 from .folded import FoldedConv, fold
 from .pyramid import DilatedPyramid, PooledPyramid, PyramidResidualModule
@@ -23,45 +22,52 @@ from .windows import draw_samples, level_sizes
 
 
 class Entry(nn.Module):
-    """What the branches of a unit read: the sum, or relu(batch_norm(sum)), for each of them, in one pass.
+    """The branches of a unit up to the outputs of their first convolutions, in as few passes as there are kernels for.
 
     Args:
         norms: for each branch its norm, or an ``nn.Identity`` where the branch reads the sum itself.
+        convs: for each branch its 1x1 convolution.
         keep: the sum is needed besides.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, norms: Sequence[nn.Module], *, keep: bool) -> None:
+    def __init__(self, norms: Sequence[nn.Module], convs: Sequence[FoldedConv], *, keep: bool) -> None:
         super().__init__()
-        folded = [norm.folded() for norm in norms if isinstance(norm, BatchNormReLU)]
-        self.places = [-1 if isinstance(norm, nn.Identity) else 0 for norm in norms]
-        self.keep = keep or -1 in self.places
-        number = int(self.keep)
-        for i, place in enumerate(self.places):
-            if place == 0:
-                self.places[i], number = number, number + 1
+        # Branches that share a norm (variant A's levels) share its result.
+        distinct = [norm for norm in dict.fromkeys(norms) if isinstance(norm, BatchNormReLU)]
+        folded = [norm.folded() for norm in distinct]
+        self.places = [distinct.index(norm) if norm in distinct else -1 for norm in norms]
+        self.keep = keep
+        self.convs = nn.ModuleList(convs)
         self.register_buffer("scale", torch.stack([s.detach() for s, _ in folded]) if folded else torch.empty(0, 0))
         self.register_buffer("shift", torch.stack([t.detach() for _, t in folded]) if folded else torch.empty(0, 0))
+        self._fused: fused_pointwise.Packed | None = None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         wide = torch.promote_types(self.scale.dtype, torch.float32)  # the operator's precision, whatever .to() said
         self.scale, self.shift = self.scale.to(wide), self.shift.to(wide)
+        self._fused = None
         return self
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> tuple[Tensor | None, list[Tensor]]:
-        """x (+ other, see `ops.add_affine_relu`) to the sum, if kept, and what every branch reads."""
-        if not len(self.scale):
-            total = x if other is None else add_affine_relu(x, other, self.scale, self.shift, keep=True)[0]
-            return total, [total] * len(self.places)
-        keep = self.keep and other is not None
-        made = add_affine_relu(x, other, self.scale, self.shift, keep=keep)
-        if self.keep and not keep:
-            made.insert(0, x)
-        total = made[0] if self.keep else None
-        return total, [made[place] if place >= 0 else cast(Tensor, total) for place in self.places]
+        """x (+ other, see `ops.add_affine_relu`) to the sum, if kept, and what every branch's convolution makes."""
+        convs = cast(list[FoldedConv], list(self.convs))
+        if fused_pointwise.serves(x, convs[0].weight):
+            if self._fused is None:
+                rows = [(None, None) if place < 0 else (self.scale[place], self.shift[place]) for place in self.places]
+                self._fused = fused_pointwise.pack(rows, [(c.weight, c.bias, c.relu) for c in convs])
+            keep = self.keep and other is not None
+            made = fused_pointwise.run(x, other, self._fused, keep=keep)
+            total = made.pop(0) if keep else x
+            return total if self.keep else None, made
+        keep = (self.keep or -1 in self.places) and other is not None
+        made = [] if not keep and not len(self.scale) else add_affine_relu(x, other, self.scale, self.shift, keep=keep)
+        total = made.pop(0) if keep else x
+        outputs = [conv(total if i < 0 else made[i]) for i, conv in zip(self.places, convs, strict=True)]
+        return total if self.keep else None, outputs
 
 
 def _after(unit: BNReLUConv) -> BatchNormReLU:
@@ -80,10 +86,10 @@ class FoldedPooledPyramid(nn.Module):
     def __init__(self, pyramid: PooledPyramid, end: BatchNormReLU, dtype: torch.dtype) -> None:
         super().__init__()
         self.levels, self.windows, self.concatenate = pyramid.levels, pyramid.windows, pyramid.concatenate
-        self.reduce = nn.ModuleList(
+        self.reduce = [
             FoldedConv(*fold(_conv(conv), cast(BatchNormReLU, bn)), _conv(conv), dtype, relu=True)
             for conv, bn in zip(pyramid.reduce, pyramid.bn, strict=True)
-        )
+        ]  # run by the unit's Entry
         after, levels = _after(pyramid.expand), pyramid.levels
         filters = []
         for level in range(levels):
@@ -100,11 +106,10 @@ class FoldedPooledPyramid(nn.Module):
         self.filters = nn.ModuleList(filters)
         self.expand = FoldedConv(*fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True)
 
-    def forward(self, active: Tensor, full: Tensor) -> Tensor:
-        """(N, inputs, H, W) after its norm, and f_0's (N, outputs, H, W), which is overwritten."""
-        size = (active.shape[2], active.shape[3])
+    def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
+        """What ``reduce`` makes of the unit's input, and f_0's (N, outputs, H, W), which is overwritten."""
+        size = (full.shape[2], full.shape[3])
         sizes = level_sizes(size, self.levels)
-        entries = [reduce(active) for reduce in self.reduce]
         samples = draw_samples(entries[0], self.levels, self.windows, False)
         if len(entries) == 1:
             maps = fractional_max_pool_pyramid(entries[0], sizes, samples)
@@ -126,7 +131,7 @@ class FoldedDilatedPyramid(nn.Module):
 
     def __init__(self, pyramid: DilatedPyramid, end: BatchNormReLU, dtype: torch.dtype) -> None:
         super().__init__()
-        self.reduce = FoldedConv(*fold(pyramid.reduce.conv, pyramid.bn), pyramid.reduce.conv, dtype, relu=True)
+        self.reduce = [FoldedConv(*fold(pyramid.reduce.conv, pyramid.bn), pyramid.reduce.conv, dtype, relu=True)]
         after, count = _after(pyramid.expand), len(pyramid.filters)
         self.filters = nn.ModuleList(
             FoldedConv(*fold(_conv(conv), after, shift_share=1 / count), _conv(conv), dtype, relu=i == count - 1)
@@ -134,9 +139,9 @@ class FoldedDilatedPyramid(nn.Module):
         )
         self.expand = FoldedConv(*fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True)
 
-    def forward(self, active: Tensor, full: Tensor) -> Tensor:
+    def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
         """As `FoldedPooledPyramid.forward`."""
-        x, total = self.reduce(active), None
+        (x,), total = entries, None
         for dilated in self.filters:
             total = dilated(x, total)
         return cast(Tensor, self.expand(total, full))
@@ -151,42 +156,37 @@ class FoldedUnit(nn.Module):
 
     def __init__(self, unit: ResidualUnit | PyramidResidualModule, dtype: torch.dtype, *, keep: bool = False) -> None:
         super().__init__()
-        norms = [unit.reduce.bn]
         after, end = _after(unit.filter), _after(unit.expand)
-        self.reduce = FoldedConv(*fold(unit.reduce.conv, after), unit.reduce.conv, dtype, relu=True)
-        self.pyramid: nn.Module | None = None
+        norms = [unit.reduce.bn]
+        convs = [FoldedConv(*fold(unit.reduce.conv, after), unit.reduce.conv, dtype, relu=True)]
+        self.pyramid: FoldedPooledPyramid | FoldedDilatedPyramid | None = None
         if isinstance(unit, PyramidResidualModule):
             pyramid = unit.pyramid
             if isinstance(pyramid, PooledPyramid):
-                norms.append(pyramid.preactivation)
                 self.pyramid = FoldedPooledPyramid(pyramid, end, dtype)
+                norms += [pyramid.preactivation] * len(self.pyramid.reduce)
             else:
                 assert isinstance(pyramid, DilatedPyramid)
-                norms.append(pyramid.reduce.bn)
                 self.pyramid = FoldedDilatedPyramid(pyramid, end, dtype)
+                norms.append(pyramid.reduce.bn)
+            convs += self.pyramid.reduce
         relu = self.pyramid is None  # else the pyramid's end applies it to the sum
         self.filter = FoldedConv(*fold(unit.filter.conv, end), unit.filter.conv, dtype, relu=relu)
         self.expand = FoldedConv(*fold(unit.expand.conv), unit.expand.conv, dtype, relu=False)
-        self.skip: FoldedConv | None = None
+        self.projects = isinstance(unit.skip, BNReLUConv)
         if isinstance(unit.skip, BNReLUConv):
             norms.append(unit.skip.bn)
-            self.skip = FoldedConv(*fold(unit.skip.conv), unit.skip.conv, dtype, relu=False)
-        self.entry = Entry(norms, keep=keep or self.skip is None)
+            convs.append(FoldedConv(*fold(unit.skip.conv), unit.skip.conv, dtype, relu=False))
+        self.entry = Entry(norms, convs, keep=keep or not self.projects)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """(N, inputs, H, W), and a second term of it (see `Entry`), to (N, outputs, H, W)."""
         return self.after_entry(*self.entry(x, other))
 
-    def after_entry(self, x: Tensor | None, active: list[Tensor]) -> Tensor:
+    def after_entry(self, x: Tensor | None, first: list[Tensor]) -> Tensor:
         """What follows ``entry``."""
-        y = self.filter(self.reduce(active[0]))
+        skip = first.pop() if self.projects else cast(Tensor, x)
+        y = self.filter(first[0])
         if self.pyramid is not None:
-            y = self.pyramid(active[1], y)
-        if self.skip is None:
-            return cast(Tensor, self.expand(y, x, overwrite=False))
-        return cast(Tensor, self.expand(y, self.skip(active[-1])))
-
-
-def max_pool(x: Tensor) -> Tensor:
-    """As `hourglass.max_pool`."""
-    return F.max_pool2d(x, 2)
+            y = self.pyramid(first[1:], y)
+        return cast(Tensor, self.expand(y, skip, overwrite=self.projects))

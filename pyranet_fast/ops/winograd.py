@@ -13,7 +13,7 @@ from torch import Tensor
 from . import _backend
 
 LEAST_CHANNELS = 32
-LEAST_TILES = 16
+LEAST_TILES = 32
 
 
 def serves(weight: Tensor) -> bool:
