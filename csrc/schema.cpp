@@ -41,6 +41,7 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   // 3x3, stride 1, padding 1, by Winograd's F(4x4, 3x3); CPU, float32, channels_last. packed is winograd_pack's, which
   // depends on the instruction set; y = relu?(conv(x) + bias + other).
   m.def("winograd_pack(Tensor weight, bool backward) -> Tensor");
+  m.def("winograd_weight_gradient(Tensor x, Tensor gradient) -> Tensor");
   m.def(
       "winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> Tensor");
   m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
