@@ -3,6 +3,7 @@
 from .classifier_base import Classifier
 from .classifiers import classifier
 from .complexity import Complexity, complexity
+from .inference import InferencePyraNet, optimize_for_inference
 from .pyranet import PyraNet
 from .resnext import ResNeXt, resnext
 from .units import VARIANTS
@@ -12,11 +13,13 @@ __all__ = [
     "VARIANTS",
     "Classifier",
     "Complexity",
+    "InferencePyraNet",
     "PyraNet",
     "ResNeXt",
     "WideResNet",
     "classifier",
     "complexity",
+    "optimize_for_inference",
     "resnext",
     "wide_resnet",
 ]

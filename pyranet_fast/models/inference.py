@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..nn.folded import PRECISIONS, FoldedConv, fold
 from ..nn.folded_units import Entry, FoldedUnit
 from ..nn.hourglass import Hourglass, max_pool
-from .pyranet import PyraNet, Stack
+from .pyranet import PyraNet, Stack, check_image
 
 
 class _Hourglass(nn.Module):
@@ -69,7 +69,6 @@ class InferencePyraNet(nn.Module):
         super().__init__()
         dtype = PRECISIONS[precision]
         self.precision, self.multiple, self._config = precision, model.multiple, model.config
-        self._check = model._check
         self.conv = FoldedConv(*fold(model.stem.conv, model.stem.bn), model.stem.conv, dtype, relu=True)
         self.unit1 = FoldedUnit(model.stem.unit1, dtype)  # type: ignore[arg-type]
         self.unit2 = FoldedUnit(model.stem.unit2, dtype)  # type: ignore[arg-type]
@@ -85,7 +84,7 @@ class InferencePyraNet(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor) -> list[Tensor]:
         """As `PyraNet.forward`; the maps are float32."""
-        self._check(image)
+        check_image(image, self.multiple)
         x = image.to(dtype=PRECISIONS[self.precision], memory_format=torch.channels_last)
         x = self.unit3(self.unit2(max_pool(self.unit1(self.conv(x)))))
         scores = []

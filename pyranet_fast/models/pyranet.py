@@ -151,7 +151,7 @@ class PyraNet(nn.Module):
         Raises:
             TypeError, ValueError: the input is not as described; the sentence names what was got.
         """
-        self._check(image)
+        check_image(image, self.multiple)
         x = self.stem(image)
         scores = []
         for stack in self.stacks:
@@ -159,15 +159,15 @@ class PyraNet(nn.Module):
             scores.append(score)
         return scores
 
-    def _check(self, image: Tensor) -> None:
-        if not isinstance(image, Tensor):
-            raise TypeError(f"image is a {type(image).__name__}; a tensor (N, 3, H, W) is accepted")
-        if image.dim() != 4 or image.shape[1] != 3:
-            raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
-        if not torch.is_floating_point(image):
-            raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalised image is accepted")
-        h, w = image.shape[2], image.shape[3]
-        if h < 1 or w < 1 or h % self.multiple or w % self.multiple:
-            raise ValueError(
-                f"image is {h}x{w} (height x width); multiples of {self.multiple} = 4 * 2^depth are accepted"
-            )
+
+def check_image(image: Tensor, multiple: int) -> None:
+    """TypeError or ValueError unless ``image`` is what `PyraNet.forward` takes."""
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image is a {type(image).__name__}; a tensor (N, 3, H, W) is accepted")
+    if image.dim() != 4 or image.shape[1] != 3:
+        raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
+    if not torch.is_floating_point(image):
+        raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalised image is accepted")
+    h, w = image.shape[2], image.shape[3]
+    if h < 1 or w < 1 or h % multiple or w % multiple:
+        raise ValueError(f"image is {h}x{w} (height x width); multiples of {multiple} = 4 * 2^depth are accepted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +41,7 @@ def _packs(weight: Tensor) -> bool:
         return False
     if not all(hasattr(ops, name) for name in names):
         return False
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported())
-    )
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
 class FoldedConv(nn.Module):
@@ -75,6 +74,9 @@ class FoldedConv(nn.Module):
         self._winograd: Tensor | None = None
         self._can_pack = _packs(self.weight)
         self._can_winograd = self._small and winograd.serves(self.weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None, "_winograd": None}  # opaque tensors cannot be copied
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)

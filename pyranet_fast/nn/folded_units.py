@@ -104,7 +104,9 @@ class FoldedPooledPyramid(nn.Module):
                 weight, bias = fold(conv, after, shift_share=1 / levels)
             filters.append(FoldedConv(weight, bias, conv, dtype, relu=False))
         self.filters = nn.ModuleList(filters)
-        self.expand = FoldedConv(*fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True)
+        self.expand = FoldedConv(
+            *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
+        )
 
     def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
         """What ``reduce`` makes of the unit's input, and f_0's (N, outputs, H, W), which is overwritten."""
@@ -137,7 +139,9 @@ class FoldedDilatedPyramid(nn.Module):
             FoldedConv(*fold(_conv(conv), after, shift_share=1 / count), _conv(conv), dtype, relu=i == count - 1)
             for i, conv in enumerate(pyramid.filters)
         )
-        self.expand = FoldedConv(*fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True)
+        self.expand = FoldedConv(
+            *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
+        )
 
     def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
         """As `FoldedPooledPyramid.forward`."""

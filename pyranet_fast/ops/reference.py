@@ -145,5 +145,7 @@ def add_affine_relu(x: Tensor, other: Tensor | None, scale: Tensor, shift: Tenso
     if other is not None:
         x = other + (x if other.shape == x.shape else F.interpolate(x, scale_factor=2.0, mode="nearest"))
     wide = x.to(scale.dtype)
-    outputs = [F.relu(wide * a[:, None, None] + b[:, None, None]).to(x.dtype) for a, b in zip(scale, shift, strict=True)]
+    outputs = [
+        F.relu(wide * a[:, None, None] + b[:, None, None]).to(x.dtype) for a, b in zip(scale, shift, strict=True)
+    ]
     return [x, *outputs] if keep else outputs

@@ -1,0 +1,125 @@
+"""Winograd's 3x3 convolution and its gradients against the direct method in double."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyranet_fast import ops
+from pyranet_fast.nn.residual import BNReLUConv, Conv3x3
+from pyranet_fast.ops import winograd
+
+pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
+
+# Of the result's norm; the direct method in float32 has about 5e-7, Winograd's F(4x4, 3x3) a few times as much.
+TOLERANCE = 1e-5
+SHAPES = [(1, 3, 5, 1, 1), (2, 7, 9, 5, 7), (1, 16, 33, 4, 4), (2, 28, 28, 13, 9), (3, 64, 40, 16, 20), (0, 8, 8, 4, 4)]
+
+
+def error(got: Tensor, exact: Tensor) -> float:
+    return ((got - exact).norm() / exact.norm().clamp_min(1e-30)).item()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("n", "c", "k", "h", "w"), SHAPES)
+def test_convolution_and_gradients(n, c, k, h, w, layout):
+    torch.manual_seed(0)
+    x, grad = torch.randn(n, c, h, w).contiguous(memory_format=layout), torch.randn(n, k, h, w)
+    weight, bias, other = torch.randn(k, c, 3, 3), torch.randn(k), torch.randn(n, k, h, w)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    packed = winograd.pack(weight)
+    assert error(winograd.conv3x3(x, packed, bias), exact) < TOLERANCE
+    assert error(winograd.conv3x3(x, packed, outputs=k), exact - bias.double()[:, None, None]) < TOLERANCE
+    ended = winograd.conv3x3(x, packed, bias, other, relu=True)
+    assert error(ended, F.relu(exact + other)) < TOLERANCE and not (ended < 0).any()
+
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
+    expected = torch.autograd.grad(F.conv2d(*leaves, padding=1), leaves, grad.double())
+    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    got = torch.autograd.grad(winograd.differentiable_conv3x3(*leaves), leaves, grad)
+    weight_gradient = torch.ops.pyranet_fast.winograd_weight_gradient(x, grad)
+    for a, b in zip((*got, weight_gradient), (*expected, expected[1]), strict=True):
+        assert a.shape == b.shape and (not b.norm() or error(a, b) < TOLERANCE)
+
+
+def test_many_tiles_and_any_number_of_threads():
+    torch.manual_seed(0)
+    x, grad = torch.randn(5, 36, 40, 44), torch.randn(5, 48, 40, 44)  # 550 tiles: several blocks and chunks
+    weight = torch.randn(48, 36, 3, 3)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(
+                [
+                    winograd.conv3x3(x, winograd.pack(weight), outputs=48),
+                    winograd.conv3x3(grad, winograd.pack(weight, backward=True), outputs=36),
+                    torch.ops.pyranet_fast.winograd_weight_gradient(x, grad),
+                ]
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    exact = torch.nn.grad.conv2d_weight(x.double(), weight.shape, grad.double(), padding=1)
+    assert error(results[0][2], exact) < TOLERANCE
+
+
+def test_filters_are_those_of_the_neighbours():
+    """One tap at a time: a wrong entry of a transform cannot hide in a norm."""
+    x = torch.arange(1.0, 1 + 32 * 9 * 10).reshape(1, 32, 9, 10) / 100
+    for tap in range(9):
+        weight = torch.zeros(32, 32, 3, 3)
+        weight[torch.arange(32), torch.arange(32).flip(0), tap // 3, tap % 3] = 1
+        y = winograd.conv3x3(x, winograd.pack(weight), outputs=32)
+        torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
+
+
+def test_where_it_serves():
+    weight, x = torch.randn(64, 64, 3, 3), torch.randn(1, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+    assert winograd.trains(x, weight)
+    assert not winograd.trains(x.contiguous(), weight) and not winograd.trains(x.bfloat16(), weight.bfloat16())
+    assert not winograd.trains(x[..., :8, :8].contiguous(memory_format=torch.channels_last), weight)
+    assert not winograd.serves(weight[:16]) and not winograd.serves(weight.double())
+    with ops.backend("reference"):
+        assert not winograd.trains(x, weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not winograd.trains(x, weight)
+
+
+def test_module_trains_as_conv2d_does(monkeypatch):
+    torch.manual_seed(0)
+    unit = BNReLUConv(32, 48, 3)
+    assert isinstance(unit.conv, Conv3x3) and set(unit.conv.state_dict()) == {"weight", "bias"}
+    x = torch.randn(2, 32, 24, 24).contiguous(memory_format=torch.channels_last).requires_grad_()
+    calls = []
+    real = winograd.differentiable_conv3x3
+    monkeypatch.setattr(winograd, "differentiable_conv3x3", lambda *a: calls.append(1) or real(*a))
+
+    def gradients() -> list[Tensor]:
+        y = unit(x)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, *unit.parameters()])]
+
+    ours = gradients()
+    with ops.backend("reference"):
+        theirs = gradients()
+    assert len(calls) == 1
+    for a, b in zip(ours, theirs, strict=True):
+        assert error(a, b) < 3e-5
+    compiled = torch.export.export(unit.eval(), (x.detach(),))
+    assert "pyranet_fast" not in str(compiled.graph) and "conv2d" in str(compiled.graph)
+    (first,) = torch.autograd.grad(unit.conv(x).square().sum(), unit.conv.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(first.sum(), unit.conv.weight)
+
+
+def test_bad_calls_are_refused():
+    x = torch.randn(1, 32, 8, 8)
+    packed = winograd.pack(torch.randn(32, 32, 3, 3))
+    with pytest.raises(RuntimeError, match="packed must come from winograd_pack"):
+        winograd.conv3x3(x[:, :31], packed, outputs=32)
+    with pytest.raises(RuntimeError, match="other must have the output's shape"):
+        winograd.conv3x3(x, packed, other=x[..., :7], outputs=32)
+    with pytest.raises(RuntimeError, match="weight must be"):
+        winograd.pack(torch.randn(32, 32, 1, 1))
