@@ -76,7 +76,8 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def decode(data: bytes | NDArray[np.uint8]) -> Image:
+def decode(data: bytes) -> Image:
+    """Decode the bytes of an image file to (H, W, 3) uint8 RGB; ValueError or cv2.error where that is not possible."""
     encoded = np.frombuffer(data, np.uint8)
     if not data.startswith(_OPAQUE):
         whole = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
