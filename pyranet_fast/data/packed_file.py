@@ -100,26 +100,24 @@ class PackedFile:
             found = file.seek(0, 2)
             if found != size:
                 what = "truncated" if found < size else "changed"
-                raise UserError(
-                    f"packed file {path} is {what}: it has {found} bytes of {size}; pack the people again"
-                )
+                raise UserError(f"packed file {path} is {what}: it has {found} bytes of {size}; pack the people again")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         text = self._map[_PREFIX.size : _PREFIX.size + length]
         if len(text) != length or zlib.crc32(text) != self.crc:
-            raise self._damaged("header")
+            raise self._damaged("header is")
         try:
             self.header: dict[str, Any] = json.loads(text)
             start = _PREFIX.size + length
             start += -start % _ALIGN
             self._pictures = start + self.header["pictures_at"]
             if zlib.crc32(memoryview(self._map)[start : self._pictures]) != self.header["arrays_crc32"]:
-                raise self._damaged("arrays")
+                raise self._damaged("arrays are")
             self._arrays = {name: self._view(start, **place) for name, place in self.header["arrays"].items()}
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise self._damaged("header") from error
+            raise self._damaged("header is") from error
 
     def _damaged(self, part: str) -> UserError:
-        return UserError(f"packed file {self.path} is damaged: its {part} are not as written; pack the people again")
+        return UserError(f"packed file {self.path} is damaged: its {part} not as written; pack the people again")
 
     def _view(self, start: int, dtype: str, shape: list[int], at: int) -> Array:
         kind = np.dtype(dtype)
@@ -130,7 +128,7 @@ class PackedFile:
     def array(self, name: str) -> Array:
         """Return an array, not writeable; UserError where there is none."""
         if name not in self._arrays:
-            raise self._damaged(f"arrays, which lack {name},")
+            raise self._damaged(f"arrays lack {name}: they are")
         return self._arrays[name]
 
     def picture(self, start: int, end: int, crc: int) -> bytes:

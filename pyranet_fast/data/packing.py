@@ -144,8 +144,8 @@ def _pack_one(source: PeopleSource, index: int, plan: Plan) -> _One:
         "transform": np.stack([right - origin, down - origin, origin], axis=1),
         "frame": kept.frame,
     }
-    loss = {"quality": quality, "psnr": _psnr(decode(picture), kept.pixels)}
-    return _One(row, picture, cut=kept.cut, reduced=kept.ratio > 1, **loss)
+    psnr = _psnr(decode(picture), kept.pixels)
+    return _One(row, picture, cut=kept.cut, reduced=kept.ratio > 1, quality=quality, psnr=psnr)
 
 
 def _row_without_picture(source: PeopleSource, index: int) -> dict[str, Any]:
