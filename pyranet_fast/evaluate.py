@@ -27,8 +27,8 @@ def _parser() -> argparse.ArgumentParser:
         "a page of the worst predictions. An interrupted evaluation goes on with the same command.",
     )
     parser.add_argument("--checkpoint", default=None, metavar="FILE", help="file written by train")
-    parser.add_argument("--dataset", default=None, help="as for train: demo, lsp, mpii, … (default: demo)")
-    parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …")
+    parser.add_argument("--dataset", default=None, help="as for train: demo, lsp, mpii, packed:FILE, … (default: demo)")
+    parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …; none for packed:FILE")
     parser.add_argument("--split", default="test", choices=("val", "test", "train"), help="(default: %(default)s)")
     parser.add_argument(
         "--scales",
@@ -198,7 +198,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     unreadable = score.settings["unreadable"]
     note = f"{how}, {unreadable} of {len(people)} without a readable image" if unreadable else how
     files = write_predictions(output, people, predictions, formats, {**settings, "testing": how})
-    text, more = write_metrics(output, score, name, people.name, note, published=dataset != "demo")
+    text, more = write_metrics(output, score, name, people.name, note, published=not people.name.startswith("demo"))
     files += [*more, *write_worst(output, people, predictions, name, people.name, arguments.worst)]
     state.finish()
     print(f"{people.name}: {len(people)} people, {how}")

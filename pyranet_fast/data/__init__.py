@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyranet_fast.data.lsp import LSPExtendedSource, LSPSource
     from pyranet_fast.data.mapped import MappedSource
     from pyranet_fast.data.mpii import MPIISource
+    from pyranet_fast.data.packed import PackedSource
     from pyranet_fast.data.registry import DATASETS, open_dataset
     from pyranet_fast.data.subset import Subset
     from pyranet_fast.data.synthetic import SyntheticSource
@@ -32,6 +33,7 @@ _HOME = {
     "LSPSource": "lsp",
     "MPIISource": "mpii",
     "MappedSource": "mapped",
+    "PackedSource": "packed",
     "PeopleSource": "base",
     "Person": "base",
     "Subset": "subset",
@@ -54,6 +56,7 @@ __all__ = [
     "LSPSource",
     "MPIISource",
     "MappedSource",
+    "PackedSource",
     "PeopleSource",
     "Person",
     "Subset",

@@ -6,6 +6,7 @@ Pixels are 0-based everywhere and an integer coordinate is a pixel's centre.
 from __future__ import annotations
 
 import bisect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,12 +52,17 @@ class PeopleSource(ABC):
         name: what messages and reports call this set.
         metric: ``"pck"`` (unit: torso), ``"pckh"`` (unit: head size) or ``"pck-box"`` (unit: the person's box).
         notes: sentences on what was left out or is an estimate; ``open_dataset`` says them.
+        reach: half-width, in crop sides, of the square around a person that the images show at least (so far as the
+            published image does); infinite where they are whole.
+        detail: pixels that a crop's side was averaged down to where it was longer; infinite where none was.
     """
 
     skeleton: Skeleton
     name: str
     metric: Literal["pck", "pckh", "pck-box"]
     notes: tuple[str, ...] = ()
+    reach: float = math.inf
+    detail: float = math.inf
 
     @abstractmethod
     def __len__(self) -> int:
@@ -89,6 +95,14 @@ class PeopleSource(ABC):
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map points (..., 2) in the pixels of ``image(index)`` to pixels of the published image."""
         return np.asarray(points, dtype=np.float64)
+
+    def frame(self, index: int, image: Image) -> npt.NDArray[np.float64]:
+        """Return where the published image lies in the pixels of ``image``, which is ``image(index)``.
+
+        Returns:
+            (4,) float64: x and y of its corner, width and height; it covers x - 0.5 to x - 0.5 + width.
+        """
+        return np.array([0, 0, image.shape[1], image.shape[0]], dtype=np.float64)
 
 
 def folder_below(root: str | Path, name: str, witness: str) -> Path:
@@ -130,6 +144,8 @@ class ConcatSource(PeopleSource):
         self.metric = first.metric
         self.name = "+".join(source.name for source in sources)
         self.notes = tuple(note for source in sources for note in source.notes)
+        self.reach = min(source.reach for source in sources)
+        self.detail = min(source.detail for source in sources)
         self._starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
 
     def __len__(self) -> int:
@@ -171,3 +187,7 @@ class ConcatSource(PeopleSource):
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         source, local = self.locate(index)
         return source.to_original(local, points)
+
+    def frame(self, index: int, image: Image) -> npt.NDArray[np.float64]:
+        source, local = self.locate(index)
+        return source.frame(local, image)

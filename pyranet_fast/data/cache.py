@@ -5,32 +5,17 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from pyranet_fast.data.base import Image, PeopleSource, Person
+from pyranet_fast.data.kept import Kept, keep
 from pyranet_fast.data.transforms import Augmentation
 from pyranet_fast.errors import UserError
 
 _BLOCK = 64 << 20
-
-
-def _span(middle: float, half: float, length: int) -> tuple[int, int]:
-    """Return the pixels within ``half`` of ``middle``, at least one, out of ``length``."""
-    start = min(max(0, math.floor(middle - half)), length - 1)
-    return start, max(start + 1, min(length, math.ceil(middle + half) + 1))
-
-
-@dataclass
-class _Entry:
-    pixels: Image
-    person: Person
-    reference_length: float
-    corner: npt.NDArray[np.float64]
-    ratio: npt.NDArray[np.float64]
 
 
 class CachedSource(PeopleSource):
@@ -64,13 +49,14 @@ class CachedSource(PeopleSource):
         """
         self.source = source
         self.skeleton, self.name, self.metric = source.skeleton, source.name, source.metric
+        self.notes = source.notes
         self._reach = (augmentation.reach if augmentation else 0.5) if crop else math.inf
-        self._input_size = input_size
+        self._detail = math.inf if input_size is None else 2.0 * input_size
         self.failures: dict[int, str] = {}
         self.nbytes = 0
         self._blocks: list[Image] = []
         self._used = _BLOCK
-        self._entries: list[_Entry | None] = []
+        self._entries: list[Kept | None] = []
         with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
             for index, result in enumerate(pool.map(self._read, range(len(source)))):
                 if isinstance(result, str):
@@ -78,38 +64,15 @@ class CachedSource(PeopleSource):
                     self._entries.append(None)
                 else:
                     self._entries.append(replace(result, pixels=self._store(result.pixels)))
+        there = [entry for entry in self._entries if entry is not None]
+        self.reach = min(source.reach, self._reach if any(entry.cut for entry in there) else math.inf)
+        self.detail = min(source.detail, self._detail if any(entry.ratio > 1 for entry in there) else math.inf)
 
-    def _read(self, index: int) -> _Entry | str:
+    def _read(self, index: int) -> Kept | str:
         try:
-            person, image = self.source.person(index), self.source.image(index)
-            reference = self.source.reference_length(index)
+            return keep(self.source, index, self._reach, self._detail)
         except UserError as error:
             return str(error)
-        side = PIXELS_PER_SCALE * person.scale
-        corner = np.zeros(2)
-        if math.isfinite(self._reach):
-            # Two pixels more than the geometry asks for, for the bilinear taps at the rim.
-            half = self._reach * side + 2
-            left, right = _span(float(person.centre[0]), half, image.shape[1])
-            top, bottom = _span(float(person.centre[1]), half, image.shape[0])
-            image = image[top:bottom, left:right]
-            corner = np.array([left, top], dtype=np.float64)
-        ratio = np.ones(2)
-        if self._input_size is not None and side > 2 * self._input_size:
-            wanted = 2 * self._input_size / side
-            height, width = image.shape[:2]
-            size = (max(1, round(width * wanted)), max(1, round(height * wanted)))
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-            ratio = np.array([width / size[0], height / size[1]])
-        shifted = (np.stack([*person.joints, person.centre]) - corner + 0.5) / ratio - 0.5
-        shrink = float(ratio.mean())
-        moved = Person(
-            joints=shifted[:-1].astype(np.float32),
-            labelled=person.labelled,
-            centre=shifted[-1].astype(np.float32),
-            scale=person.scale / shrink,
-        )
-        return _Entry(image, moved, reference / shrink, corner, ratio)
 
     def _store(self, image: Image) -> Image:
         if self._used + image.size > _BLOCK:
@@ -122,7 +85,7 @@ class CachedSource(PeopleSource):
         self.nbytes += image.size
         return place
 
-    def _entry(self, index: int) -> _Entry:
+    def _entry(self, index: int) -> Kept:
         entry = self._entries[index]
         if entry is None:
             raise UserError(self.failures[index])
@@ -137,6 +100,9 @@ class CachedSource(PeopleSource):
     def image_name(self, index: int) -> str:
         return self.source.image_name(index)
 
+    def image_id(self, index: int) -> int | str:
+        return self.source.image_id(index)
+
     def person(self, index: int) -> Person:
         return self._entry(index).person
 
@@ -144,6 +110,7 @@ class CachedSource(PeopleSource):
         return self._entry(index).reference_length
 
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        entry = self._entry(index)
-        inner = (np.asarray(points, dtype=np.float64) + 0.5) * entry.ratio - 0.5 + entry.corner
-        return self.source.to_original(index, inner)
+        return self.source.to_original(index, self._entry(index).back(points))
+
+    def frame(self, index: int, image: Image) -> npt.NDArray[np.float64]:
+        return self._entry(index).frame

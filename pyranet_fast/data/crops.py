@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pyranet_fast.data.base import PeopleSource
+from pyranet_fast.data.kept import check_kept
 from pyranet_fast.data.transforms import (
     MAP_STRIDE,
     MEAN,
@@ -62,7 +63,8 @@ class CropDataset(Dataset[dict[str, Any]]):
     ) -> None:
         """Wrap ``source``; ``augmentation=None`` gives the plain crop.
 
-        Epochs before ``early_epochs`` use ``early_size`` in place of ``input_size``.
+        Epochs before ``early_epochs`` use ``early_size`` in place of ``input_size``. A ``DataWarning`` tells where
+        the crops show more than ``source`` has kept of its images.
 
         Raises:
             ValueError: an ``input_size`` or ``early_size`` that is not a positive multiple of 4, a negative
@@ -75,6 +77,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"seed is {seed}; it must not be negative")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+        check_kept(source, augmentation.reach if augmentation else 0.5, input_size, strict=False)
         self.source = source
         self.input_size = input_size
         self.early_size, self.early_epochs = early_size or input_size, early_epochs

@@ -50,7 +50,7 @@ def read_image(path: str | Path) -> Image:
     if fault is not None:
         raise UserError(f"image {path} is truncated: {fault}")
     try:
-        return _decode(data)
+        return decode(data)
     except MemoryError as error:
         raise UserError(f"image {path} is too large for the memory of this machine") from error
     except (cv2.error, ValueError) as error:
@@ -76,7 +76,8 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _decode(data: bytes) -> Image:
+def decode(data: bytes) -> Image:
+    """Decode the bytes of an image file to (H, W, 3) uint8 RGB; ValueError or cv2.error where that is not possible."""
     encoded = np.frombuffer(data, np.uint8)
     if not data.startswith(_OPAQUE):
         whole = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)

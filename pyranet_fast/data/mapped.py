@@ -40,6 +40,7 @@ class MappedSource(PeopleSource):
         """
         self.source, self.skeleton, self.metric = source, skeleton, metric
         self.name, self.notes = source.name, source.notes
+        self.reach, self.detail = source.reach, source.detail
         self._rule = []
         for joint, origins in rule.items():
             if not origins:
@@ -75,3 +76,6 @@ class MappedSource(PeopleSource):
 
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         return self.source.to_original(index, points)
+
+    def frame(self, index: int, image: Image) -> npt.NDArray[np.float64]:
+        return self.source.frame(index, image)

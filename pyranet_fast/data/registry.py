@@ -11,6 +11,8 @@ from pyranet_fast.errors import DataWarning, UserError
 DATASETS = ("demo", "lsp", "lsp+lspet", "mpii", "mpii+lsp")
 # People in a file of the user's own: coco:TRAIN.json or coco:TRAIN.json,VAL.json.
 COCO = "coco:"
+# People in a file that `python -m pyranet_fast.data.pack` wrote.
+PACKED = "packed:"
 SPLITS = ("train", "val", "test")
 
 # Synthetic people are made from a seed: as many as wished. These are what the demo uses.
@@ -35,9 +37,10 @@ def open_dataset(
             - ``"mpii+lsp"``: MPII's training people with those of ``"lsp+lspet"``, which get MPII's 16 joints;
               the other splits are MPII's;
             - ``"coco:TRAIN.json"``, ``"coco:TRAIN.json,VAL.json"``: your own people in COCO's keypoint format. Without
-              a second file a tenth of the images is ``"val"`` and ``"test"``.
+              a second file a tenth of the images is ``"val"`` and ``"test"``;
+            - ``"packed:FILE"``: people of any of these, written into one file by ``pyranet_fast.data.pack``.
         root: the folder that holds ``lsp_dataset/``, ``lspet_dataset/``, ``mpii/``; for ``"coco:"`` the folder that
-            paths are relative to (None: the current one); not used for ``"demo"``.
+            paths are relative to (None: the current one); not used for ``"demo"`` and ``"packed:"``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         count: for ``"demo"``, the number of people; None is 4096 for training and 512 otherwise.
         seed: for ``"demo"``, the seed; splits of one seed share nobody.
@@ -47,15 +50,15 @@ def open_dataset(
     Raises:
         UserError: unknown name or split, no root, or anything wrong with the files.
     """
-    if name not in DATASETS and not name.startswith(COCO):
-        raise UserError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)} and {COCO}FILE.json")
+    if name not in DATASETS and not name.startswith((COCO, PACKED)):
+        raise UserError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)}, {COCO}FILE.json and {PACKED}FILE")
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     if name == "demo":
         from pyranet_fast.data.synthetic import SyntheticSource
 
         return SyntheticSource(_DEMO_COUNT[split] if count is None else count, seed, split=split, variety=_DEMO_VARIETY)
-    if root is None and name.startswith(COCO):
+    if root is None and name.startswith((COCO, PACKED)):
         root = "."
     if root is None:
         folder = "mpii/" if name.startswith("mpii") else "lsp_dataset/"
@@ -67,6 +70,10 @@ def open_dataset(
 
 
 def _opened(name: str, root: str | Path, split: str) -> PeopleSource:
+    if name.startswith(PACKED):
+        from pyranet_fast.data.packed import PackedSource
+
+        return PackedSource(name.removeprefix(PACKED), split)
     if name.startswith(COCO):
         from pyranet_fast.data.coco import open_coco
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pyranet_fast.data.base import PIXELS_PER_SCALE, PeopleSource
+from pyranet_fast.data.kept import check_kept
 from pyranet_fast.data.transforms import MEAN, crop, crop_matrix, invert
 from pyranet_fast.errors import UserError
 
@@ -22,7 +23,8 @@ class ScaledCrops(Dataset[dict[str, Any]]):
     - ``images`` (S, 3, I, I) uint8 RGB;
     - ``inverse`` (2, 3) float64, input pixels of the crop of scale 1 to image pixels;
     - ``centre`` (2,) float64 and ``side`` float64, of the crop of scale 1 in image pixels;
-    - ``image_size`` (2,) float64, width and height;
+    - ``frame`` (4,) float64, x and y of the published image's corner, its width and height, see
+      ``PeopleSource.frame``;
     - ``index`` int;
     - ``valid`` bool, False where an image that cannot be read was replaced by grey.
     """
@@ -44,7 +46,11 @@ class ScaledCrops(Dataset[dict[str, Any]]):
             scales: what the crop's side is multiplied by.
             on_error: ``"skip"`` gives a grey picture for an image that cannot be read.
             start: the people to take, by index; None is all of them.
+
+        Raises:
+            UserError: ``source`` has kept less of its images than the widest crop shows.
         """
+        check_kept(source, max(scales) / 2, input_size, strict=True)
         self.source, self.input_size, self.scales, self.on_error = source, input_size, tuple(scales), on_error
         self.chosen = range(len(source)) if start is None else start
 
@@ -67,7 +73,7 @@ class ScaledCrops(Dataset[dict[str, Any]]):
                 "inverse": torch.eye(2, 3, dtype=torch.float64),
                 "centre": torch.zeros(2, dtype=torch.float64),
                 "side": 1.0,
-                "image_size": torch.ones(2, dtype=torch.float64),
+                "frame": torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64),
                 "index": index,
                 "valid": False,
             }
@@ -80,7 +86,7 @@ class ScaledCrops(Dataset[dict[str, Any]]):
             "inverse": torch.from_numpy(invert(crop_matrix(person.centre, person.scale, 0.0, size))),
             "centre": torch.from_numpy(np.asarray(person.centre, dtype=np.float64)),
             "side": PIXELS_PER_SCALE * float(person.scale),
-            "image_size": torch.tensor([image.shape[1], image.shape[0]], dtype=torch.float64),
+            "frame": torch.from_numpy(self.source.frame(index, image)),
             "index": index,
             "valid": True,
         }

@@ -22,6 +22,7 @@ class Subset(PeopleSource):
             if not 0 <= index < len(source):
                 raise IndexError(f"index {index} is outside 0..{len(source) - 1} of {source.name}")
         self.skeleton, self.metric = source.skeleton, source.metric
+        self.reach, self.detail = source.reach, source.detail
         self.name = f"{source.name} ({len(self.indices)} of {len(source)})"
 
     def __len__(self) -> int:
@@ -50,6 +51,10 @@ class Subset(PeopleSource):
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """As in the source."""
         return self.source.to_original(self.indices[index], points)
+
+    def frame(self, index: int, image: NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """As in the source."""
+        return self.source.frame(self.indices[index], image)
 
 
 def with_images(source: PeopleSource) -> PeopleSource:

@@ -91,7 +91,7 @@ class FoldedConv(nn.Module):
                 self._winograd = winograd.pack(self.weight)
             return winograd.conv3x3(x, self._winograd, self.bias, other, relu=self.relu)
         if not self._can_pack:
-            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)  # type: ignore[arg-type]
+            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)
             if other is not None:
                 y += other
             return y.relu_() if self.relu else y
@@ -101,7 +101,7 @@ class FoldedConv(nn.Module):
         places = (self._packed, self.bias, padding, stride, dilation, 1)
         if other is None:
             return ops._convolution_pointwise(x, *places, "relu" if self.relu else "none", [], "")
-        end = ("add", 1.0, "relu" if self.relu else None, [], None)
+        end: tuple[Any, ...] = ("add", 1.0, "relu" if self.relu else None, [], None)
         if overwrite:
             return ops._convolution_pointwise_.binary(other, x, *places, *end)
         return ops._convolution_pointwise.binary(x, other, *places, *end)

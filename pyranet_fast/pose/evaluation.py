@@ -60,10 +60,12 @@ def evaluate_pose(
         partial: predictions so far; those people are not predicted again.
 
     Returns:
-        The score, and predictions (N, K, 3): x, y in original image pixels, score; NaN where the image was unreadable.
+        The score, and predictions (N, K, 3): x, y in pixels of ``people.image(i)``, score; NaN where that was
+        unreadable. ``people.to_original`` leads to the pixels of the published image.
 
     Raises:
-        UserError: an image cannot be read, or not a single one can.
+        UserError: an image cannot be read, or not a single one can, or the images are kept in part and show less than
+            the widest crop needs.
     """
     state = Partial(len(people), len(people.skeleton)) if partial is None else partial
     todo = state.remaining()
@@ -79,7 +81,7 @@ def evaluate_pose(
     )
     try:
         for batch in in_advance(loader):
-            index, valid, sizes = (batch[name].numpy() for name in ("index", "valid", "image_size"))
+            index, valid, frames = (batch[name].numpy() for name in ("index", "valid", "frame"))
             rows = np.full((len(index), len(people.skeleton), 3), np.nan, np.float32)
             if valid.any():
                 some = {name: values[batch["valid"]] for name, values in batch.items()}
@@ -89,7 +91,7 @@ def evaluate_pose(
                 in_network += time.perf_counter() - before
                 joints, scores = _decode(maps, scales, some)
                 rows[valid] = np.concatenate([joints, scores[..., None]], -1)
-            state.add(index, rows, valid, sizes)
+            state.add(index, rows, valid, frames)
             bar.update(len(rows))
     finally:
         bar.close()
@@ -97,7 +99,7 @@ def evaluate_pose(
     if len(people) and not state.readable.any():
         raise UserError(f"{people.name}: the image of not one of the {len(people)} people can be read")
     seconds = time.perf_counter() - started
-    score = score_predictions(people, state.predictions, state.readable, state.image_sizes)
+    score = score_predictions(people, state.predictions, state.readable, state.frames)
     score.settings.update(
         scales=list(scales), flip=flip, input_size=input_size, unreadable=int((~state.readable).sum())
     )
@@ -124,26 +126,31 @@ def _decode(
     if len(scales) == 1:
         return decode(maps, batch["inverse"])
     of_scales = maps.unflatten(0, (-1, len(scales)))
-    return decode_scales(of_scales, scales, batch["centre"], batch["side"], batch["image_size"])
+    corner, size = batch["frame"][:, :2], batch["frame"][:, 2:]
+    joints, scores = decode_scales(of_scales, scales, batch["centre"] - corner, batch["side"], size)
+    return joints + corner[:, None].float().numpy(), scores
 
 
 def score_predictions(
     people: PeopleSource,
     predictions: NDArray[np.float32],
     readable: NDArray[np.bool_] | None = None,
-    image_sizes: NDArray[np.float64] | None = None,
+    frames: NDArray[np.float64] | None = None,
 ) -> Score:
-    """Score predictions (N, K, 2 or 3) in image pixels with the data set's metric.
+    """Score predictions (N, K, 2 or 3) in the pixels of ``people.image(i)`` with the data set's metric.
 
     People without a unit of length are left out, counted in the score's settings; so are labelled joints outside
-    of their image where ``image_sizes`` (N, 2), width and height, is given.
+    of the published image where ``frames`` (N, 4), as ``PeopleSource.frame`` gives them, is there.
     """
     chosen = np.arange(len(people)) if readable is None else np.flatnonzero(readable)
     persons = [people.person(int(i)) for i in chosen]
     truth = np.stack([p.joints for p in persons])
     labelled = np.stack([p.labelled for p in persons])
     points = predictions[chosen, :, :2]
-    sizes = None if image_sizes is None else image_sizes[chosen]
+    sizes = None
+    if frames is not None:  # metrics count pixels from the image's corner
+        corner, sizes = frames[chosen, None, :2].astype(np.float32), frames[chosen, 2:]
+        truth, points = truth - corner, points - corner
     if people.metric == "pck":
         score = pck(points, truth, labelled, image_size=sizes)
     else:

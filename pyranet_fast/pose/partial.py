@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..training.checkpoint import atomic_write
 
 SECONDS = 20.0  # between two states on the disk
-_ARRAYS = ("predictions", "done", "readable", "image_sizes")
+_ARRAYS = ("predictions", "done", "readable", "frames")
 
 
 class Partial:
@@ -24,7 +24,7 @@ class Partial:
         predictions: x and y in image pixels, score.
         done: (N,) bool, whose turn has been.
         readable: (N,) bool, whose image could be read.
-        image_sizes: (N, 2) width and height of those images.
+        frames: (N, 4) where the published images lie in those, see ``PeopleSource.frame``.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Partial:
         self.predictions = np.full((people, joints, 3), np.nan, np.float32)
         self.done = np.zeros(people, bool)
         self.readable = np.zeros(people, bool)
-        self.image_sizes = np.zeros((people, 2))
+        self.frames = np.zeros((people, 4))
         self._saved = time.monotonic()
         if go_on and path is not None and path.is_file():
             self._load(path)
@@ -59,9 +59,7 @@ class Partial:
             with np.load(path, allow_pickle=False) as file:
                 same = str(file["what"]) == self._what and file["predictions"].shape == self.predictions.shape
                 if same:
-                    self.predictions, self.done, self.readable, self.image_sizes = (
-                        np.array(file[name]) for name in _ARRAYS
-                    )
+                    self.predictions, self.done, self.readable, self.frames = (np.array(file[name]) for name in _ARRAYS)
         except Exception as error:  # NumPy raises many kinds on a damaged file
             raise UserError(f"{path}, the state of an interrupted evaluation, cannot be read; delete it") from error
 
@@ -74,11 +72,11 @@ class Partial:
         index: npt.NDArray[np.int64],
         rows: npt.NDArray[np.float32],
         valid: npt.NDArray[np.bool_],
-        image_sizes: npt.NDArray[np.float64],
+        frames: npt.NDArray[np.float64],
     ) -> None:
         """Take (n, K, 3) predictions of people ``index``; those of unreadable images are left NaN."""
         self.predictions[index[valid]] = rows[valid]
-        self.image_sizes[index] = image_sizes
+        self.frames[index] = frames
         self.readable[index] = valid
         self.done[index] = True
         if self.path is not None and time.monotonic() - self._saved > SECONDS:

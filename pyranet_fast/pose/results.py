@@ -78,7 +78,8 @@ def write_predictions(
     Args:
         folder: where the files go.
         people: whose predictions they are.
-        predictions: (N, K, 3), x and y in 0-based pixels of the published images, score; NaN where there is none.
+        predictions: (N, K, 3), x and y in the pixels of ``people.image(i)``, score; NaN where there is none. The
+            files get the pixels of the published images.
         also: ``"coco"`` writes COCO's list of results, coco_results.json; ``"mpii"`` the layout of MPII's
             evaluation server, mpii_pred.mat.
         attrs: what predictions.h5 says of its making.
@@ -86,7 +87,9 @@ def write_predictions(
     Raises:
         UserError: ``"mpii"`` for people whose numbers in MPII's list are not known.
     """
-    points, scores = predictions[..., :2], predictions[..., 2]
+    points, scores = predictions[..., :2].astype(np.float64), predictions[..., 2]
+    for index in np.flatnonzero(np.isfinite(points).any(axis=(1, 2))):
+        points[index] = people.to_original(int(index), points[index])
     files = [folder / "predictions.h5"]
     write_hdf5(files[0], points, scores, skeleton=people.skeleton, attrs={k: str(v) for k, v in (attrs or {}).items()})
     if "coco" in also:

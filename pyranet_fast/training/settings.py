@@ -45,9 +45,13 @@ class Settings:
     """Settings of `python -m pyranet_fast.train`; the defaults are the paper's recipe (section 5.1)."""
 
     dataset: str = _option(
-        "demo", "demo (synthetic people), lsp, lsp+lspet, mpii, mpii+lsp, or your own: coco:TRAIN.json[,VAL.json]"
+        "demo",
+        "demo (synthetic people), lsp, lsp+lspet, mpii, mpii+lsp, your own: coco:TRAIN.json[,VAL.json], or any of them "
+        "in one file: packed:FILE, written by data.pack",
     )
-    root: str | None = _option(None, "folder that holds lsp_dataset/, lspet_dataset/, mpii/; or the images of your own")
+    root: str | None = _option(
+        None, "folder that holds lsp_dataset/, lspet_dataset/, mpii/; or the images of your own; none for packed:FILE"
+    )
     output: str = _option("output", "folder for checkpoints, logs, curves and pictures")
     stacks: int = _option(8, "hourglass stacks")
     features: int = _option(256, "channels of the hourglass; the stem has features/4 and features/2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyranet_fast import ops
 from pyranet_fast.nn.residual import BNReLUConv, Conv3x3
