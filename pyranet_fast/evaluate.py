@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cli
+from .memory import keep_pages
 
 SCALES = (1, 6)
 MPII_VALIDATION = 2958  # people
@@ -134,10 +135,9 @@ def _score_files(arguments: argparse.Namespace) -> int:
 def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace, formats: list[str]) -> int:
     device = cli.device(arguments.device)
 
-    import torch
-
     from .data import open_dataset
     from .pose.evaluation import SINGLE_SCALE, evaluate_pose
+    from .pose.inference import ready
     from .pose.multiscale import SIX_SCALES
     from .pose.partial import Partial
     from .pose.results import mpii_numbers, write_metrics, write_predictions, write_worst
@@ -155,8 +155,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         )
     if "mpii" in formats:
         mpii_numbers(people)  # fails now, not after hours
-    model = build_model(checkpoint, arguments.checkpoint).to(device)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model, autocast = ready(build_model(checkpoint, arguments.checkpoint), device, arguments.precision)
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
     output = cli.output_folder(arguments.output)
     file = Path(arguments.checkpoint).resolve()
@@ -183,7 +182,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
             scales=scales,
             batch_size=arguments.batch_size,
             device=device,
-            precision=arguments.precision,
+            precision=autocast,
             workers=arguments.workers,
             on_error=arguments.on_error,
             progress=True,
@@ -217,4 +216,5 @@ def _say_files(files: list[Path]) -> None:
 
 
 if __name__ == "__main__":
+    keep_pages()
     sys.exit(cli.run(main))

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import cli
 from .errors import UserError
+from .memory import keep_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,4 +136,5 @@ def printable(path: object) -> str:
 
 
 if __name__ == "__main__":
+    keep_pages()
     sys.exit(cli.run(main))

@@ -17,7 +17,7 @@ from .data.base import PIXELS_PER_SCALE, Image
 from .data.images import as_rgb, read_image
 from .data.transforms import MAP_STRIDE, crop, crop_matrix, invert
 from .errors import UserError
-from .pose.inference import PRECISIONS, decode, score_maps
+from .pose.inference import PRECISIONS, decode, ready, score_maps
 from .pose.skeleton import resolve_skeleton
 from .training.checkpoint import Checkpoint, build_model, load_checkpoint
 
@@ -129,10 +129,10 @@ class Predictor:
         size = checkpoint.input_size
         if not isinstance(size, int) or size < multiple or size % multiple:
             raise UserError(f"{path} has input size {size!r}; a multiple of {multiple} is needed")
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input_size = size
         self.flip = flip
         self.precision = precision or "fp32"
+        self.model, self._autocast = ready(model, self.device, self.precision)
 
     def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:
         """Predict the pose of one person.
@@ -224,7 +224,7 @@ class Predictor:
             self.skeleton,
             flip=self.flip,
             device=self.device,
-            precision=self.precision,
+            precision=self._autocast,
         )
         joints, scores = decode(maps, np.stack(inverses))
         if not np.isfinite(scores).all():

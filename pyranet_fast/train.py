@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from . import cli
+from .memory import keep_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,4 +49,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_pages()
     sys.exit(cli.run(main))
