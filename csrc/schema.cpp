@@ -58,6 +58,12 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "batch_norm_relu_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
       "float eps) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  // The same for several norms of one x, weight and bias (J, C); channels_last, CPU. extra is added to the gradient of x;
+  // an empty tensor among grads is zero.
+  m.def("shared_batch_norm_relu(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor[] y, Tensor mean, Tensor var)");
+  m.def(
+      "shared_batch_norm_relu_backward(Tensor[] grads, Tensor? extra, Tensor x, Tensor weight, Tensor bias, "
+      "Tensor mean, Tensor var, float eps) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   // x + other (x nearest-upsampled by 2 where other has twice its size), and relu(sum * scale[j] + shift[j]) for every
   // row j of scale; the sum comes first where it is kept. Outputs are channels_last. For inference, no gradient.
   m.def(

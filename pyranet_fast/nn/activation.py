@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import batch_norm_relu
+from ..ops import shared_batch_norm_relu as shared
 
 
 class BatchNormReLU(nn.BatchNorm2d):
@@ -46,3 +49,30 @@ class BatchNormReLU(nn.BatchNorm2d):
         if self.bias is not None:
             shift = shift + self.bias.to(wide)
         return scale, shift
+
+
+def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor]]:
+    """What the branches of a unit read: every norm (or ``nn.Identity``) of x, in the fewest passes.
+
+    In training on the CPU the `BatchNormReLU` among them share statistics and passes (`ops.shared_batch_norm_relu`);
+    their own hooks do not run there.
+
+    Returns:
+        x for the identity skip, to be used instead of x, and the outputs in the order of ``norms``.
+    """
+    own = [norm for norm in norms if isinstance(norm, BatchNormReLU)]
+    first = own[0] if own else None
+    if (
+        first is None
+        or any(not n.training or n.momentum is None or n.eps != first.eps for n in own)
+        or not shared.serves(x, *(v for n in own for v in (n.weight, n.bias, n.running_mean, n.running_var)))
+    ):
+        return x, [norm(x) for norm in norms]
+    x, made, mean, var = shared.shared_batch_norm_relu(x, [n.weight for n in own], [n.bias for n in own], first.eps)
+    count = x.numel() // x.shape[1]
+    for norm in own:
+        torch.ops.pyranet_fast.batch_norm_update_(
+            norm.running_mean, norm.running_var, norm.num_batches_tracked, mean, var, norm.momentum, count
+        )
+    outputs = iter(made)
+    return x, [next(outputs) if isinstance(norm, BatchNormReLU) else x for norm in norms]

@@ -12,8 +12,8 @@ from ..ops import (
     upsample_sum,
     upsample_sum_canvas,
 )
-from .activation import BatchNormReLU
-from .residual import BNReLUConv, make_skip
+from .activation import BatchNormReLU, norms_of
+from .residual import BNReLUConv, make_skip, run_skip, skip_norms
 from .windows import POOL_WINDOWS, draw_samples, level_sizes
 
 PYRAMID_VARIANTS = ("A", "B", "B*", "C", "D")
@@ -66,9 +66,17 @@ class PooledPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
+        return self.after_norm(self.preactivation(x))
+
+    @property
+    def entry(self) -> nn.Module:
+        """The norm at the entry, or an identity."""
+        return self.preactivation
+
+    def after_norm(self, x: Tensor) -> Tensor:
+        """``forward`` of what ``entry`` made."""
         size = (x.shape[2], x.shape[3])
         sizes = level_sizes(size, self.levels)
-        x = self.preactivation(x)
         entries = [reduce(x) for reduce in self.reduce]
         samples = draw_samples(entries[0], self.levels, self.windows, self.training)
         if self.canvas and len(entries) == len(self.filters) == 1 and not self.concatenate:
@@ -121,7 +129,16 @@ class DilatedPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        x = self.bn(self.reduce(x))
+        return self.after_norm(self.reduce.bn(x))
+
+    @property
+    def entry(self) -> nn.Module:
+        """The norm at the entry, or an identity."""
+        return self.reduce.bn
+
+    def after_norm(self, x: Tensor) -> Tensor:
+        """``forward`` of what ``entry`` made."""
+        x = self.bn(self.reduce.conv(x))
         first, *others = self.filters
         total = first(x)
         for dilated in others:
@@ -169,7 +186,7 @@ class PyramidResidualModule(nn.Module):
         middle, width = outputs // 2, outputs // base_width
         self.reduce = BNReLUConv(inputs, middle, preactivate=preactivate)
         self.filter = BNReLUConv(middle, middle, 3)
-        self.pyramid: nn.Module
+        self.pyramid: PooledPyramid | DilatedPyramid
         if variant == "D":
             self.pyramid = DilatedPyramid(inputs, width, middle, levels=levels, preactivate=preactivate)
         else:
@@ -189,9 +206,10 @@ class PyramidResidualModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W), H and W at least 2, to (N, outputs, H, W)."""
+        x, (first, second, *skip) = norms_of(x, [self.reduce.bn, self.pyramid.entry, *skip_norms(self.skip)])
         # In-place additions: see ResidualUnit.
-        branches = self.filter(self.reduce(x))
-        branches += self.pyramid(x)
+        branches = self.filter(self.reduce.conv(first))
+        branches += self.pyramid.after_norm(second)
         y = self.expand(branches)
-        y += self.skip(x)
+        y += run_skip(self.skip, x, skip)
         return y

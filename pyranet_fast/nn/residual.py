@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..ops import winograd
-from .activation import BatchNormReLU
+from .activation import BatchNormReLU, norms_of
 
 
 class Conv3x3(nn.Conv2d):
@@ -53,6 +53,16 @@ def make_skip(inputs: int, outputs: int, project: bool) -> nn.Module:
     return BNReLUConv(inputs, outputs) if project or inputs != outputs else nn.Identity()
 
 
+def skip_norms(skip: nn.Module) -> list[nn.Module]:
+    """The norm of a projected skip, in a list; an identity skip has none."""
+    return [skip.bn] if isinstance(skip, BNReLUConv) else []
+
+
+def run_skip(skip: nn.Module, x: Tensor, active: list[Tensor]) -> Tensor:
+    """The skip's output, from x or from what `skip_norms` made of it."""
+    return skip.conv(active[0]) if isinstance(skip, BNReLUConv) else x
+
+
 class ResidualUnit(nn.Module):
     """x + P(x), P = BN ReLU 1x1, BN ReLU 3x3, BN ReLU 1x1.
 
@@ -81,7 +91,8 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        y = self.expand(self.filter(self.reduce(x)))
+        x, (first, *skip) = norms_of(x, [self.reduce.bn, *skip_norms(self.skip)])
+        y = self.expand(self.filter(self.reduce.conv(first)))
         # Additions go into the fresh output of a convolution, which no backward needs: no new memory.
-        y += self.skip(x)
+        y += run_skip(self.skip, x, skip)
         return y
