@@ -28,8 +28,9 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 PRECISIONS = ("fp32", "bf16")
 PLAIN = [f"{way} {layout} {p}" for way in ("eager", "compiled") for layout in LAYOUTS for p in PRECISIONS]
 FORMS = [*PLAIN, *(f"ours {p}" for p in PRECISIONS)]
-# Of the norm of the plain float32 maps.
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
+# Of the norm of the plain float32 maps. Inductor's fractional pooling rounds some windows to a neighbour (1e-3 of the
+# norm were seen), which is no reason to leave a rival out.
+TOLERANCE = {"ours fp32": 1e-4, "plain fp32": 1e-2, "ours bf16": 0.05, "plain bf16": 0.05}
 
 
 def synchronise(device: str) -> None:
@@ -132,7 +133,7 @@ def measure(
         if exact is not None:
             error = difference(maps(), exact)
             row["difference"] = float(f"{error:.2g}")
-            if not error < TOLERANCE[form.rsplit(" ", 1)[1]]:
+            if not error < TOLERANCE[f"{'ours' if form.startswith('ours') else 'plain'} {form.rsplit(' ', 1)[1]}"]:
                 row["failed"] = f"differs from the plain network by {error:.2g}"
                 print(f"{form}: {row['failed']}; not timed", flush=True)
                 continue
