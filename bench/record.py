@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ def write(name: str, device: str, rows: list[dict[str, Any]], **more: Any) -> Pa
         "machine": machine(device),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
-        "command": f"python -m {_module()} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python -m {_module()} {shlex.join(sys.argv[1:])}".strip(),
         **more,
         "rows": rows,
     }
