@@ -113,8 +113,7 @@ def _checked(form: Form, data: Data, settings: Settings, ready: dict[str, Prepar
                 return {**row, "failed": f"its loss differs from the plain network's by {error:.2g}"}
         error = difference(results, data.plain_results())
         row["difference"] = timing.figure(error, 2) if error < float("inf") else 1e9
-        if not error < tolerance(case, form.precision):
-            allowed = tolerance(case, form.precision)
+        if not error < (allowed := tolerance(case, form)):
             return {**row, "failed": f"differs from the plain network by {error:.2g}, above {allowed:g}"}
         if alone and form.way != "compiled":
             row.update(_alone(form, case, settings))

@@ -42,8 +42,7 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   // depends on the instruction set; y = relu?(conv(x) + bias + other).
   m.def("winograd_pack(Tensor weight, bool backward) -> Tensor");
   m.def("winograd_weight_gradient(Tensor x, Tensor gradient) -> Tensor");
-  m.def(
-      "winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> Tensor");
+  m.def("winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> Tensor");
   m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
   // The maps' mean with a mirrored stack: map k of the second one, mirrored, belongs to joint swap[k] (int64) of the
   // first. Scores are float32 (float64 for float64). No gradient, no CPU kernel: Python composes it there.
@@ -58,16 +57,17 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "batch_norm_relu_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
       "float eps) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
-  // The same for several norms of one x, weight and bias (J, C); channels_last, CPU. extra is added to the gradient of x;
-  // an empty tensor among grads is zero.
-  m.def("shared_batch_norm_relu(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor[] y, Tensor mean, Tensor var)");
+  // The same for several norms of one x, weight and bias (J, C); channels_last, CPU. extra is added to the gradient of
+  // x; an empty tensor among grads is zero.
+  m.def(
+      "shared_batch_norm_relu(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor[] y, Tensor mean, Tensor "
+      "var)");
   m.def(
       "shared_batch_norm_relu_backward(Tensor[] grads, Tensor? extra, Tensor x, Tensor weight, Tensor bias, "
       "Tensor mean, Tensor var, float eps) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   // x + other (x nearest-upsampled by 2 where other has twice its size), and relu(sum * scale[j] + shift[j]) for every
   // row j of scale; the sum comes first where it is kept. Outputs are channels_last. For inference, no gradient.
-  m.def(
-      "add_affine_relu(Tensor x, Tensor? other, Tensor scale, Tensor shift, bool keep) -> Tensor[]");
+  m.def("add_affine_relu(Tensor x, Tensor? other, Tensor scale, Tensor shift, bool keep) -> Tensor[]");
   m.def(
       "batch_norm_update_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!) batches, Tensor mean, "
       "Tensor var, float momentum, SymInt count) -> ()");

@@ -30,7 +30,10 @@ SWITCHES = {
 # One operator, one module of its name in ops/; the other public names of ops choose and list backends.
 OPERATORS = tuple(name for name in ops.__all__ if getattr(ops, name).__module__ == f"pyranet_fast.ops.{name}")
 
-ON_THE_REFERENCE = {("batch_norm_relu", "cuda"): "it is cuDNN's batch norm and a ReLU"}
+ON_THE_REFERENCE = {
+    ("batch_norm_relu", "cuda"): "it is cuDNN's batch norm and a ReLU",
+    ("add_affine_relu", "cuda"): "it has no CUDA kernel yet",
+}
 
 
 def versions() -> dict[str, str]:

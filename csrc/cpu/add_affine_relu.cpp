@@ -62,9 +62,9 @@ std::vector<Tensor> add_affine_relu(Tensor x, std::optional<Tensor> other, Tenso
   int64_t h = x.size(2), w = x.size(3);
   bool half = false;
   if (other.has_value()) {
-    STD_TORCH_CHECK(other->dim() == 4 && other->size(0) == n && other->size(1) == c &&
-                        other->scalar_type() == x.scalar_type(),
-                    "add_affine_relu: other must be (N, C, H, W) in the dtype of x");
+    STD_TORCH_CHECK(
+        other->dim() == 4 && other->size(0) == n && other->size(1) == c && other->scalar_type() == x.scalar_type(),
+        "add_affine_relu: other must be (N, C, H, W) in the dtype of x");
     half = other->size(2) == 2 * h && other->size(3) == 2 * w;
     STD_TORCH_CHECK(half || (other->size(2) == h && other->size(3) == w),
                     "add_affine_relu: other must have the size of x, or twice its height and width");

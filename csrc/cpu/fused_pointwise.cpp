@@ -92,10 +92,14 @@ std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::
                       static_cast<int64_t>(relu.size()) == count,
                   "fused_pointwise: scale, shift, weight, bias and relu must have one entry for every output");
   STD_TORCH_CHECK(!residual.has_value() || count == 1, "fused_pointwise: residual is for one output");
-  PointwiseJob job{x.const_data_ptr<float>(), other.has_value() ? other->const_data_ptr<float>() : nullptr,
-                   nullptr,                   h,
-                   w,                         c,
-                   half,                      {}};
+  PointwiseJob job{x.const_data_ptr<float>(),
+                   other.has_value() ? other->const_data_ptr<float>() : nullptr,
+                   nullptr,
+                   h,
+                   w,
+                   c,
+                   half,
+                   {}};
   std::vector<Tensor> results;
   if (keep) results.push_back(empty_nchw(x, {n, c, h, w}, true, ScalarType::Float));
   for (int64_t j = 0; j < count; ++j) {

@@ -1,5 +1,6 @@
-// Several BN-ReLUs of one map, as the branches of a residual unit read it: statistics once, all outputs in one pass, and
-// backward all sums in one pass and the map's whole gradient, the identity skip's included, in another. channels_last.
+// Several BN-ReLUs of one map, as the branches of a residual unit read it: statistics once, all outputs in one pass,
+// and backward all sums in one pass and the map's whole gradient, the identity skip's included, in another.
+// channels_last.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -181,9 +182,8 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> shared_batch_norm_relu(Tensor x,
 }
 
 std::tuple<Tensor, Tensor, Tensor> shared_batch_norm_relu_backward(std::vector<Tensor> grads,
-                                                                   std::optional<Tensor> extra, Tensor x,
-                                                                   Tensor weight, Tensor bias, Tensor mean, Tensor var,
-                                                                   double eps) {
+                                                                   std::optional<Tensor> extra, Tensor x, Tensor weight,
+                                                                   Tensor bias, Tensor mean, Tensor var, double eps) {
   check(x, weight, bias);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
   STD_TORCH_CHECK(static_cast<int64_t>(grads.size()) == weight.size(0),

@@ -59,9 +59,9 @@ int64_t padded(int64_t outputs) {
 // (K, C, 3, 3) to (36, padded K / columns, C, columns). For the gradient of the input the filter is turned by half a
 // turn and inputs and outputs change places.
 Tensor winograd_pack(Tensor weight, bool backward) {
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
-                      weight.scalar_type() == ScalarType::Float,
-                  "winograd_pack: weight must be (K, C, 3, 3) in float32");
+  STD_TORCH_CHECK(
+      weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.scalar_type() == ScalarType::Float,
+      "winograd_pack: weight must be (K, C, 3, 3) in float32");
   weight = torch::stable::contiguous(weight);
   const int64_t k = weight.size(backward ? 1 : 0), c = weight.size(backward ? 0 : 1);
   const int64_t columns = PF_CHOOSE(winograd_columns)(), panels = padded(k) / columns;

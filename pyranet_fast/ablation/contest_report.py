@@ -75,6 +75,7 @@ def _draw_curves(results: Sequence[Result], path: Path, title: str) -> None:
     for number, r in enumerate(results):
         epochs, scores = zip(*r.curves[0], strict=True)
         axis.plot(epochs, scores, styles[number % 4], marker="o", markersize=3, label=r.name)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="epoch", ylabel=f"{results[0].metric} / %, validation")
     axis.legend(fontsize="small")
     figure.savefig(path, dpi=110)
