@@ -55,7 +55,7 @@ def measure(
         until: time.perf_counter() after which no further form and no further round begins (but three).
     """
     data = Data(case)
-    work = round(complexity(data.source, (1, 3, case.side, case.side)).flops * case.batch / 1e9, 2)
+    work = timing.figure(complexity(data.source, (1, 3, case.side, case.side)).flops * case.batch / 1e9, 5)
     rows: list[dict[str, Any]] = []
     ready: dict[str, Prepared] = {}
     for form in forms:

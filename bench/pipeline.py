@@ -68,7 +68,9 @@ def loader_rows(people: PeopleSource, name: str, arguments: argparse.Namespace) 
             took = sorted(took[1:])
             row = {"form": "loader", "dataset": name, "people": len(people), "workers": workers, "device": "cpu"}
             row |= {"pixels": "kept decoded" if kept else "read each time", "input_size": arguments.input_size}
-            rows.append({**row, "people_per_s": figure(len(people) / took[len(took) // 2]), "first_s": figure(first, 3)})
+            rows.append(
+                {**row, "people_per_s": figure(len(people) / took[len(took) // 2]), "first_s": figure(first, 3)}
+            )
             say(rows[-1])
     return rows
 
@@ -83,7 +85,12 @@ def training_rows(arguments: argparse.Namespace, device: str) -> list[dict[str, 
                 "--depth": arguments.depth, "--input-size": arguments.input_size, "--batch-size": arguments.batch_size,
                 "--max-steps": arguments.steps, "--workers": workers, "--device": device, "--validate-every": 1000,
             }  # fmt: skip
-            command = [sys.executable, "-m", "pyranet_fast.train", *(str(part) for pair in flags.items() for part in pair)]
+            command = [
+                sys.executable,
+                "-m",
+                "pyranet_fast.train",
+                *(str(part) for pair in flags.items() for part in pair),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             log = Path(folder) / "log.csv"
             if done.returncode or not log.is_file():
