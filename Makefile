@@ -22,7 +22,7 @@ CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build emulator demo test lint format bench gpu wheel wheel-check clean distclean
+.PHONY: help env build emulator demo test lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -103,12 +103,22 @@ lint: $(VENV)/.installed ## ruff, mypy, clang-format: all of them, even where on
 format: $(VENV)/.installed ## mend layout: ruff and clang-format
 	@$(PYTHON) -m ruff check --fix-only . && $(PYTHON) -m ruff format . && $(VENV)/bin/clang-format -i $(CPP_FILES)
 
-bench: build ## throughput beside native PyTorch, same run, same machine
-	@$(PYTHON) -m pytest bench $(ARGS)
+# bench/results/<machine>.json; BENCH: flags of bench.model (its whole run takes hours: compiling does).
+BENCH ?= --budget 60
+bench: build ## beside native PyTorch: operators, network, pipeline; then make bench-report
+	@$(PYTHON) -m pytest -q bench --record --benchmark-disable-gc $(ARGS)
+	@$(PYTHON) -m bench.model $(BENCH)
+	@$(PYTHON) -m bench.pipeline
+
+bench-growth: build ## time and memory against batch, stacks, levels and resolution
+	@$(PYTHON) -m bench.growth $(BENCH)
+
+bench-report: build ## README's tables and docs/bench/*.png out of bench/results/*.json
+	@$(PYTHON) -m bench.report --write --plots
 
 # On a machine with a GPU: any Python whose torch has CUDA, and the package installed there or built here.
 SANITIZER := $(or $(shell command -v compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))
-gpu: ## on a machine with a GPU: parity, sanitizer, benchmark, bench/results/<gpu>.json (GPU_PYTHON: its Python)
+gpu: ## on a machine with a GPU: parity, sanitizer, benchmark within ten minutes, bench/results/<gpu>.json (GPU_PYTHON: its Python)
 	$(GPU_PYTHON) -m pyranet_fast.env
 	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu $(ARGS)
 	$(if $(SANITIZER),$(SANITIZER) --error-exitcode 9 --tool memcheck $(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu/test_gpu_parity.py -k "native and (28 or loss or argmax) and contiguous",@echo "compute-sanitizer is not here: left out")

@@ -1,16 +1,32 @@
 """The network in plain PyTorch, as a good engineer would write it in an afternoon: what every speed is compared with.
 
-Nothing of pyranet_fast is used but the sizes of levels. Names of parameters are `PyraNet`'s, so weights load across and
-parity is a test (tests/bench). Variants ``"B*"`` and ``"plain"``.
+Nothing of pyranet_fast is used. Names of parameters are `PyraNet`'s, so weights load across and parity is a test
+(tests/bench). Variants ``"B*"`` and ``"plain"``.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyranet_fast.nn.windows import level_sizes
+
+def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
+    """(h, w) of the levels c = 1 ... C of an input: floor(in * 2^(-c/C)), in // 2 for c = C; 1 to in - 1."""
+
+    def pooled(full: int, c: int) -> int:
+        return full // 2 if c == levels else max(1, min(full - 1, math.floor(full * 2.0 ** (-c / levels))))
+
+    return [(pooled(size[0], c), pooled(size[1], c)) for c in range(1, levels + 1)]
+
+
+def windows(x: Tensor, training: bool) -> Tensor:
+    """Places of the pooling windows of one level, (N, C, 2): drawn in training, fixed in evaluation."""
+    shape = (*x.shape[:2], 2)
+    return torch.rand(shape, dtype=x.dtype, device=x.device) if training else x.new_full(shape, 0.5)
 
 
 class BNReLUConv(nn.Module):
@@ -40,24 +56,38 @@ class Pyramid(nn.Module):
         x = F.relu(self.bn[0](self.reduce[0](x)))
         total: Tensor | None = None
         for level in level_sizes(size, self.levels):
-            n, c = x.shape[:2]
-            u = torch.rand(n, c, 2, dtype=x.dtype, device=x.device) if self.training else x.new_full((n, c, 2), 0.5)
-            pooled = F.fractional_max_pool2d(x, 2, output_size=level, _random_samples=u)
+            pooled = F.fractional_max_pool2d(x, 2, output_size=level, _random_samples=windows(x, self.training))
             y = F.interpolate(self.filters[0](pooled), size=size, mode="bilinear", align_corners=True)
             total = y if total is None else total + y
         assert total is not None
         return self.expand(total)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What the units of a network have in common."""
+
+    pyramids: bool
+    levels: int
+    base_width: int
+
+
 class Unit(nn.Module):
     def __init__(
-        self, inputs: int, outputs: int, levels: int, pyramid: bool, project: bool = False, preactivate: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kind: Kind,
+        pyramid: bool = True,
+        project: bool = False,
+        preactivate: bool = True,
     ) -> None:
         super().__init__()
-        middle = outputs // 2
+        middle, width = outputs // 2, outputs // kind.base_width
         self.reduce = BNReLUConv(inputs, middle, preactivate=preactivate)
         self.filter = BNReLUConv(middle, middle, 3)
-        self.pyramid = Pyramid(inputs, outputs // 9, middle, levels, preactivate) if pyramid else None
+        pyramid = pyramid and kind.pyramids
+        self.pyramid = Pyramid(inputs, width, middle, kind.levels, preactivate) if pyramid else None
         self.expand = BNReLUConv(middle, outputs)
         self.skip = BNReLUConv(inputs, outputs) if project or inputs != outputs else None
 
@@ -69,15 +99,13 @@ class Unit(nn.Module):
 
 
 class Hourglass(nn.Module):
-    def __init__(self, depth: int, features: int, levels: int, pyramids: bool) -> None:
+    def __init__(self, depth: int, features: int, kind: Kind) -> None:
         super().__init__()
-        self.up1 = Unit(features, features, levels, pyramids and depth >= 2)
-        self.low1 = Unit(features, features, levels, pyramids and depth >= 3)
-        inner = (
-            Hourglass(depth - 1, features, levels, pyramids) if depth > 1 else Unit(features, features, levels, False)
-        )
+        self.up1 = Unit(features, features, kind, depth >= 2)
+        self.low1 = Unit(features, features, kind, depth >= 3)
+        inner = Hourglass(depth - 1, features, kind) if depth > 1 else Unit(features, features, kind, False)
         self.low2 = inner
-        self.low3 = Unit(features, features, levels, pyramids and depth >= 3, project=True)
+        self.low3 = Unit(features, features, kind, depth >= 3, project=True)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.low3(self.low2(self.low1(F.max_pool2d(x, 2))))
@@ -85,22 +113,22 @@ class Hourglass(nn.Module):
 
 
 class Stem(nn.Module):
-    def __init__(self, features: int, levels: int, pyramids: bool) -> None:
+    def __init__(self, features: int, kind: Kind) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, features // 4, 7, stride=2, padding=3)
         self.bn = nn.BatchNorm2d(features // 4)
-        self.unit1 = Unit(features // 4, features // 2, levels, pyramids, preactivate=False)
-        self.unit2 = Unit(features // 2, features // 2, levels, pyramids)
-        self.unit3 = Unit(features // 2, features, levels, pyramids)
+        self.unit1 = Unit(features // 4, features // 2, kind, preactivate=False)
+        self.unit2 = Unit(features // 2, features // 2, kind)
+        self.unit3 = Unit(features // 2, features, kind)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.unit3(self.unit2(F.max_pool2d(self.unit1(F.relu(self.bn(self.conv(x)))), 2)))
 
 
 class Stack(nn.Module):
-    def __init__(self, joints: int, features: int, depth: int, levels: int, pyramids: bool, last: bool) -> None:
+    def __init__(self, joints: int, features: int, depth: int, kind: Kind, last: bool) -> None:
         super().__init__()
-        self.hourglass = Hourglass(depth, features, levels, pyramids)
+        self.hourglass = Hourglass(depth, features, kind)
         self.features = BNReLUConv(features, features)
         self.bn = nn.BatchNorm2d(features)
         self.score = nn.Conv2d(features, joints, 1)
@@ -127,15 +155,14 @@ class Baseline(nn.Module):
         variant: str = "B*",
         levels: int = 4,
         depth: int = 4,
+        base_width: int = 9,
     ) -> None:
         super().__init__()
         if variant not in ("B*", "plain"):
             raise ValueError(f"variant is {variant!r}; 'B*' and 'plain' are accepted")
-        pyramids = variant == "B*"
-        self.stem = Stem(features, levels, pyramids)
-        self.stacks = nn.ModuleList(
-            Stack(joints, features, depth, levels, pyramids, last=i == stacks - 1) for i in range(stacks)
-        )
+        kind = Kind(variant == "B*", levels, base_width)
+        self.stem = Stem(features, kind)
+        self.stacks = nn.ModuleList(Stack(joints, features, depth, kind, last=i == stacks - 1) for i in range(stacks))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x, scores = self.stem(image), []

@@ -1,4 +1,4 @@
-"""`python -m bench.compare A.json B.json`: two files of results as ratios, row by row."""
+"""`python -m bench.compare A.json B.json`: two files of results as ratios of cost, row by row."""
 
 from __future__ import annotations
 
@@ -8,48 +8,91 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.report import KEYS, read
+from bench import record
 from pyranet_fast import cli
 
+# Where a row has no time of its own: what else is compared.
+QUANTITIES = (("ms", "ms"), ("people_per_s", "people/s"))
 
-def times(content: dict[str, Any]) -> dict[tuple[Any, ...], float]:
-    """Milliseconds of every row that has them, by case and form (model) or by operator and shape (bench.gpu)."""
-    found: dict[tuple[Any, ...], float] = {}
-    for row in content["rows"]:
-        if isinstance(row.get("ms"), int | float):
-            found[tuple(row.get(key) for key in KEYS)] = float(row["ms"])
-        elif isinstance(row.get("ms"), dict):
-            case = (row["operator"], *row["shape"], row["dtype"], row["layout"], row["direction"])
-            found.update({(*case, form): float(ms) for form, ms in row["ms"].items()})
-    return found
+
+def label(row: dict[str, Any]) -> str:
+    """A row's case in words."""
+    hidden = (*record.MEASURED, "part", "base", *(k for k, v in record._UNSAID.items() if row.get(k) == v))
+    parts = [f"{key} {value}" for key, value in row.items() if key not in hidden and key not in ("form", "mode")]
+    return ", ".join([row["part"], *([row["mode"]] if "mode" in row else []), *parts, row["form"]])
+
+
+def by_case(content: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    """Rows by what identifies them."""
+    return {record.case(row): row for row in content["rows"]}
+
+
+def cost(row: dict[str, Any]) -> tuple[float, float, str] | None:
+    """What a row costs, the figure as it stands, and its unit; None without a figure."""
+    for key, unit in QUANTITIES:
+        if row.get(key, 0) > 0:
+            value = float(row[key])
+            return (value if key == "ms" else 1 / value), value, unit
+    return None
+
+
+def compare(
+    first: dict[str, Any], second: dict[str, Any], threshold: float, names: tuple[str, str]
+) -> tuple[list[str], int]:
+    """A line for every row, and how many became slower by more than the threshold or lost their number."""
+    before, after = by_case(first), by_case(second)
+    lines, worse = [], 0
+    for key, row in before.items():
+        name, old = label(row), cost(row)
+        if key not in after:
+            lines.append(f"{name}: only in {names[0]}")
+            continue
+        new = cost(after[key])
+        if new is None:
+            if old is not None:
+                worse += 1
+                lines.append(
+                    f"{name}: {old[1]:g} {old[2]} -> no number: {after[key].get('failed', 'not measured')}  LOST"
+                )
+            continue
+        if old is None:
+            lines.append(f"{name}: no number -> {new[1]:g} {new[2]}")
+            continue
+        ratio = new[0] / old[0]
+        slower = ratio > 1 + threshold
+        worse += slower
+        lines.append(f"{name}: {old[1]:g} -> {new[1]:g} {new[2]}, x{ratio:.3f}{'  SLOWER' if slower else ''}")
+    lines += [f"{label(row)}: only in {names[1]}" for key, row in after.items() if key not in before]
+    return lines, worse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 1 where a row is slower by more than the threshold."""
+    """Run the command; returns 1 where a row is slower by more than the threshold or has lost its number."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument(
         "--threshold", type=float, default=0.1, help="share that counts as slower (default: %(default)s)"
     )
+    parser.add_argument(
+        "--ours", action="store_true", help="only forms of this package: a slower rival is no regression"
+    )
     arguments = parser.parse_args(argv)
-    first, second = read(arguments.before), read(arguments.after)
+    if not arguments.threshold >= 0:
+        parser.error(f"--threshold is {arguments.threshold}; 0 or more is accepted")
+    first, second = record.read(arguments.before), record.read(arguments.after)
     if first["machine"] != second["machine"]:
         print(f"note: other machines: {first['machine']} and {second['machine']}", file=sys.stderr)
-    before, after = times(first), times(second)
-    slower = 0
-    for case, ms in before.items():
-        name = ", ".join(str(part) for part in case if part is not None)
-        if case not in after:
-            print(f"{name}: only in {arguments.before}")
-            continue
-        ratio = after[case] / ms
-        flag = "  SLOWER" if ratio > 1 + arguments.threshold else ""
-        slower += bool(flag)
-        print(f"{name}: {ms:g} -> {after[case]:g} ms, x{ratio:.3f}{flag}")
-    for case in after.keys() - before.keys():
-        print(f"{', '.join(str(part) for part in case if part is not None)}: only in {arguments.after}")
-    return int(slower > 0)
+    if arguments.ours:
+        for content in (first, second):
+            content["rows"] = [r for r in content["rows"] if r["part"] == "pipeline" or r["form"].startswith("ours")]
+    lines, worse = compare(first, second, arguments.threshold, (str(arguments.before), str(arguments.after)))
+    print("\n".join(lines))
+    if worse:
+        print(
+            f"{worse} of {len(lines)} rows are slower by more than {arguments.threshold:.0%}, or lost", file=sys.stderr
+        )
+    return int(worse > 0)
 
 
 if __name__ == "__main__":

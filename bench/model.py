@@ -1,206 +1,266 @@
-"""`python -m bench.model`: the whole network, inference and training step, beside plain PyTorch in its best forms.
+"""`python -m bench.model`: the whole network, inference and training step, beside plain PyTorch in its forms.
 
 All forms of a case run one after another, round by round, so that whatever else the machine does falls on all of them;
-ratios are medians over rounds. Parity with the plain network in float32 is checked before anything is timed, and a form
-that disagrees gets no number. First calls, compilation included, are a column of their own.
+the ratio is the median over rounds of the best plain form's time to ours. Parity with the plain network in float32 is
+checked before a form is timed, and a form that disagrees gets no number. First call, compilation included, and peak
+memory are measured in a process of their own for every form, which --compile-limit ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import dataclasses
+import os
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from bench import record
-from bench.baseline import Baseline, loss
-from pyranet_fast import ops
+from bench import cold, record, timing
+from bench.forms import FORMS, MODES, Case, Data, Form, Prepared, difference, forms_of, prepare, tolerance
+from pyranet_fast import cli
 from pyranet_fast.memory import keep_pages
-from pyranet_fast.models import PyraNet, optimize_for_inference
+from pyranet_fast.models import complexity
 
-Step = Callable[[], Any]
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-PRECISIONS = ("fp32", "bf16")
-PLAIN = [f"{way} {layout} {p}" for way in ("eager", "compiled") for layout in LAYOUTS for p in PRECISIONS]
-FORMS = [*PLAIN, *(f"ours {p}" for p in PRECISIONS)]
-# Of the norm of the plain float32 maps. Inductor's fractional pooling rounds some windows to a neighbour (1e-3 of the
-# norm were seen), which is no reason to leave a rival out.
-TOLERANCE = {"ours fp32": 1e-4, "plain fp32": 1e-2, "ours bf16": 0.05, "plain bf16": 0.05}
+ISOLATE = ("all", "compiled", "none")
+# Windows are drawn in a compiled training step, so its loss is only near the one with fixed windows.
+NEAR = 0.1
 
 
-def synchronise(device: str) -> None:
-    """Wait for the GPU, if there is one."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to measure; see the flags of the same names."""
 
-
-def weights_of(stacks: int, size: dict[str, Any]) -> PyraNet:
-    """A network with statistics as after some training, the same for all forms."""
-    torch.manual_seed(0)
-    model = PyraNet(stacks, 16, pool_windows="sample", **size)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-    return model
-
-
-def make(
-    form: str, mode: str, source: PyraNet, image: Tensor, size: dict[str, Any]
-) -> tuple[Step, Callable[[], list[Tensor]]]:
-    """The step to time, and a function that returns the score maps for the parity check (inference)."""
-    device, precision = image.device.type, form.rsplit(" ", 1)[1]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    layout = LAYOUTS["contiguous" if " contiguous " in form else "channels_last"]
-    x = image.contiguous(memory_format=layout)
-    model: nn.Module
-    if form.startswith("ours"):
-        if mode == "inference":
-            fast = optimize_for_inference(source, precision).to(device)
-            return (lambda: fast(x)), (lambda: fast(x))
-        model = PyraNet(**source.config)
-    else:
-        model = Baseline(len(source.stacks), **size)
-    model.load_state_dict(source.state_dict())
-    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
-    if mode == "inference":  # bf16 weights: the faster of its two forms
-        model = model.eval().to(dtype)
-        x = x.to(dtype)
-        run: Any = torch.compile(model) if form.startswith("compiled") else model
-
-        def infer() -> list[Tensor]:
-            with torch.inference_mode():
-                maps: list[Tensor] = run(x)
-                return maps
-
-        return infer, infer
-    run = torch.compile(model.train()) if form.startswith("compiled") else model.train()
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=1e-6, alpha=0.99, foreach=True)
-    joints = torch.rand(len(x), 16, 2, generator=torch.Generator().manual_seed(0)).to(device) * (x.shape[3] // 4)
-    weight = torch.ones(len(x), 16, device=device)
-
-    def forward() -> list[Tensor]:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            maps: list[Tensor] = run(x)
-        return maps
-
-    def train() -> None:
-        maps = forward()
-        if form.startswith("ours"):
-            total = torch.stack([ops.heatmap_loss(m, joints, weight) for m in maps]).sum()
-        else:
-            total = loss(maps, joints)
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        optimiser.step()
-
-    return train, forward
-
-
-def exact_maps(source: PyraNet, image: Tensor, size: dict[str, Any]) -> list[Tensor]:
-    """The plain network's maps in float32, evaluation mode."""
-    plain = Baseline(len(source.stacks), **size).to(image.device).eval()
-    plain.load_state_dict(source.state_dict())
-    with torch.inference_mode():
-        maps: list[Tensor] = plain(image)
-    return maps
-
-
-def difference(maps: list[Tensor], exact: list[Tensor]) -> float:
-    """The largest difference of a stack's maps, of their norm."""
-    return max(((m.float() - e).norm() / e.norm()).item() for m, e in zip(maps, exact, strict=True))
+    rounds: int = 15
+    isolate: str = "none"
+    compile_limit: float = 600.0
+    threads: int = 2
+    keep_pages: bool = False
 
 
 def measure(
-    mode: str, stacks: int, batch: int, forms: list[str], *, rounds: int, side: int, device: str, size: dict[str, Any]
+    case: Case, forms: Sequence[Form], settings: Settings, *, until: float | None = None
 ) -> list[dict[str, Any]]:
-    """One row for every form of one case; `failed` instead of times where a form is out of parity."""
-    source = weights_of(stacks, size)
-    image = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device)
-    exact = exact_maps(source, image, size) if mode == "inference" else None
-    rows, steps = [], {}
+    """One row for every form of a case; ``failed`` instead of numbers where there are none.
+
+    Args:
+        case: what the forms share.
+        forms: plain ones and ours.
+        settings: how to measure.
+        until: time.perf_counter() after which no further form and no further round begins (but three).
+    """
+    data = Data(case)
+    work = timing.figure(complexity(data.source, (1, 3, case.side, case.side)).flops * case.batch / 1e9, 5)
+    rows: list[dict[str, Any]] = []
+    ready: dict[str, Prepared] = {}
     for form in forms:
-        row = {"mode": mode, "stacks": stacks, "batch": batch, "side": side, "form": form, "device": device}
+        row: dict[str, Any] = {**dataclasses.asdict(case), "form": form.name, "GFLOP": work}
         rows.append(row)
-        torch._dynamo.reset()
-        step, maps = make(form, mode, source, image, size)
-        start = time.perf_counter()
-        if exact is not None:
-            error = difference(maps(), exact)
-            row["difference"] = float(f"{error:.2g}")
-            if not error < TOLERANCE[f"{'ours' if form.startswith('ours') else 'plain'} {form.rsplit(' ', 1)[1]}"]:
-                row["failed"] = f"differs from the plain network by {error:.2g}"
-                print(f"{form}: {row['failed']}; not timed", flush=True)
-                continue
+        if until is not None and time.perf_counter() > until:
+            row["failed"] = "left out: the time of --budget was used up"
         else:
-            step()
-        synchronise(device)
-        row["first_s"] = round(time.perf_counter() - start, 2)
-        step()
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            step()
-            row["peak_MB"] = round(torch.cuda.max_memory_allocated() / 1e6)
-        steps[form] = step
-    times: dict[str, list[float]] = {form: [] for form in steps}
-    for _ in range(rounds):
-        for form, step in steps.items():
-            synchronise(device)
-            start = time.perf_counter()
-            step()
-            synchronise(device)
-            times[form].append(time.perf_counter() - start)
-    plain = [form for form in times if not form.startswith("ours")]
-    best = min(plain, key=lambda form: statistics.median(times[form])) if plain else None
+            row.update(_checked(form, data, settings, ready))
+        if "failed" in row:
+            for name in ("first_s", "peak_MB"):
+                row.pop(name, None)
+            print(f"{case}, {form.name}: not timed: {row['failed']}", flush=True)
+    times = timing.in_rounds({n: p.step for n, p in ready.items()}, settings.rounds, case.device, until=until)
+    plain = timing.best(times, [form.name for form in forms if form.plain])
     for row in rows:
-        own = times.get(row["form"])
-        if own is None:
+        if (own := times.get(row["form"])) is None:
             continue
-        low, middle, high = statistics.quantiles(own, n=4) if len(own) > 1 else own * 3
-        row.update(ms=round(middle * 1e3, 2), p25=round(low * 1e3, 2), p75=round(high * 1e3, 2))
-        row["images_per_s"] = round(batch / middle, 2)
-        if best is not None:
-            ratios = [other / one for one, other in zip(own, times[best], strict=True)]
-            row["times_the_best_plain"] = round(statistics.median(ratios), 3)
-        print(f"{mode}, {stacks} stacks, batch {batch}, {row['form']}: {row['ms']} ms, first {row['first_s']} s, "
-              f"x{row.get('times_the_best_plain', '-')}", flush=True)  # fmt: skip
+        row.update(timing.summary(own))
+        row["images_per_s"] = timing.figure(1e3 * case.batch / row["ms"])
+        if plain is not None:
+            row["times_the_best_plain"] = timing.median_ratio(times[plain], own)
+        print(
+            f"{case}, {row['form']}: {row['ms']} ms, first call {row['first_s']} s, "
+            f"{row.get('peak_MB', '-')} MB, x{row.get('times_the_best_plain', '-')}",
+            flush=True,
+        )
     return rows
 
 
-def main() -> int:
-    """Measure, print a line a form, write the file."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser = argparse.ArgumentParser(prog="python -m bench.model", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--modes", nargs="+", default=["inference", "training"], choices=["inference", "training"])
-    parser.add_argument("--stacks", nargs="+", type=int, default=[2])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4] if device == "cpu" else [1, 64])
-    parser.add_argument("--training-batch", type=int, default=4 if device == "cpu" else 16)
-    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--input-size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--features", type=int, default=256)
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--name", default=f"model-{device}", help="the result's name in bench/results")
-    parser.add_argument("--keep-pages", action="store_true", help="as the commands set the allocator; for all forms")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    kept = keep_pages() if arguments.keep_pages else False
-    size = {"features": arguments.features, "depth": arguments.depth}
+def _checked(form: Form, data: Data, settings: Settings, ready: dict[str, Prepared]) -> dict[str, Any]:
+    """Prepare a form, check it, and put it among the ``ready``; what the row has to say so far."""
+    case, row = data.case, dict[str, Any]()
+    alone = settings.isolate == "all" or (settings.isolate == "compiled" and form.way == "compiled")
+    torch._dynamo.reset()
+    try:
+        if alone and form.way == "compiled":  # compiles within the limit, and what follows finds it in the cache
+            row.update(_alone(form, case, settings))
+            if "failed" in row:
+                return row
+        before = torch.cuda.memory_allocated() if case.kind == "cuda" else 0
+        prepared = prepare(form, data)
+        if form.way != "compiled" or case.mode == "inference":
+            start = time.perf_counter()
+            results = prepared.results()
+            timing.synchronise(case.device)
+            took = time.perf_counter() - start + prepared.made_s
+        else:
+            results = prepared.results()
+            start = time.perf_counter()
+            loss = prepared.step()
+            timing.synchronise(case.device)
+            took = time.perf_counter() - start
+            if not (error := difference({"loss": loss}, {"loss": data.plain_results()["loss"]})) < NEAR:
+                return {**row, "failed": f"its loss differs from the plain network's by {error:.2g}"}
+        error = difference(results, data.plain_results())
+        row["difference"] = timing.figure(error, 2) if error < float("inf") else 1e9
+        if not error < (allowed := tolerance(case, form)):
+            return {**row, "failed": f"differs from the plain network by {error:.2g}, above {allowed:g}"}
+        if alone and form.way != "compiled":
+            row.update(_alone(form, case, settings))
+            if "failed" in row:
+                return row
+        row.setdefault("first_s", timing.figure(took, 3))
+        prepared.step()
+        if case.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            prepared.step()
+            torch.cuda.synchronize()
+            row["peak_MB"] = timing.figure((torch.cuda.max_memory_allocated() - before) / 1e6)
+    except Exception as error:  # a form that cannot run must not end the run of the others
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return {**row, "failed": f"{type(error).__name__}: {reason[:200]}"}
+    ready[form.name] = prepared
+    return row
+
+
+def _alone(form: Form, case: Case, settings: Settings) -> dict[str, Any]:
+    return cold.elsewhere(
+        form, case, threads=settings.threads, keep_pages=settings.keep_pages, limit=settings.compile_limit
+    )
+
+
+@contextmanager
+def fresh_compiler_cache() -> Iterator[None]:
+    """Inside, torch.compile finds nothing of earlier runs, so that first calls are cold."""
+    with tempfile.TemporaryDirectory(prefix="bench-compiled-") as folder:
+        before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
+            if before is not None:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+
+
+def run(
+    cases: Sequence[Case],
+    forms: Sequence[str],
+    settings: Settings,
+    *,
+    budget: float | None = None,
+    write: Any = None,
+) -> list[dict[str, Any]]:
+    """All cases, each with an even share of the ``budget`` (minutes) that is left; ``write(rows)`` after each."""
+    end = None if budget is None else time.perf_counter() + 60 * budget
     rows: list[dict[str, Any]] = []
-    for mode in arguments.modes:
-        for stacks in arguments.stacks:
-            for batch in arguments.batches if mode == "inference" else [arguments.training_batch]:
-                rows += measure(mode, stacks, batch, arguments.forms, rounds=arguments.rounds,
-                                side=arguments.input_size, device=device, size=size)  # fmt: skip
-                print(f"written: {record.write(arguments.name, device, rows, keep_pages=kept)}", flush=True)
+    with fresh_compiler_cache():
+        for number, case in enumerate(cases):
+            now = time.perf_counter()
+            until = None if end is None else now + max(0.0, end - now) / (len(cases) - number)
+            try:
+                rows += measure(case, forms_of(case.mode, list(forms)), settings, until=until)
+            except torch.OutOfMemoryError:
+                print(f"{case}: not timed: out of memory", flush=True)
+            if write is not None:
+                write(rows)
+    return rows
+
+
+def set_up(device: str, threads: int, keep: bool) -> bool:
+    """Threads, TF32, allocator; whether the allocator keeps pages. SIGTERM ends a form's own process too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    torch.set_num_threads(threads)
+    if torch.device(device).type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    return keep_pages() if keep else False
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What model and growth share."""
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), metavar="FORM", help=", ".join(FORMS))
+    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled forms")
+    parser.add_argument("--rounds", type=int, default=15, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="what is not begun by then is left out")
+    parser.add_argument(
+        "--compile-limit", type=float, default=600, metavar="SECONDS", help="of a form's own process (default: 600)"
+    )
+    parser.add_argument(
+        "--isolate", choices=ISOLATE, help="whose first call and memory are measured in a process of its own; "
+        "default: all on the CPU, compiled on a GPU",
+    )  # fmt: skip
+    parser.add_argument("--keep-pages", action="store_true", help="set the allocator as the commands do, for all forms")
+    parser.add_argument("--features", type=int, default=256, help="(default: %(default)s)")
+    parser.add_argument("--depth", type=int, default=4, help="(default: %(default)s)")
+    parser.add_argument("--base-width", type=int, default=9, help="(default: %(default)s)")
+    parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the machine's)")
+
+
+def settings_of(arguments: argparse.Namespace, device: str) -> Settings:
+    """The flags of `add_flags` as settings."""
+    isolate = arguments.isolate or ("compiled" if torch.device(device).type == "cuda" else "all")
+    limit, keep = arguments.compile_limit, arguments.keep_pages
+    return Settings(arguments.rounds, isolate, limit, arguments.threads, keep)
+
+
+def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Whole numbers above 0 where they are needed."""
+    for name, value in vars(arguments).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not isinstance(number, bool) and not number > 0:
+                parser.error(f"--{name.replace('_', '-')} is {number}; a number above 0 is accepted")
+
+
+def chosen(arguments: argparse.Namespace, default: Sequence[str] = tuple(FORMS)) -> list[str]:
+    """The forms asked for."""
+    return [n for n in arguments.forms or default if not (arguments.no_compile and FORMS[n].way == "compiled")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a line a form, write the file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.model", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
+    parser.add_argument("--stacks", nargs="+", type=int, default=[2, 8])
+    parser.add_argument("--batches", nargs="+", type=int, help="of inference (default: 1 4; 1 64 on a GPU)")
+    parser.add_argument("--training-batch", type=int, help="(default: 4; 16 on a GPU)")
+    parser.add_argument("--input-size", type=int, default=256, help="(default: %(default)s)")
+    parser.add_argument("--levels", type=int, default=4, help="(default: %(default)s)")
+    add_flags(parser)
+    arguments = parser.parse_args(argv)
+    check(parser, arguments)
+    device = str(cli.device(arguments.device))
+    on_gpu = torch.device(device).type == "cuda"
+    kept = set_up(device, arguments.threads, arguments.keep_pages)
+    batches = {
+        "inference": arguments.batches or ([1, 64] if on_gpu else [1, 4]),
+        "training": [arguments.training_batch or (16 if on_gpu else 4)],
+    }
+    cases = [
+        Case(mode, stacks, batch, arguments.input_size, device, arguments.features, arguments.depth, arguments.levels,
+             arguments.base_width)
+        for stacks in arguments.stacks for mode in arguments.modes for batch in batches[mode]
+    ]  # fmt: skip
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        path = record.write("model", rows, device, name=arguments.name, threads=arguments.threads, keep_pages=kept)
+        print(f"written: {path}", flush=True)
+
+    run(cases, chosen(arguments), settings_of(arguments, device), budget=arguments.budget, write=write)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,68 +1,20 @@
-"""`python -m bench.report [FILE ...]`: the README's tables of speed, out of bench/results/model-*.json."""
+"""`python -m bench.report [FILE ...]`: the README's tables of speed and docs/bench's pictures, out of bench/results."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from bench.record import RESULTS
+from bench.record import RESULTS, read
+from bench.tables import table
 from pyranet_fast import cli
 from pyranet_fast.errors import UserError
 
 README = Path(__file__).parents[1] / "README.md"
+PICTURES = Path(__file__).parents[1] / "docs" / "bench"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
-KEYS = ("mode", "stacks", "batch", "side", "device", "form")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A file of results.
-
-    Raises:
-        UserError: it is missing or of another kind.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no file of results: {error}") from error
-    if not isinstance(content, dict) or not {"machine", "commit", "rows"} <= set(content):
-        raise UserError(f"{path} is no file of results: it has no machine, commit and rows")
-    return content
-
-
-def cases(content: dict[str, Any]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Rows by case: everything but the form."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in content["rows"]:
-        if "form" in row:
-            found.setdefault(tuple(row.get(key) for key in KEYS[:-1]), []).append(row)
-    return found
-
-
-def table(content: dict[str, Any]) -> str:
-    """Markdown of one file: a table a case, fastest first; what has no number says why."""
-    lines = [f"{content['machine']}; commit {content['commit']}; `{content['command']}`:"]
-    for (mode, stacks, batch, side, _), rows in cases(content).items():
-        lines += [
-            "",
-            f"| {mode}, {stacks} stacks, {side} px, batch {batch} | ms (quartiles) | images/s | of the best plain form "
-            "| first call |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        for row in sorted(rows, key=lambda r: r.get("ms", float("inf"))):
-            if "ms" not in row:
-                lines.append(f"| {row['form']} | {row.get('failed', 'not measured')} | | | |")
-                continue
-            name = f"**{row['form']}**" if row["form"].startswith("ours") else row["form"]
-            ratio = row.get("times_the_best_plain")
-            lines.append(
-                f"| {name} | {row['ms']:.0f} ({row['p25']:.0f}–{row['p75']:.0f}) | {row['images_per_s']:.1f} "
-                f"| {'' if ratio is None else f'{ratio:.2f}×'} | {row['first_s']:.1f} s |"
-            )
-    return "\n".join(lines)
 
 
 def readme_with(text: str, tables: str) -> str:
@@ -79,24 +31,33 @@ def readme_with(text: str, tables: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help="(default: bench/results/model-*.json)")
+    parser.add_argument("files", nargs="*", type=Path, help="(default: bench/results/*.json)")
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
     parser.add_argument("--check", action="store_true", help="exit with 1 if README.md has others")
+    parser.add_argument("--plots", action="store_true", help="draw the pictures into docs/bench")
+    parser.add_argument("--readme", type=Path, default=README, help="another page than README.md")
+    parser.add_argument("--pictures", type=Path, default=PICTURES, help="another folder than docs/bench")
     arguments = parser.parse_args(argv)
-    files = arguments.files or sorted(RESULTS.glob("model-*.json"))
+    files = arguments.files or sorted(RESULTS.glob("*.json"))
     if not files:
-        raise UserError(f"{RESULTS} holds no model-*.json; python -m bench.model writes one")
-    tables = "\n\n".join(table(read(path)) for path in files)
-    if not arguments.write and not arguments.check:
+        raise UserError(f"{RESULTS} holds no *.json; python -m bench.model writes one")
+    contents = {path: read(path) for path in files}
+    tables = "\n\n".join(text for content in contents.values() if (text := table(content)))
+    if arguments.plots:
+        from bench.plots import draw
+
+        for path in draw(list(contents.values()), cli.output_folder(arguments.pictures)):
+            print(f"written: {path}")
+    if arguments.write or arguments.check:
+        before = arguments.readme.read_text()
+        after = readme_with(before, tables)
+        if arguments.write:
+            arguments.readme.write_text(after)
+        elif before != after:
+            print(f"{arguments.readme} has other tables; python -m bench.report --write", file=sys.stderr)
+            return 1
+    elif not arguments.plots:
         print(tables)
-        return 0
-    before = README.read_text()
-    after = readme_with(before, tables)
-    if arguments.write:
-        README.write_text(after)
-    elif before != after:
-        print("README.md has other tables; python -m bench.report --write", file=sys.stderr)
-        return 1
     return 0
 
 

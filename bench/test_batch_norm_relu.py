@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.paired import LAYOUTS, compare
+from bench.paired import LAYOUTS, compare, described, moved
 from pyranet_fast.nn import BatchNormReLU
 
 
@@ -38,4 +38,7 @@ def test_against_native(
 
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(step(layout, True), step("contiguous", False), rtol=tolerance, atol=tolerance)
-    compare(benchmark, lambda: step(layout, True), {name: lambda name=name: step(name, False) for name in LAYOUTS})
+    natives = {name: lambda name=name: step(name, False) for name in LAYOUTS}
+    case = described("batch_norm_relu", shape, dtype, layout, backward)
+    # forward: x in, y out; backward: gradient and x in, gradient out
+    compare(benchmark, lambda: step(layout, True), natives, case=case, size=moved(values) * (5 if backward else 2))

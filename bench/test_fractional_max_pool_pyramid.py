@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.paired import LAYOUTS, compare
+from bench.paired import LAYOUTS, compare, described
 from pyranet_fast import ops
 
 CHANNELS, SIDE, SIZES = 28, 64, [53, 45, 38, 32]
@@ -62,4 +62,8 @@ def test_against_native(
         ours, native = steps[0](), steps[1]()
         for a, b in zip(ours, native, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)))
+    case = described("fractional_max_pool_pyramid", (batch, CHANNELS, SIDE, SIDE), dtype, layout, backward)
+    case["windows"] = "sample" if shared else "channel"
+    pixels = batch * CHANNELS * (SIDE**2 + sum(size**2 for size in SIZES))  # in and out, and the gradients the same
+    size = pixels * dtype.itemsize * (2 if backward else 1)
+    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)), case=case, size=size)

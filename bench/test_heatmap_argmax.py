@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.paired import LAYOUTS, compare
+from bench.paired import LAYOUTS, compare, described, moved
 from pyranet_fast import ops
 
 JOINTS, SIDE = 16, 64
@@ -51,4 +51,5 @@ def test_against_native(benchmark: Any, dtype: torch.dtype, layout: str, batch: 
     results = [step() for step in steps]
     for coords, scores in results[1:]:  # parity first
         assert torch.equal(coords, results[0][0]) and torch.equal(scores, results[0][1])
-    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)))
+    case = described("heatmap_argmax", values.shape, dtype, layout, backward=False)
+    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)), case=case, size=moved(values))

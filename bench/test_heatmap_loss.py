@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.paired import LAYOUTS, compare
+from bench.paired import LAYOUTS, compare, described, moved
 from pyranet_fast import ops
 
 JOINTS, SIDE = 16, 64
@@ -48,4 +48,6 @@ def test_against_native(benchmark: Any, dtype: torch.dtype, layout: str, backwar
     steps = [lambda: step(layout, True), *(lambda name=name: step(name, False) for name in LAYOUTS)]
     tolerance = 1e-4 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(steps[0](), steps[1](), rtol=tolerance, atol=1e-9)  # parity first
-    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)))
+    case = described("heatmap_loss", values.shape, dtype, layout, backward)
+    size = moved(values) * (3 if backward else 1)  # backward: maps in again, gradient out
+    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)), case=case, size=size)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.paired import LAYOUTS, compare
+from bench.paired import LAYOUTS, compare, described
 from pyranet_fast import ops
 
 CHANNELS, SIDE, SIZES = 28, 64, [53, 45, 38, 32]
@@ -53,4 +53,7 @@ def test_against_native(benchmark: Any, dtype: torch.dtype, layout: str, backwar
     tolerance = 1e-5 if dtype == torch.float32 else 6e-2
     for a, b in zip(steps[0](), steps[1](), strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)))
+    case = described("upsample_sum", (batch, CHANNELS, SIDE, SIDE), dtype, layout, backward)
+    pixels = batch * CHANNELS * (SIDE**2 + sum(size**2 for size in SIZES))  # in and out, and the gradients the same
+    size = pixels * dtype.itemsize * (2 if backward else 1)
+    compare(benchmark, steps[0], dict(zip(LAYOUTS, steps[1:], strict=True)), case=case, size=size)

@@ -1,0 +1,250 @@
+"""The forms of the network that are timed beside one another, and whether they agree with the plain one in float32."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from bench import baseline
+from pyranet_fast import ops
+from pyranet_fast.models import PyraNet, optimize_for_inference
+from pyranet_fast.nn import pyramid
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MODES = ("inference", "training")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to run the network.
+
+    Attributes:
+        way: ``"eager"`` and ``"compiled"`` are the plain network; ``"ours"`` is what this package runs in the mode
+            (inference: `optimize_for_inference`; training: `PyraNet`), ``"ours unfolded"`` a PyraNet in evaluation.
+        layout: of weights and images; channels_last for ours.
+        precision: ``"fp32"`` or ``"bf16"``.
+        autocast: bf16 by autocast over float32 weights; else, in inference, the weights are bf16 too.
+    """
+
+    way: str
+    layout: str = "channels_last"
+    precision: str = "fp32"
+    autocast: bool = False
+
+    @property
+    def plain(self) -> bool:
+        return self.way in ("eager", "compiled")
+
+    @property
+    def name(self) -> str:
+        parts = [self.way, self.layout if self.plain else "", self.precision, "autocast" if self.autocast else ""]
+        return " ".join(part for part in parts if part)
+
+
+def _all_forms() -> list[Form]:
+    numbers = (("fp32", False), ("bf16", False), ("bf16", True))
+    plain = [Form(way, layout, p, a) for way in ("eager", "compiled") for layout in LAYOUTS for p, a in numbers]
+    ours = [Form("ours unfolded", precision="fp32"), Form("ours unfolded", precision="bf16", autocast=True)]
+    return [*plain, *ours, Form("ours", precision="fp32"), Form("ours", precision="bf16")]
+
+
+FORMS = {form.name: form for form in _all_forms()}
+
+
+def forms_of(mode: str, names: list[str]) -> list[Form]:
+    """The named forms that a mode has: in training bf16 is autocast anyway, and ours is the unfolded network."""
+    chosen = [FORMS[name] for name in names]
+    return [f for f in chosen if mode == "inference" or not (f.autocast or f.way == "ours unfolded")]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all forms of a comparison share."""
+
+    mode: str
+    stacks: int
+    batch: int
+    side: int
+    device: str = "cpu"
+    features: int = 256
+    depth: int = 4
+    levels: int = 4
+    base_width: int = 9
+    variant: str = "B*"
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Arguments of PyraNet and of the plain network, beside stacks and joints."""
+        names = ("features", "depth", "levels", "base_width", "variant")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def kind(self) -> str:
+        return torch.device(self.device).type
+
+    def __str__(self) -> str:
+        return f"{self.mode}, {self.stacks} stacks, batch {self.batch}, {self.side} px"
+
+
+def tolerance(case: Case, form: Form) -> float:
+    """Of the norm of the plain network's maps; in training of its gradients and loss."""
+    if form.precision == "bf16":
+        return 0.05
+    if case.kind == "cuda":  # TF32: ten bits of mantissa in every product
+        return 0.02
+    if form.way == "compiled":
+        # Inductor's fractional pooling rounds some windows to a neighbour (1e-3 was seen), which is no reason to leave
+        # a rival out.
+        return 0.01
+    # A near tie in a pooling window that falls the other way changes a gradient by 1e-4 of its norm, not a map.
+    return 1e-4 if case.mode == "inference" else 2e-3
+
+
+@dataclass
+class Data:
+    """A case's weights, pictures and joints, the same for all forms, and what the plain network makes of them."""
+
+    case: Case
+    source: PyraNet = field(init=False)
+    image: Tensor = field(init=False)
+    joints: Tensor = field(init=False)
+    exact: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        c = self.case
+        torch.manual_seed(0)
+        self.source = PyraNet(c.stacks, 16, pool_windows="channel", **c.network)
+        for module in self.source.modules():  # statistics as after some training
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.2)
+        generator = torch.Generator().manual_seed(1)
+        self.image = torch.randn(c.batch, 3, c.side, c.side, generator=generator).to(c.device)
+        self.joints = (torch.rand(c.batch, 16, 2, generator=generator) * (c.side // 4)).to(c.device)
+
+    def plain_results(self) -> dict[str, Tensor]:
+        """What `Prepared.results` of the plain network in float32 is; made once."""
+        if not self.exact:
+            with exact_products():
+                self.exact = prepare(FORMS["eager contiguous fp32"], self).results()
+        return self.exact
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Inside, a GPU's float32 is float32."""
+    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [flag.allow_tf32 for flag in flags]
+    for flag in flags:
+        flag.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            flag.allow_tf32 = value
+
+
+@contextmanager
+def fixed_windows() -> Iterator[None]:
+    """Inside, both networks pool in training through the windows of evaluation, so that they can be compared."""
+    drawn, placed = pyramid.draw_samples, baseline.windows
+    ours = mock.patch.object(pyramid, "draw_samples", lambda x, levels, share, training: drawn(x, levels, share, False))
+    with ours, mock.patch.object(baseline, "windows", lambda x, training: placed(x, False)):
+        yield
+
+
+@dataclass
+class Prepared:
+    """A form of a case, ready to run.
+
+    Attributes:
+        step: what is timed.
+        results: what is compared: score maps, or in training the loss and all gradients, windows fixed.
+        made_s: seconds that making the form took (folding); compilation happens in the first step.
+    """
+
+    step: Callable[[], Any]
+    results: Callable[[], dict[str, Tensor]]
+    made_s: float = 0.0
+
+
+def prepare(form: Form, data: Data) -> Prepared:
+    """A form with the case's weights."""
+    case, folded = data.case, form.way == "ours" and data.case.mode == "inference"
+    layout = LAYOUTS[form.layout]
+    x = data.image.contiguous(memory_format=layout)
+    if folded:
+        start = time.perf_counter()
+        fast = optimize_for_inference(data.source, form.precision).to(case.device)
+        return _inference(fast, x, False, time.perf_counter() - start)
+    model: nn.Module = baseline.Baseline(case.stacks, **case.network) if form.plain else PyraNet(**data.source.config)
+    model.load_state_dict(data.source.state_dict())
+    model = model.to(case.device, memory_format=layout)  # type: ignore[call-overload]
+    if case.mode == "inference":
+        low = form.precision == "bf16" and not form.autocast
+        model, x = (model.bfloat16(), x.bfloat16()) if low else (model, x)
+        run = torch.compile(model.eval()) if form.way == "compiled" else model.eval()
+        return _inference(run, x, form.autocast)
+    return _training(form, model, x, data)
+
+
+def _inference(run: Any, x: Tensor, autocast: bool, made_s: float = 0.0) -> Prepared:
+    def infer() -> list[Tensor]:
+        with torch.inference_mode(), torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            maps: list[Tensor] = run(x)
+            return maps
+
+    return Prepared(infer, lambda: {f"maps of stack {i}": m for i, m in enumerate(infer())}, made_s)
+
+
+def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
+    run: Any = torch.compile(model.train()) if form.way == "compiled" else model.train()
+    optimiser = torch.optim.RMSprop(model.parameters(), lr=1e-6, alpha=0.99, eps=1e-8, foreach=True)
+    weight = torch.ones(data.joints.shape[:2], device=x.device)
+
+    def loss_of(network: Any) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=form.precision == "bf16"):
+            maps: list[Tensor] = network(x)
+        if form.plain:
+            return baseline.loss(maps, data.joints)
+        return torch.stack([ops.heatmap_loss(m, data.joints, weight) for m in maps]).sum()
+
+    def train() -> Tensor:
+        optimiser.zero_grad(set_to_none=True)
+        loss = loss_of(run)
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    def results() -> dict[str, Tensor]:
+        """Of the network itself: a compiled one would be compiled again for fixed windows.
+
+        Gradients are compared with running statistics. With those of a batch they are chaotic in an untrained
+        network: float32 and float64 of PyTorch itself differ by percents. The loss is compared with a batch's.
+        """
+        optimiser.zero_grad(set_to_none=True)
+        with fixed_windows():
+            model.eval()
+            loss_of(model).backward()
+            model.train()
+            with torch.no_grad():
+                loss = loss_of(model)
+        grads = [p.grad.float().flatten() for _, p in sorted(model.named_parameters()) if p.grad is not None]
+        optimiser.zero_grad(set_to_none=True)
+        return {"loss": loss, "gradients": torch.cat(grads)}
+
+    return Prepared(train, results)
+
+
+def difference(results: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """The largest difference, of the norm of the exact; infinite where a part is missing or of another shape."""
+    if results.keys() != exact.keys() or any(results[name].shape != exact[name].shape for name in exact):
+        return float("inf")
+    return max(((results[k].float() - e.float()).norm() / e.float().norm()).item() for k, e in exact.items())

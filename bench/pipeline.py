@@ -1,0 +1,175 @@
+"""`python -m bench.pipeline`: loading people, waiting for them in training, and evaluating them at six scales.
+
+Loader: people a second that come out of training's loader, decoded pixels kept and not, by number of workers. Training:
+share of an epoch that waits for data, from the log of `pyranet_fast.train`. Evaluation: people a second at six scales
+with flip, by a network of random weights, as `pyranet_fast.evaluate` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from bench import model, record
+from bench.timing import figure
+from pyranet_fast import cli
+from pyranet_fast.data import Augmentation, CachedSource, CropDataset, Subset, open_dataset
+from pyranet_fast.data.base import PeopleSource
+from pyranet_fast.data.crops import worker_init
+from pyranet_fast.data.subset import with_images
+from pyranet_fast.errors import UserError
+from pyranet_fast.models import PyraNet
+from pyranet_fast.pose.evaluation import evaluate_pose
+from pyranet_fast.pose.inference import ready
+from pyranet_fast.pose.multiscale import SIX_SCALES
+
+
+def people_of(name: str, root: str | None, split: str, count: int) -> PeopleSource:
+    """The first people of a data set that have an image."""
+    people = with_images(open_dataset(name, root, split))
+    return Subset(people, range(min(count, len(people))))
+
+
+def loader_rows(people: PeopleSource, name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """People a second of training's loader; the first batch, workers' start included, is a column of its own."""
+    rows = []
+    for kept in (True, False):
+        source: PeopleSource = people
+        if kept:
+            source = CachedSource(people, augmentation=Augmentation(), input_size=arguments.input_size)
+        crops = CropDataset(source, arguments.input_size, augmentation=Augmentation())
+        for workers in arguments.workers:
+            loader = DataLoader(
+                crops,
+                arguments.batch_size,
+                num_workers=workers,
+                worker_init_fn=worker_init,
+                prefetch_factor=4 if workers else None,
+                persistent_workers=workers > 0,
+            )
+            took: list[float] = []
+            first = 0.0
+            for _ in range(arguments.rounds + 1):  # one epoch warms up
+                start = time.perf_counter()
+                for number, _ in enumerate(loader):
+                    if not took and number == 0:
+                        first = first or time.perf_counter() - start
+                took.append(time.perf_counter() - start)
+            took = sorted(took[1:])
+            row = {"form": "loader", "dataset": name, "people": len(people), "workers": workers, "device": "cpu"}
+            row |= {"pixels": "kept decoded" if kept else "read each time", "input_size": arguments.input_size}
+            rows.append(
+                {**row, "people_per_s": figure(len(people) / took[len(took) // 2]), "first_s": figure(first, 3)}
+            )
+            say(rows[-1])
+    return rows
+
+
+def training_rows(arguments: argparse.Namespace, device: str) -> list[dict[str, Any]]:
+    """Share of an epoch that waits for data: the last line of training's log, by workers."""
+    rows = []
+    for workers in arguments.workers:
+        with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
+            flags = {
+                "--dataset": "demo", "--output": folder, "--stacks": arguments.stacks, "--features": arguments.features,
+                "--depth": arguments.depth, "--input-size": arguments.input_size, "--batch-size": arguments.batch_size,
+                "--max-steps": arguments.steps, "--workers": workers, "--device": device, "--validate-every": 1000,
+            }  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "pyranet_fast.train",
+                *(str(part) for pair in flags.items() for part in pair),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            log = Path(folder) / "log.csv"
+            if done.returncode or not log.is_file():
+                lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+                raise UserError(f"training with --workers {workers} failed: {lines[-1]}")
+            with log.open(newline="") as file:
+                last = list(csv.DictReader(file))[-1]
+        row = {"form": "training", "dataset": "demo", "workers": workers, "device": device, "stacks": arguments.stacks}
+        row |= {name: getattr(arguments, name) for name in ("features", "depth", "input_size", "batch_size", "steps")}
+        row["people_per_s"] = figure(float(last["images_per_second"]))
+        rows.append({**row, "data_wait": figure(float(last["data_wait"]), 3)})
+        say(rows[-1])
+    return rows
+
+
+def evaluation_rows(
+    people: PeopleSource, name: str, arguments: argparse.Namespace, device: str
+) -> list[dict[str, Any]]:
+    """People a second at six scales with flip, by precision."""
+    rows = []
+    torch.manual_seed(0)
+    network = PyraNet(arguments.stacks, len(people.skeleton), features=arguments.features, depth=arguments.depth).eval()
+    for precision in ("fp32", "bf16"):
+        fast, autocast = ready(network, torch.device(device), precision)
+        score, _ = evaluate_pose(
+            fast, people, arguments.input_size, flip=True, scales=SIX_SCALES, device=device, precision=autocast
+        )
+        row = {"form": "six scales", "dataset": name, "people": len(people), "precision": precision, "device": device}
+        row |= {field: getattr(arguments, field) for field in ("stacks", "features", "depth", "input_size")}
+        row["people_per_s"] = score.settings["people_per_second"]
+        if "network_share" in score.settings:
+            row["network_share"] = score.settings["network_share"]
+        rows.append(row)
+        say(row)
+    return rows
+
+
+def say(row: dict[str, Any]) -> None:
+    """A line of what was measured."""
+    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a line a row, write the file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="(default: all)")
+    parser.add_argument("--root", help="folder of lsp_dataset/: the loader and evaluation on LSP as well")
+    parser.add_argument("--people", type=int, default=512, help="that are loaded (default: %(default)s)")
+    parser.add_argument("--evaluated", type=int, default=64, help="people (default: %(default)s)")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of the loader (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="of training (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--input-size", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--stacks", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--features", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--depth", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the machine's)")
+    arguments = parser.parse_args(argv)
+    if min(arguments.workers) < 0:
+        parser.error(f"--workers is {min(arguments.workers)}; 0 or more is accepted")
+    model.check(parser, argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k != "workers"}))
+    device = str(cli.device(arguments.device))
+    model.set_up(device, arguments.threads, keep=False)
+    rows: list[dict[str, Any]] = []
+    names = ["demo", *(["lsp"] if arguments.root else [])]
+    for name in names if "loader" in arguments.parts else []:
+        rows += loader_rows(people_of(name, arguments.root, "train", arguments.people), name, arguments)
+    if "training" in arguments.parts:
+        rows += training_rows(arguments, device)
+    for name in names if "evaluation" in arguments.parts else []:
+        rows += evaluation_rows(people_of(name, arguments.root, "test", arguments.evaluated), name, arguments, device)
+    print(f"written: {record.write('pipeline', rows, device, name=arguments.name, threads=arguments.threads)}")
+    return 0
+
+
+PARTS = ("loader", "training", "evaluation")
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
