@@ -38,6 +38,13 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "fused_pointwise(Tensor x, Tensor? other, Tensor[] scale, Tensor[] shift, Tensor[] weight, Tensor[] bias, "
       "int[] relu, Tensor? residual, bool keep) -> Tensor[]");
+  // y = relu(y + expand(relu(sum of the upsampled levels)) + expand_bias), levels being 3x3 convolutions, with bias, of
+  // x pooled with windows of evaluation; CPU, float32, channels_last. sizes is flat: (h_0, w_0, h_1, w_1, ...). filters
+  // are pyramid_pack's of (K, C, 3, 3), one for all levels or one each; expand is pointwise_pack's.
+  m.def("pyramid_pack(Tensor weight) -> Tensor");
+  m.def(
+      "pooled_pyramid_(Tensor x, int[] sizes, Tensor[] filters, Tensor[] biases, Tensor expand, Tensor expand_bias, "
+      "Tensor(a!) y) -> ()");
   // 3x3, stride 1, padding 1, by Winograd's F(4x4, 3x3); CPU, float32, channels_last. packed is winograd_pack's, which
   // depends on the instruction set; y = relu?(conv(x) + bias + other).
   m.def("winograd_pack(Tensor weight, bool backward) -> Tensor");

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import add_affine_relu, fractional_max_pool_pyramid, fused_pointwise, upsample_sum
+from ..ops import add_affine_relu, fractional_max_pool_pyramid, fused_pointwise, pooled_pyramid, upsample_sum
 from .activation import BatchNormReLU
 from .folded import FoldedConv, fold
 from .pyramid import DilatedPyramid, PooledPyramid, PyramidResidualModule
@@ -107,11 +107,24 @@ class FoldedPooledPyramid(nn.Module):
         self.expand = FoldedConv(
             *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
         )
+        self._fused: pooled_pyramid.Packed | None = None
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self._fused = None
+        return self
 
     def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
         """What ``reduce`` makes of the unit's input, and f_0's (N, outputs, H, W), which is overwritten."""
         size = (full.shape[2], full.shape[3])
         sizes = level_sizes(size, self.levels)
+        fusible = len(entries) == 1 and not self.concatenate
+        if fusible and pooled_pyramid.serves(entries[0], full, self.expand.weight):
+            if self._fused is None:
+                filters = cast(list[FoldedConv], list(self.filters))
+                ends = (self.expand.weight, self.expand.bias)
+                self._fused = pooled_pyramid.pack([(f.weight, f.bias) for f in filters], ends)
+            return pooled_pyramid.run_(entries[0], sizes, self._fused, full)
         samples = draw_samples(entries[0], self.levels, self.windows, False)
         if len(entries) == 1:
             maps = fractional_max_pool_pyramid(entries[0], sizes, samples)

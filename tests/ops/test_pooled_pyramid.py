@@ -1,0 +1,89 @@
+"""The pooled pyramid in one call against its operators in double."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyranet_fast import ops
+from pyranet_fast.nn.windows import draw_samples, level_sizes
+from pyranet_fast.ops import pooled_pyramid
+
+pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
+
+# N, C, K, D, H, W, levels, filters: channels around the widths of vectors and panels, maps down to 2x2
+SHAPES = [
+    (1, 28, 28, 128, 16, 16, 4, 1), (2, 14, 14, 64, 13, 21, 4, 4), (1, 9, 40, 33, 64, 5, 3, 1),
+    (3, 1, 1, 1, 4, 4, 2, 1), (1, 3, 17, 16, 9, 2, 1, 1), (2, 36, 33, 7, 2, 2, 4, 4), (0, 4, 4, 4, 8, 8, 2, 1),
+]  # fmt: skip
+
+
+def problem(n: int, c: int, k: int, d: int, h: int, w: int, levels: int, filters: int) -> tuple:  # type: ignore[type-arg]
+    torch.manual_seed(n + c + h)
+    x, y = (torch.randn(n, m, h, w).contiguous(memory_format=torch.channels_last) for m in (c, d))
+    chosen = [(torch.randn(k, c, 3, 3) / (3 * c**0.5), torch.randn(k)) for _ in range(filters)]
+    return x, y, level_sizes((h, w), levels), chosen, (torch.randn(d, k, 1, 1) / k**0.5, torch.randn(d))
+
+
+def composed(x: Tensor, y: Tensor, sizes, filters, expand) -> Tensor:  # type: ignore[no-untyped-def]
+    """In double, with the windows of float32."""
+    pooled = ops.fractional_max_pool_pyramid(x, sizes, draw_samples(x, len(sizes), "channel", False))
+    maps = []
+    for i, level in enumerate(pooled):
+        weight, bias = (t.double() for t in filters[i % len(filters)])
+        maps.append(F.conv2d(level.double(), weight, bias, padding=1))
+    total = ops.upsample_sum(maps, x.shape[2:], align_corners=True)
+    return F.relu(y.double() + F.conv2d(F.relu(total), *(t.double() for t in expand)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_against_its_operators(shape):
+    x, y, sizes, filters, expand = problem(*shape)
+    exact = composed(x, y, sizes, filters, expand) if shape[0] else y.double()
+    packed = pooled_pyramid.pack(filters, expand)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            target = y.clone(memory_format=torch.preserve_format)
+            assert pooled_pyramid.run_(x, sizes, packed, target) is target
+            results.append(target)
+    finally:
+        torch.set_num_threads(threads)
+    assert (results[0].double() - exact).norm() <= 2e-6 * exact.norm()
+    for result in results:
+        assert torch.equal(result, results[0]) and result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(pooled_pyramid.run_(x.contiguous(), sizes, packed, y.clone()), results[0])
+
+
+def test_nan_stays_where_it_is_read():
+    x, y, sizes, filters, expand = problem(1, 28, 28, 64, 32, 32, 4, 1)
+    x[0, 5, 3, 4] = float("nan")
+    y[0, 7, 30, 30] = float("nan")
+    exact = composed(x, y, sizes, filters, expand)
+    got = pooled_pyramid.run_(x, sizes, pooled_pyramid.pack(filters, expand), y)
+    assert exact.isnan().any() and not exact.isnan().all()
+    assert torch.equal(got.isnan(), exact.isnan())
+
+
+def test_what_is_refused():
+    x, y, sizes, filters, expand = problem(1, 4, 5, 6, 8, 8, 2, 1)
+    packed = pooled_pyramid.pack(filters, expand)
+    with pytest.raises(RuntimeError, match="between 1 and the input size - 1"):
+        pooled_pyramid.run_(x, [(8, 4)], packed, y)
+    with pytest.raises(RuntimeError, match="y must be"):
+        pooled_pyramid.run_(x, sizes, packed, y.contiguous())
+    with pytest.raises(RuntimeError, match="y must be"):
+        pooled_pyramid.run_(x, sizes, packed, y[:, :, 1:])
+    with pytest.raises(RuntimeError, match="filters must come from pyramid_pack"):
+        pooled_pyramid.run_(torch.randn(1, 5, 8, 8), sizes, packed, y)
+    with pytest.raises(RuntimeError, match="expand must come from pointwise_pack"):
+        pooled_pyramid.run_(x, sizes, packed, torch.randn(1, 7, 8, 8).contiguous(memory_format=torch.channels_last))
+    with pytest.raises(RuntimeError, match="must not be empty"):
+        torch.ops.pyranet_fast.pooled_pyramid_(x, [4, 4], [], [], packed.expand, packed.expand_bias, y)
+    with pytest.raises(RuntimeError, match="weight must be"):
+        torch.ops.pyranet_fast.pyramid_pack(torch.randn(3, 3))
+    assert not pooled_pyramid.serves(x.double(), y, filters[0][0])
+    assert not pooled_pyramid.serves(x, y.contiguous(), filters[0][0])
