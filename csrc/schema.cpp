@@ -32,12 +32,13 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "upsample_sum_canvas_backward(Tensor grad, SymInt[] places, SymInt canvas_height, SymInt canvas_width, "
       "bool align_corners) -> Tensor");
-  // A sum as add_affine_relu's, and of relu(sum * scale[j] + shift[j]) (of the sum itself where they are empty) a 1x1
-  // convolution each, relu?(weight[j] * . + bias[j] + residual); CPU, float32. weight[j] is pointwise_pack's of (K, C).
+  // A sum as add_affine_relu's, or x max-pooled by 2, and of relu(sum * scale[j] + shift[j]) (of the sum itself where
+  // they are empty) a 1x1 convolution each, relu?(weight[j] * . + bias[j] + residual); CPU, float32. weight[j] is
+  // pointwise_pack's of (K, C).
   m.def("pointwise_pack(Tensor weight) -> Tensor");
   m.def(
       "fused_pointwise(Tensor x, Tensor? other, Tensor[] scale, Tensor[] shift, Tensor[] weight, Tensor[] bias, "
-      "int[] relu, Tensor? residual, bool keep) -> Tensor[]");
+      "int[] relu, Tensor? residual, bool keep, bool pool) -> Tensor[]");
   // y = relu(y + expand(relu(sum of the upsampled levels)) + expand_bias), levels being 3x3 convolutions, with bias, of
   // x pooled with windows of evaluation; CPU, float32, channels_last. sizes is flat: (h_0, w_0, h_1, w_1, ...). filters
   // are pyramid_pack's of (K, C, 3, 3), one for all levels or one each; expand is pointwise_pack's.

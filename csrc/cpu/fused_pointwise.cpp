@@ -1,6 +1,6 @@
-// Everything that reads the input of a residual unit, in one pass: the sum of two maps (one may have half the size),
-// folded batch norms and ReLUs, and a 1x1 convolution of each, with bias, ReLU and an addition. The normalised maps
-// exist only block by block in a cache. float32, channels_last, for inference.
+// Everything that reads the input of a residual unit, in one pass: the sum of two maps (one may have half the size), or
+// the maximum of windows of 2x2, folded batch norms and ReLUs, and a 1x1 convolution of each, with bias, ReLU and an
+// addition. The normalised maps exist only block by block in a cache. float32, channels_last, for inference.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -31,8 +31,9 @@ struct PointwiseJob {
   const float* x;
   const float* other;
   float* sum;
-  int64_t height, width, inputs;
-  bool half;
+  int64_t height, width, inputs;  // of the outputs, and channels
+  int64_t x_height, x_width;
+  bool half, pool;  // x has half the size; or twice, and is max-pooled
   std::vector<Output> outputs;
 };
 
@@ -71,11 +72,17 @@ Tensor pointwise_pack(Tensor weight) {
 
 std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::vector<Tensor> scale,
                                     std::vector<Tensor> shift, std::vector<Tensor> weight, std::vector<Tensor> bias,
-                                    std::vector<int64_t> relu, std::optional<Tensor> residual, bool keep) {
+                                    std::vector<int64_t> relu, std::optional<Tensor> residual, bool keep, bool pool) {
   STD_TORCH_CHECK(x.dim() == 4 && is_float(x), "fused_pointwise: x must be (N, C, H, W) in float32");
   const int64_t n = x.size(0), c = x.size(1), count = static_cast<int64_t>(weight.size());
   int64_t h = x.size(2), w = x.size(3);
   bool half = false;
+  const int64_t x_height = h, x_width = w;
+  if (pool) {
+    STD_TORCH_CHECK(!other.has_value() && h >= 2 && w >= 2,
+                    "fused_pointwise: pool is for an x of at least 2x2 without other");
+    h /= 2, w /= 2;
+  }
   if (other.has_value()) {
     STD_TORCH_CHECK(other->dim() == 4 && other->size(0) == n && other->size(1) == c && is_float(*other),
                     "fused_pointwise: other must be (N, C, H, W) in float32");
@@ -98,7 +105,10 @@ std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::
                    h,
                    w,
                    c,
+                   x_height,
+                   x_width,
                    half,
+                   pool,
                    {}};
   std::vector<Tensor> results;
   if (keep) results.push_back(empty_nchw(x, {n, c, h, w}, true, ScalarType::Float));

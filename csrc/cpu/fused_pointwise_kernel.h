@@ -19,19 +19,39 @@ PF_INLINE void load_lanes(const float* from, int64_t n, Vector<float>::Values& t
   }
 }
 
-// The sum of x and other for pixels [p0, p1) to `to`, and to the kept sum.
-inline void pointwise_sum(const PointwiseJob& job, int64_t p0, int64_t p1, float* to) {
+// The maximum of four rows of n values; NaN wins.
+inline void pointwise_maximum(const float* const* from, int64_t n, float* to) {
+  using F = Vector<float>;
+  for (int64_t k = 0; k < n; k += F::kCount) {
+    const int64_t lanes = std::min<int64_t>(F::kCount, n - k);
+    typename F::Values most, more;
+    load_lanes(from[0] + k, lanes, most);
+    for (int i = 1; i < 4; ++i) {
+      load_lanes(from[i] + k, lanes, more);
+      most = more > most ? more : most;
+      most = more != more ? more : most;
+    }
+    store_lanes(most, to + k, lanes);
+  }
+}
+
+// What the branches read, for pixels [p0, p1): the sum of x and other, or x pooled; to `to`, and to the kept sum.
+inline void pointwise_input(const PointwiseJob& job, int64_t p0, int64_t p1, float* to) {
   const int64_t c = job.inputs;
   for (int64_t p = p0; p < p1; ++p, to += c) {
-    int64_t source = p;
-    if (job.half) {
-      const int64_t x = p % job.width, y = p / job.width % job.height, n = p / job.width / job.height;
-      source = (n * (job.height / 2) + y / 2) * (job.width / 2) + x / 2;
-    }
-    const float* a = job.x + source * c;
-    const float* b = job.other == nullptr ? nullptr : job.other + p * c;
     float* kept = job.sum == nullptr ? nullptr : job.sum + p * c;
-    for (int64_t k = 0; k < c; ++k) to[k] = b == nullptr ? a[k] : a[k] + b[k];
+    const int64_t x = p % job.width, y = p / job.width % job.height, n = p / job.width / job.height;
+    if (job.pool) {
+      const int64_t row = job.x_width * c;
+      const float* first = job.x + ((n * job.x_height + 2 * y) * job.x_width + 2 * x) * c;
+      const float* from[] = {first, first + c, first + row, first + row + c};
+      pointwise_maximum(from, c, to);
+    } else {
+      const int64_t source = job.half ? (n * job.x_height + y / 2) * job.x_width + x / 2 : p;
+      const float* a = job.x + source * c;
+      const float* b = job.other == nullptr ? nullptr : job.other + p * c;
+      for (int64_t k = 0; k < c; ++k) to[k] = b == nullptr ? a[k] : a[k] + b[k];
+    }
     if (kept != nullptr) std::memcpy(kept, to, c * sizeof(float));
   }
 }
@@ -51,10 +71,10 @@ inline void pointwise_activate(const float* from, const float* scale, const floa
 inline void pointwise_pixels(const PointwiseJob& job, int64_t p0, int64_t p1, float* scratch) {
   using F = Vector<float>;
   const int64_t c = job.inputs, rows = p1 - p0;
-  const bool plain = job.other == nullptr && job.sum == nullptr;
+  const bool plain = job.other == nullptr && job.sum == nullptr && !job.pool;
   const float* total = job.x + p0 * c;
   if (!plain) {
-    pointwise_sum(job, p0, p1, scratch);
+    pointwise_input(job, p0, p1, scratch);
     total = scratch;
   }
   float* active = scratch + rows * c;

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..nn.folded import PRECISIONS, FoldedConv, fold
 from ..nn.folded_units import Entry, FoldedUnit
-from ..nn.hourglass import Hourglass, max_pool
+from ..nn.hourglass import Hourglass
 from .pyranet import PyraNet, Stack, check_image
 
 
@@ -27,7 +27,7 @@ class _Hourglass(nn.Module):
         """The two terms (N, C, H/2, W/2), (N, C, H, W) of the result, and the input's sum."""
         total, first = self.up1.entry(x, other)
         assert total is not None
-        low = self.low1(max_pool(total))
+        low = self.low1(total, pool=True)
         if isinstance(self.low2, _Hourglass):
             inner, outer, _ = self.low2(low)
             low = self.low3(inner, outer)
@@ -86,7 +86,7 @@ class InferencePyraNet(nn.Module):
         """As `PyraNet.forward`; the maps are float32."""
         check_image(image, self.multiple)
         x = image.to(dtype=PRECISIONS[self.precision], memory_format=torch.channels_last)
-        x = self.unit3(self.unit2(max_pool(self.unit1(self.conv(x)))))
+        x = self.unit3(self.unit2(self.unit1(self.conv(x)), pool=True))
         scores = []
         for stack in self.stacks:
             score, x = stack(x)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import winograd
+from ..ops import fused_pointwise, winograd
 from .activation import BatchNormReLU
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,6 +44,10 @@ def _packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
+SMALL = 300
+"""Pixels up to which a 1x1 convolution of ours, which costs less to call, is faster than oneDNN's."""
+
+
 class FoldedConv(nn.Module):
     """relu?(conv(x) + other?), without gradient.
 
@@ -66,17 +70,20 @@ class FoldedConv(nn.Module):
         self.geometry: tuple[Sequence[int], ...] = (list(padding), list(like.stride), list(like.dilation))
         self.relu = relu
         self._small = self.weight.shape[2:] == (3, 3) and self.geometry == ([1, 1], [1, 1], [1, 1])
+        self._is_pointwise = self.weight.shape[2:] == (1, 1) and self.geometry == ([0, 0], [1, 1], [1, 1])
         self._prepare()
 
     def _prepare(self) -> None:
         """Forget what was packed for another device or dtype."""
         self._packed: Tensor | None = None
         self._winograd: Tensor | None = None
+        self._pointwise: fused_pointwise.Packed | None = None
         self._can_pack = _packs(self.weight)
         self._can_winograd = self._small and winograd.serves(self.weight)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None, "_winograd": None}  # opaque tensors cannot be copied
+        packed = dict.fromkeys(("_packed", "_winograd", "_pointwise"))  # opaque tensors cannot be copied
+        return {**self.__dict__, **packed}
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -90,6 +97,11 @@ class FoldedConv(nn.Module):
             if self._winograd is None:
                 self._winograd = winograd.pack(self.weight)
             return winograd.conv3x3(x, self._winograd, self.bias, other, relu=self.relu)
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        if self._is_pointwise and pixels <= SMALL and fused_pointwise.serves(x, self.weight):
+            if self._pointwise is None:
+                self._pointwise = fused_pointwise.pack([(None, None)], [(self.weight, self.bias, self.relu)])
+            return fused_pointwise.run(x, None, self._pointwise, residual=other)[0]
         if not self._can_pack:
             y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)
             if other is not None:

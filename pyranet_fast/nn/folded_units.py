@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..ops import add_affine_relu, fractional_max_pool_pyramid, fused_pointwise, pooled_pyramid, upsample_sum
 from .activation import BatchNormReLU
 from .folded import FoldedConv, fold
+from .hourglass import max_pool
 from .pyramid import DilatedPyramid, PooledPyramid, PyramidResidualModule
 from .residual import BNReLUConv, ResidualUnit
 from .windows import draw_samples, level_sizes
@@ -52,17 +53,24 @@ class Entry(nn.Module):
         self._fused = None
         return self
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> tuple[Tensor | None, list[Tensor]]:
-        """x (+ other, see `ops.add_affine_relu`) to the sum, if kept, and what every branch's convolution makes."""
+    def forward(
+        self, x: Tensor, other: Tensor | None = None, *, pool: bool = False
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """x (+ other, see `ops.add_affine_relu`) to the sum, if kept, and what every branch's convolution makes.
+
+        ``pool``: x is max-pooled by 2 first; without ``other``.
+        """
         convs = cast(list[FoldedConv], list(self.convs))
         if fused_pointwise.serves(x, convs[0].weight):
             if self._fused is None:
                 rows = [(None, None) if place < 0 else (self.scale[place], self.shift[place]) for place in self.places]
                 self._fused = fused_pointwise.pack(rows, [(c.weight, c.bias, c.relu) for c in convs])
-            keep = self.keep and other is not None
-            made = fused_pointwise.run(x, other, self._fused, keep=keep)
+            keep = self.keep and (other is not None or pool)
+            made = fused_pointwise.run(x, other, self._fused, keep=keep, pool=pool)
             total = made.pop(0) if keep else x
             return total if self.keep else None, made
+        if pool:
+            x = max_pool(x)
         keep = (self.keep or -1 in self.places) and other is not None
         made = [] if not keep and not len(self.scale) else add_affine_relu(x, other, self.scale, self.shift, keep=keep)
         total = made.pop(0) if keep else x
@@ -196,9 +204,9 @@ class FoldedUnit(nn.Module):
             convs.append(FoldedConv(*fold(unit.skip.conv), unit.skip.conv, dtype, relu=False))
         self.entry = Entry(norms, convs, keep=keep or not self.projects)
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """(N, inputs, H, W), and a second term of it (see `Entry`), to (N, outputs, H, W)."""
-        return self.after_entry(*self.entry(x, other))
+    def forward(self, x: Tensor, other: Tensor | None = None, *, pool: bool = False) -> Tensor:
+        """(N, inputs, H, W), and a second term of it or pooling (see `Entry`), to (N, outputs, H, W)."""
+        return self.after_entry(*self.entry(x, other, pool=pool))
 
     def after_entry(self, x: Tensor | None, first: list[Tensor]) -> Tensor:
         """What follows ``entry``."""

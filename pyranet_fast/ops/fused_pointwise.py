@@ -53,18 +53,27 @@ def pack(norms: Sequence[tuple[Tensor | None, Tensor | None]], convs: Sequence[t
     )
 
 
-def run(x: Tensor, other: Tensor | None, packed: Packed, *, keep: bool = False) -> list[Tensor]:
-    """relu?(conv_j(relu(sum * scale_j + shift_j))) of every branch j, without gradient.
+def run(
+    x: Tensor,
+    other: Tensor | None,
+    packed: Packed,
+    *,
+    residual: Tensor | None = None,
+    keep: bool = False,
+    pool: bool = False,
+) -> list[Tensor]:
+    """relu?(conv_j(relu(sum * scale_j + shift_j)) + residual) of every branch j, without gradient.
 
     Args:
         x: (N, C, H, W) float32, best channels_last.
         other: the sum's second term, as in `add_affine_relu`.
         packed: of `pack`.
+        residual: (N, K, H, W), where there is one branch.
         keep: return the sum too, first.
+        pool: x is (N, C, 2H, 2W), and the sum is its maximum over windows of 2x2; without ``other``.
 
     Returns:
         (N, K_j, H, W) for every branch, channels_last.
     """
-    p = packed
-    made = torch.ops.pyranet_fast.fused_pointwise(x, other, p.scale, p.shift, p.weight, p.bias, p.relu, None, keep)
-    return list(made)
+    p, run = packed, torch.ops.pyranet_fast.fused_pointwise
+    return list(run(x, other, p.scale, p.shift, p.weight, p.bias, p.relu, residual, keep, pool))

@@ -72,27 +72,37 @@ def test_bad_input_is_named():
 
 
 @native
-@pytest.mark.parametrize("other", [None, "same", "twice"])
+@pytest.mark.parametrize("other", [None, "same", "twice", "pool"])
 @pytest.mark.parametrize(("channels", "widths"), [(3, (5,)), (9, (28, 33, 7)), (64, (128, 28)), (300, (40, 64))])
 def test_fused_pointwise_equals_norms_and_convolutions(channels, widths, other):
     torch.manual_seed(0)
     x = drawn((2, channels, 5, 6), torch.float32, "channels_last")
-    more = None if other is None else torch.randn((2, channels, 10, 12) if other == "twice" else x.shape)
+    pool, more = other == "pool", None
+    if pool:
+        x = drawn((2, channels, 11, 12), torch.float32, "channels_last")
+        x[0, 0, 4, 5], x[1, -1, 0, 0] = float("nan"), float("inf")
+    elif other is not None:
+        more = torch.randn((2, channels, 10, 12) if other == "twice" else x.shape)
     norms = [(torch.randn(channels), torch.randn(channels)) for _ in widths]
     norms[-1] = (None, None)  # reads the sum itself
     convs = [(torch.randn(k, channels, 1, 1), torch.randn(k), k % 2 == 0) for k in widths]
-    total, *outputs = fused_pointwise.run(x, more, fused_pointwise.pack(norms, convs), keep=True)
-    again = fused_pointwise.run(x, more, fused_pointwise.pack(norms, convs))
-    expected = x if more is None else more + (F.interpolate(x, scale_factor=2.0) if other == "twice" else x)
-    torch.testing.assert_close(total, expected, rtol=0, atol=0)
+    packed = fused_pointwise.pack(norms, convs)
+    total, *outputs = fused_pointwise.run(x, more, packed, keep=True, pool=pool)
+    again = fused_pointwise.run(x, more, packed, pool=pool)
+    if pool:
+        expected = F.max_pool2d(x, 2)
+    else:
+        expected = x if more is None else more + (F.interpolate(x, scale_factor=2.0) if other == "twice" else x)
+    torch.testing.assert_close(total, expected, rtol=0, atol=0, equal_nan=True)
     for (scale, shift), (weight, bias, relu), y, repeated in zip(norms, convs, outputs, again, strict=True):
         a = expected.double()
         if scale is not None:
             a = F.relu(a * scale.double()[:, None, None] + shift.double()[:, None, None])
         exact = F.conv2d(a, weight.double(), bias.double())
         exact = F.relu(exact) if relu else exact
-        torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5 * channels**0.5)
-        assert torch.equal(y, repeated) and y.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5 * channels**0.5, equal_nan=True)
+        torch.testing.assert_close(y, repeated, rtol=0, atol=0, equal_nan=True)
+        assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 @native
@@ -103,18 +113,20 @@ def test_fused_pointwise_residual_threads_and_checks():
     arguments = (packed.scale, packed.shift, packed.weight, packed.bias, packed.relu)
     run = torch.ops.pyranet_fast.fused_pointwise
     plain = fused_pointwise.pack([(None, None)], [(torch.zeros(50, 40, 1, 1), torch.zeros(50), False)])
-    (added,) = run(x, None, plain.scale, plain.shift, plain.weight, plain.bias, plain.relu, residual, False)
+    (added,) = run(x, None, plain.scale, plain.shift, plain.weight, plain.bias, plain.relu, residual, False, False)
     assert torch.equal(added, residual)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        (one,) = run(x, None, *arguments, residual, False)
+        (one,) = run(x, None, *arguments, residual, False, False)
         torch.set_num_threads(3)
-        (three,) = run(x, None, *arguments, residual, False)
+        (three,) = run(x, None, *arguments, residual, False, False)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(one, three)
     with pytest.raises(RuntimeError, match="weight must come from pointwise_pack"):
-        run(x[:, :39], None, *arguments, None, False)
+        run(x[:, :39], None, *arguments, None, False, False)
+    with pytest.raises(RuntimeError, match="pool is for an x of at least 2x2 without other"):
+        run(x, x, *arguments, None, False, True)
     with pytest.raises(RuntimeError, match="residual must have the output's shape"):
-        run(x, None, *arguments, x, False)
+        run(x, None, *arguments, x, False, False)
