@@ -113,8 +113,8 @@ bench: build ## beside native PyTorch: operators, network, pipeline; then make b
 bench-growth: build ## time and memory against batch, stacks, levels and resolution
 	@$(PYTHON) -m bench.growth $(BENCH)
 
-bench-report: build ## README's tables and docs/bench/*.png out of bench/results/*.json
-	@$(PYTHON) -m bench.report --write --plots
+bench-report: build ## README's tables and docs/bench out of bench/results/*.json
+	@$(PYTHON) -m bench.report --write
 
 # On a machine with a GPU: any Python whose torch has CUDA, and the package installed there or built here.
 SANITIZER := $(or $(shell command -v compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))

@@ -1,4 +1,7 @@
-"""`python -m bench.report [FILE ...]`: the README's tables of speed and docs/bench's pictures, out of bench/results."""
+"""`python -m bench.report [FILE ...]`: the README's tables of the network, all tables and pictures in docs/bench.
+
+Everything comes out of bench/results, and nothing is typed by hand.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.record import RESULTS, read
 from bench.tables import table
@@ -13,7 +17,7 @@ from pyranet_fast import cli
 from pyranet_fast.errors import UserError
 
 README = Path(__file__).parents[1] / "README.md"
-PICTURES = Path(__file__).parents[1] / "docs" / "bench"
+PAGE = Path(__file__).parents[1] / "docs" / "bench" / "README.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
@@ -28,36 +32,44 @@ def readme_with(text: str, tables: str) -> str:
     return text[: text.index(BEGIN) + len(BEGIN)] + f"\n{tables}\n" + text[text.index(END) :]
 
 
+def page_of(contents: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
+    """Every table and picture of all files."""
+    blocks = ["# Speed\n\nWritten by `python -m bench.report --write` out of `bench/results`; do not edit."]
+    blocks += [text for content in contents if (text := table(content))]
+    blocks += [f"![{path.stem}]({path.name})" for path in pictures]
+    return "\n\n".join(blocks) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="(default: bench/results/*.json)")
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--write", action="store_true", help="put them into README.md and docs/bench")
     parser.add_argument("--check", action="store_true", help="exit with 1 if README.md has others")
-    parser.add_argument("--plots", action="store_true", help="draw the pictures into docs/bench")
     parser.add_argument("--readme", type=Path, default=README, help="another page than README.md")
-    parser.add_argument("--pictures", type=Path, default=PICTURES, help="another folder than docs/bench")
+    parser.add_argument("--page", type=Path, default=PAGE, help="another page than docs/bench/README.md")
     arguments = parser.parse_args(argv)
     files = arguments.files or sorted(RESULTS.glob("*.json"))
     if not files:
         raise UserError(f"{RESULTS} holds no *.json; python -m bench.model writes one")
-    contents = {path: read(path) for path in files}
-    tables = "\n\n".join(text for content in contents.values() if (text := table(content)))
-    if arguments.plots:
-        from bench.plots import draw
-
-        for path in draw(list(contents.values()), cli.output_folder(arguments.pictures)):
-            print(f"written: {path}")
-    if arguments.write or arguments.check:
-        before = arguments.readme.read_text()
-        after = readme_with(before, tables)
-        if arguments.write:
-            arguments.readme.write_text(after)
-        elif before != after:
+    contents = [read(path) for path in files]
+    if not arguments.write and not arguments.check:
+        print("\n\n".join(text for content in contents if (text := table(content))))
+        return 0
+    before = arguments.readme.read_text()
+    of_network = (table(content, ("model",)) for content in contents)
+    after = readme_with(before, "\n\n".join(text for text in of_network if text))
+    if not arguments.write:
+        if before != after:
             print(f"{arguments.readme} has other tables; python -m bench.report --write", file=sys.stderr)
-            return 1
-    elif not arguments.plots:
-        print(tables)
+        return int(before != after)
+    from bench.plots import draw  # matplotlib takes a while
+
+    arguments.readme.write_text(after)
+    pictures = draw(contents, cli.output_folder(arguments.page.parent))
+    arguments.page.write_text(page_of(contents, pictures))
+    for path in (arguments.readme, arguments.page, *pictures):
+        print(f"written: {path}")
     return 0
 
 

@@ -132,10 +132,10 @@ def pipeline(content: dict[str, Any]) -> list[str]:
 PARTS = {"model": model, "operators": operators, "growth": growth, "pipeline": pipeline}
 
 
-def table(content: dict[str, Any]) -> str:
-    """Markdown of one file: every part under its machine and command."""
+def table(content: dict[str, Any], parts: Iterable[str] = tuple(PARTS)) -> str:
+    """Markdown of one file: the parts, each under its machine and command."""
     blocks = []
-    for part, make in PARTS.items():
-        if lines := make(content):
+    for part in parts:
+        if lines := PARTS[part](content):
             blocks.append("\n".join([heading(content, part), *lines]))
     return "\n\n".join(blocks)

@@ -115,6 +115,18 @@ def test_report_and_its_place_in_the_readme(tmp_path):
     assert report.readme_with(page, text) == page
 
 
+def test_pages_are_written_and_checked(tmp_path, capsys):
+    files = [str(written(tmp_path / "a.json", 150.0))]
+    page, readme = tmp_path / "docs" / "page.md", tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    places = ["--readme", str(readme), "--page", str(page)]
+    assert report.main([*files, "--check", *places]) == 1 and not page.exists()
+    assert report.main([*files, "--write", *places]) == 0
+    assert report.main([*files, "--check", *places]) == 0
+    assert "**ours fp32**" in readme.read_text() and "**ours fp32**" in page.read_text()
+    assert report.main(files) == 0 and "**ours fp32**" in capsys.readouterr().out
+
+
 def test_compare_finds_what_is_slower(tmp_path, capsys):
     a, b = written(tmp_path / "a.json", 150.0), written(tmp_path / "b.json", 180.0)
     assert compare.main([str(a), str(a)]) == 0
