@@ -16,6 +16,7 @@ from ..data.shapes import load_shapes
 from ..errors import UserError
 from ..models import classifier
 from ..nn.init import initialize_
+from ..nn.recompute import checkpoint_activations_
 from .checkpoint import CLASSIFICATION, Checkpoint
 from .classify_settings import ClassifySettings
 from .sampler import EpochBatchSampler
@@ -58,6 +59,8 @@ class ClassifyTask:
             raise UserError(f"the network cannot be built from these flags: {error}") from error
         if settings.init != "published":
             initialize_(model, settings.init, torch.zeros(1, *self.data.images.shape[1:]))
+        if settings.activation_checkpointing:
+            checkpoint_activations_(model)
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)

@@ -208,6 +208,7 @@ _FREE = {
     "save_every",
     "on_error",
     "compile",
+    "activation_checkpointing",
 }
 
 

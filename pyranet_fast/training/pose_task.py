@@ -21,6 +21,7 @@ from ..data.transforms import Augmentation, normalise
 from ..errors import UserError
 from ..models import PyraNet
 from ..nn.init import initialize_
+from ..nn.recompute import checkpoint_activations_
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
 from ..pose.skeleton import resolve_skeleton
@@ -97,6 +98,8 @@ class PoseTask:
                     f"{settings.dataset} has {ours.name!r}{which}"
                 )
             load_weights(model, start.weights, settings.weights)
+        if settings.activation_checkpointing:
+            checkpoint_activations_(model)
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: set[int] = set()

@@ -109,6 +109,11 @@ class Settings:
     resume: str = _option(
         "auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path"
     )
+    activation_checkpointing: bool = _option(
+        False,
+        "keep only what enters residual units and make the rest again in the backward: about a third of the memory for "
+        "one more forward pass a step, and the same weights bit for bit",
+    )
     compile: bool = _option(False, "torch.compile the network")
 
     def __post_init__(self) -> None:
