@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..models import classifier
 from ..nn.init import initialize_
 from ..nn.recompute import checkpoint_activations_
+from . import distributed
 from .checkpoint import CLASSIFICATION, Checkpoint
 from .classify_settings import ClassifySettings
 from .sampler import EpochBatchSampler
@@ -85,7 +86,10 @@ class ClassifyTask:
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """``image`` (N, 3, H, W) uint8 and ``label`` (N,), in an order that (seed, step) decides."""
         s = self.settings
-        for keys in EpochBatchSampler(len(self.data), s.batch_size, s.seed, first, last):
+        sampler = EpochBatchSampler(
+            len(self.data), s.batch_size, s.seed, first, last, rank=distributed.rank(), ranks=distributed.size()
+        )
+        for keys in sampler:
             epochs, indices = zip(*keys, strict=True)
             chosen = torch.tensor(indices, device=self.device)
             images = self._images[chosen]

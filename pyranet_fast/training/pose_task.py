@@ -25,6 +25,7 @@ from ..nn.recompute import checkpoint_activations_
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
 from ..pose.skeleton import resolve_skeleton
+from . import distributed
 from .checkpoint import POSE, Checkpoint, load_checkpoint, load_weights
 from .sampler import EpochBatchSampler
 from .schedule import learning_rate
@@ -119,10 +120,14 @@ class PoseTask:
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """Batches in an order that (seed, step) decides; corrupt images are named once."""
         s = self.settings
-        workers = s.workers if s.workers >= 0 else min(8, max(0, (os.cpu_count() or 1) - 1))
+        cores = (os.cpu_count() or 1) // distributed.local_size()
+        workers = s.workers if s.workers >= 0 else min(8, max(0, cores - 1))
+        sampler = EpochBatchSampler(
+            len(self.people), s.batch_size, s.seed, first, last, rank=distributed.rank(), ranks=distributed.size()
+        )
         loader = DataLoader(
             self.data,
-            batch_sampler=EpochBatchSampler(len(self.people), s.batch_size, s.seed, first, last),
+            batch_sampler=sampler,
             num_workers=workers,
             worker_init_fn=worker_init,
             pin_memory=self.device.type == "cuda",

@@ -10,6 +10,12 @@ from typing import Any, ClassVar, Protocol
 from ..errors import UserError
 from ..nn.init import INITIALIZERS
 
+TORCHRUN = (
+    "torchrun --nproc-per-node=N -m pyranet_fast.train… trains by N processes, on CUDA one a GPU: each takes its share "
+    "of --batch-size, gradients are averaged, batch norms use the statistics of their own share."
+)
+"""What `--help` says about several processes."""
+
 
 def _option(default: Any, text: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, **more})
@@ -71,7 +77,7 @@ class Settings:
     input_size: int = _option(256, "side of the square network input, pixels")
     early_size: int | None = _option(None, "input size of the early epochs: cheaper pictures first, see --early-share")
     early_share: float = _option(0.5, "share of the epochs that --early-size is used for")
-    batch_size: int = _option(16, "people a step")
+    batch_size: int = _option(16, "people a step, of all processes together")
     epochs: int = _option(200, "passes over the training set")
     max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
     lr: float = _option(7e-4, "RMSProp learning rate")
@@ -97,8 +103,10 @@ class Settings:
     rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated")
     colour_noise: float = _option(0.2, "augmentation: each colour channel times U(1 - this, 1 + this)")
     precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
-    workers: int = _option(-1, "loader processes; -1: cores - 1, at most 8; 0: load in the training process")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK")
+    workers: int = _option(
+        -1, "loader processes of each training process; -1: its cores - 1, at most 8; 0: load in the training process"
+    )
     cache: bool = _option(True, "keep decoded people in memory (about 100 kB each)")
     on_error: str = _option(
         "raise", "a corrupt image stops the run, or is named, counted and left out", choices=("raise", "skip")
