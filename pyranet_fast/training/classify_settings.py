@@ -57,6 +57,11 @@ class ClassifySettings:
     )
     compile: bool = _option(False, "torch.compile the network")
 
+    @property
+    def cuda_graph(self) -> bool:
+        """Its SGD reads the learning rate on the host, which a graph would not see change."""
+        return False
+
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
             raise UserError(f"--dataset is {self.dataset!r}; accepted are {', '.join(DATASETS)}")

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..cuda_graphs import CudaCapture
 from ..errors import UserError
 from . import distributed
 from .average import moving_average
 from .checkpoint import LAST, Checkpoint, save_checkpoint
 from .meter import Meter
+from .optimizer_state import plain_state
 from .report import Report
 from .resume import restore, resume_path
 from .settings import RunSettings
 from .signals import catch_signals
+from .step import GraphedStep, Step
 
 
 class Task(Protocol):
@@ -106,7 +109,7 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
             "settings": asdict(settings),
             "raw_weights": raw if average is not None else None,
             "averaged": int(average.n_averaged) if average is not None else 0,
-            "optimizer": optimizer.state_dict(),
+            "optimizer": plain_state(optimizer),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(task.device) if task.device.type == "cuda" else None,
         }
@@ -114,6 +117,9 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
 
     running = torch.compile(model) if settings.compile else model
     task.model = distributed.replicated(running, task.device)  # type: ignore[arg-type]
+    stepper = Step(task, optimizer)
+    if settings.cuda_graph:
+        stepper = GraphedStep(task, optimizer, CudaCapture(task.device))
     meter = Meter()
     bar = tqdm(
         total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if leads else True, smoothing=0.05
@@ -125,12 +131,9 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
             batch = next(source)
             waited = time.perf_counter() - waited
             rate = task.learning_rate(step, total)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             model.train()
             distributed.seed_step(settings.seed, step)
-            optimizer.zero_grad(set_to_none=True)
-            loss, accuracy, samples = task.loss(batch)
+            loss, accuracy, samples = stepper.loss(batch, rate)
             value, share, asked = distributed.means(loss, accuracy, stop.wanted, device=task.device)
             if not math.isfinite(value):
                 raise Diverged(
@@ -138,8 +141,7 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
                     f"kept. {output / LAST} holds the last good state, if an epoch was finished: lower --lr, use "
                     "--warmup, or --precision fp32"
                 )
-            loss.backward()
-            optimizer.step()
+            stepper.update()
             if average is not None:
                 average.update_parameters(model)
             step += 1

@@ -59,6 +59,9 @@ class PoseTask:
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
+        if settings.cuda_graph and (device.type != "cuda" or distributed.size() > 1):
+            got = f"{distributed.size()} processes" if distributed.size() > 1 else f"device {device}"
+            raise UserError(f"--cuda-graph was given for {got}; one process on an NVIDIA GPU is accepted")
         augmentation = Augmentation(
             scale=settings.scale_noise,
             rotation=settings.rotation_noise,
@@ -109,7 +112,13 @@ class PoseTask:
         """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
         s = self.settings
         return torch.optim.RMSprop(
-            self.model.parameters(), lr=s.lr, alpha=0.99, eps=1e-8, weight_decay=s.weight_decay, foreach=True
+            self.model.parameters(),
+            lr=torch.tensor(s.lr, device=self.device) if s.cuda_graph else s.lr,
+            alpha=0.99,
+            eps=1e-8,
+            weight_decay=s.weight_decay,
+            foreach=True,
+            capturable=s.cuda_graph,
         )
 
     def learning_rate(self, step: int, total: int) -> float:

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..errors import UserError
 from .checkpoint import LAST, load_checkpoint, load_weights
+from .optimizer_state import load_plain_state
 from .settings import RunSettings
 
 
@@ -36,6 +37,7 @@ _FREE = {
     "save_every",
     "on_error",
     "compile",
+    "cuda_graph",
     "activation_checkpointing",
 }
 
@@ -69,7 +71,7 @@ def restore(
         load_weights(average.module, checkpoint.weights, path)
         average.n_averaged.fill_(state["averaged"])
     load_weights(model, checkpoint.weights if average is None else state["raw_weights"], path)
-    optimizer.load_state_dict(state["optimizer"])
+    load_plain_state(optimizer, state["optimizer"])
     torch.set_rng_state(state["random"])
     if state["random_cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["random_cuda"])

@@ -41,6 +41,8 @@ class RunSettings(Protocol):
     @property
     def compile(self) -> bool: ...
     @property
+    def cuda_graph(self) -> bool: ...
+    @property
     def validate_every(self) -> int: ...
     @property
     def save_every(self) -> int: ...
@@ -123,6 +125,10 @@ class Settings:
         "one more forward pass a step, and the same weights bit for bit",
     )
     compile: bool = _option(False, "torch.compile the network")
+    cuda_graph: bool = _option(
+        False,
+        "record the whole step once as a CUDA graph and replay it: no launches; on one NVIDIA GPU, without --compile",
+    )
 
     def __post_init__(self) -> None:
         for name in (
@@ -157,6 +163,11 @@ class Settings:
             raise UserError(f"--rotation-probability is {self.rotation_probability}; a number in [0, 1] is accepted")
         if self.workers < -1 or self.workers > 256:
             raise UserError(f"--workers is {self.workers}; -1 to 256 is accepted")
+        if self.cuda_graph and self.compile:
+            raise UserError(
+                "--cuda-graph was given with --compile, whose code may wait for the device, which a graph cannot; "
+                "one of them is accepted"
+            )
         stride = 4 * 2**self.depth
         for flag, side in (("--input-size", self.input_size), ("--early-size", self.early_size or stride)):
             if side < 1 or side % stride:
