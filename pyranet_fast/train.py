@@ -7,45 +7,63 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import cli
 from .memory import keep_pages
 
+if TYPE_CHECKING:
+    import torch
+
+    from .training.settings import Settings
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    from .training.settings import Settings, add_arguments
+    from .training.settings import TORCHRUN, Settings, add_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train",
         description="Train a PyraNet. The defaults are the paper's recipe; OUTPUT gets last.pt, log.csv, curves.png, "
-        "pictures/ and tensorboard/. Ctrl-C saves and stops; the same command goes on from there.",
+        f"pictures/ and tensorboard/. Ctrl-C saves and stops; the same command goes on from there. {TORCHRUN}",
     )
     add_arguments(parser)
     values = vars(parser.parse_args(argv))
     settings = Settings(**{f.name: values[f.name] for f in dataclasses.fields(Settings)})
-    device = cli.device(settings.device)
 
+    from .training import distributed
+
+    with distributed.joined(settings.device, settings.batch_size) as device:
+        _train(settings, device)
+    return 0
+
+
+def _train(settings: Settings, device: torch.device) -> None:
+    from .training import distributed
     from .training.loop import fit
     from .training.pose_task import PoseTask
 
     started = time.perf_counter()
     task = PoseTask(settings, device)
     parameters = sum(p.numel() for p in task.model.parameters())
-    print(
-        f"{len(task.people)} people to train on, {len(task.held_out)} to validate on; {settings.variant} network of "
-        f"{parameters / 1e6:.3f} M parameters on {device}; {task.steps_per_epoch} steps an epoch",
-        flush=True,
-    )
+    if distributed.leads():
+        processes = f" by {distributed.size()} processes" if distributed.size() > 1 else ""
+        print(
+            f"{len(task.people)} people to train on, {len(task.held_out)} to validate on; {settings.variant} network "
+            f"of {parameters / 1e6:.3f} M parameters on {device}{processes}; {task.steps_per_epoch} steps an epoch",
+            flush=True,
+        )
     results = fit(task, settings)
-    if task.corrupt:
-        print(f"{len(task.corrupt)} unreadable images were left out")
+    corrupt = set().union(*distributed.gathered(task.corrupt))
+    if not distributed.leads():
+        return
+    if corrupt:
+        print(f"{len(corrupt)} unreadable images were left out")
     print(
         f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {settings.output}/last.pt, curves.png, pictures/"
     )
     if results:
         print(f"validation {results['metric']} (single scale, no flip): {results['mean']:.2f}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -207,5 +207,7 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
         raise ValueError(
             f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of shape {tuple(images.shape)}"
         )
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    return images.float().mul_(1 / 255).sub_(mean).to(dtype)
+    scaled = images.float().mul_(1 / 255)
+    for channel, mean in enumerate(MEAN):  # numbers: a tensor of them would have to be sent, and no CUDA graph can wait
+        scaled[:, channel] -= mean
+    return scaled.to(dtype)

@@ -3,6 +3,7 @@
 from .classifier_base import Classifier
 from .classifiers import classifier
 from .complexity import Complexity, complexity
+from .graphs import GraphedInference
 from .inference import InferencePyraNet, optimize_for_inference
 from .pyranet import PyraNet
 from .resnext import ResNeXt, resnext
@@ -13,6 +14,7 @@ __all__ = [
     "VARIANTS",
     "Classifier",
     "Complexity",
+    "GraphedInference",
     "InferencePyraNet",
     "PyraNet",
     "ResNeXt",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor, nn
 
 from ..nn.folded import PRECISIONS, FoldedConv, fold
 from ..nn.folded_units import Entry, FoldedUnit
 from ..nn.hourglass import Hourglass
+from .graphs import GraphedInference
 from .pyranet import PyraNet, Stack, check_image
 
 
@@ -94,7 +97,17 @@ class InferencePyraNet(nn.Module):
         return scores
 
 
-def optimize_for_inference(model: PyraNet, precision: str = "fp32") -> InferencePyraNet:
+@overload
+def optimize_for_inference(
+    model: PyraNet, precision: str = "fp32", *, graph: Literal[False] = False
+) -> InferencePyraNet: ...
+@overload
+def optimize_for_inference(
+    model: PyraNet, precision: str = "fp32", *, graph: bool
+) -> InferencePyraNet | GraphedInference: ...
+def optimize_for_inference(
+    model: PyraNet, precision: str = "fp32", *, graph: bool = False
+) -> InferencePyraNet | GraphedInference:
     """A copy of a trained network for predictions: the same score maps within the precision, without gradients.
 
     Batch norms are folded into convolutions, those at the entry of a unit are made in one pass with the addition
@@ -104,6 +117,8 @@ def optimize_for_inference(model: PyraNet, precision: str = "fp32") -> Inference
     Args:
         model: on any device; it is not changed. Its running statistics are taken as they are.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of weights and maps. Folding is done in float64.
+        graph: launch the kernels as one CUDA graph for each shape of input, see `GraphedInference`; images then have
+            to be on a CUDA device, and so does the module.
 
     Returns:
         A module that is called as the model is, and returns the scores of all stacks in float32.
@@ -118,7 +133,8 @@ def optimize_for_inference(model: PyraNet, precision: str = "fp32") -> Inference
     training = {module: module.training for module in model.modules()}
     model.eval()  # norms fold in evaluation only
     try:
-        return InferencePyraNet(model, precision)
+        network = InferencePyraNet(model, precision)
     finally:
         for module, mode in training.items():
             module.training = mode
+    return GraphedInference(network) if graph else network

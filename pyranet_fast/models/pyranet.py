@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..nn.activation import BatchNormReLU
 from ..nn.hourglass import Hourglass, max_pool
+from ..nn.recompute import Recomputing
 from ..nn.residual import BNReLUConv
 from ..nn.windows import POOL_WINDOWS
 from .units import VARIANTS, Units
@@ -35,7 +36,7 @@ class Stem(nn.Module):
         return self.unit3(self.unit2(x))
 
 
-class Stack(nn.Module):
+class Stack(Recomputing):
     """One hourglass and its head; all but the last also make the input of the next."""
 
     def __init__(self, joints: int, features: int, depth: int, units: Units, variance_control: bool, last: bool):
@@ -49,13 +50,16 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, features, h, w) to the score maps (N, joints, h, w) and the next stack's input."""
-        features = self.bn(self.features(self.hourglass(x)))
+        return self.recomputed(self._head, self.hourglass(x), x)
+
+    def _head(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.bn(self.features(x))
         score = self.score(features)
         if self.from_features is None or self.from_score is None:
-            return score, x
+            return score, before
         following = self.from_features(features)
         following += self.from_score(score)
-        following += x
+        following += before
         return score, following
 
 

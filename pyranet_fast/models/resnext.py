@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from ..nn.activation import BatchNormReLU
 from ..nn.pyramid_branch import PyramidBranch
+from ..nn.recompute import Recomputing
 from .classifier_base import Classifier, check_counts
 
 EXPANSION = 4
 PYRAMID_WIDTH = 64  # of the first stage; doubles with each
 
 
-class ResNeXtBlock(nn.Module):
+class ResNeXtBlock(Recomputing):
     """1x1 BN ReLU, grouped 3x3 BN ReLU, 1x1 BN; plus the skip; plus the pyramid if there is one; ReLU.
 
     The block is post-activated: its input has been through the last block's ReLU already, so that is what the
@@ -41,11 +42,14 @@ class ResNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W), not negative, to (N, outputs, H / stride, W / stride), not negative."""
+        return self.recomputed(self._block, x, None if self.pyramid is None else self.pyramid.draw(x))
+
+    def _block(self, x: Tensor, samples: Tensor | None) -> Tensor:
         y = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         y = self.bn3(self.conv3(y))
         y = y + self.skip(x)
         if self.pyramid is not None:
-            y += self.pyramid(x)
+            y += self.pyramid(x, samples)
         return F.relu(y, inplace=True)
 
 

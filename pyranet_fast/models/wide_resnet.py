@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from ..nn.activation import BatchNormReLU
 from ..nn.pyramid_branch import PyramidBranch
+from ..nn.recompute import Recomputing
 from .classifier_base import Classifier, check_counts
 
 
-class WideBlock(nn.Module):
+class WideBlock(Recomputing):
     """BN ReLU 3x3, BN ReLU 3x3; plus the skip; plus, with ``pyramid``, a `PyramidBranch` of width outputs / 4.
 
     The skip is the identity where the channels agree and the stride is 1; else a 1x1 of the first BN-ReLU's
@@ -28,12 +29,15 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        return self.recomputed(self._block, x, None if self.pyramid is None else self.pyramid.draw(x))
+
+    def _block(self, x: Tensor, samples: Tensor | None) -> Tensor:
         active = self.bn1(x)
         # In-place additions go into the fresh output of a convolution, which no backward needs.
         y = self.conv2(self.bn2(self.conv1(active)))
         y += x if self.skip is None else self.skip(active)
         if self.pyramid is not None:
-            y += self.pyramid(active)
+            y += self.pyramid(active, samples)
         return y
 
 

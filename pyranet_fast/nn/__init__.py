@@ -5,6 +5,7 @@ from .activation import BatchNormReLU
 from .hourglass import Hourglass, upsample_add
 from .pyramid import PYRAMID_VARIANTS, DilatedPyramid, PooledPyramid, PyramidResidualModule
 from .pyramid_branch import PyramidBranch
+from .recompute import checkpoint_activations_
 from .residual import BNReLUConv, ResidualUnit
 from .windows import POOL_WINDOWS, draw_samples, level_sizes
 
@@ -19,6 +20,7 @@ __all__ = [
     "PyramidBranch",
     "PyramidResidualModule",
     "ResidualUnit",
+    "checkpoint_activations_",
     "draw_samples",
     "init",
     "level_sizes",

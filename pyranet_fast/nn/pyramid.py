@@ -13,6 +13,7 @@ from ..ops import (
     upsample_sum_canvas,
 )
 from .activation import BatchNormReLU, norms_of
+from .recompute import Recomputing
 from .residual import BNReLUConv, make_skip, run_skip, skip_norms
 from .windows import POOL_WINDOWS, draw_samples, level_sizes
 
@@ -55,7 +56,7 @@ class PooledPyramid(nn.Module):
         preactivate: bool = True,
     ) -> None:
         super().__init__()
-        self.levels, self.windows, self.concatenate = levels, windows, concatenate
+        self.levels, self.width, self.windows, self.concatenate = levels, width, windows, concatenate
         entries = levels if separate_inputs else 1
         self.preactivation = BatchNormReLU(inputs) if preactivate else nn.Identity()
         self.reduce = nn.ModuleList(nn.Conv2d(inputs, width, 1) for _ in range(entries))
@@ -66,19 +67,23 @@ class PooledPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        return self.after_norm(self.preactivation(x))
+        return self.after_norm(self.preactivation(x), self.draw(x))
 
     @property
     def entry(self) -> nn.Module:
         """The norm at the entry, or an identity."""
         return self.preactivation
 
-    def after_norm(self, x: Tensor) -> Tensor:
-        """``forward`` of what ``entry`` made."""
+    def draw(self, x: Tensor) -> Tensor:
+        """The windows of one forward pass, for an input (N, inputs, H, W), see `draw_samples`."""
+        return draw_samples(x, self.levels, self.windows, self.training, self.width)
+
+    def after_norm(self, x: Tensor, samples: Tensor | None) -> Tensor:
+        """``forward`` of what ``entry`` and ``draw`` made."""
+        assert samples is not None
         size = (x.shape[2], x.shape[3])
         sizes = level_sizes(size, self.levels)
         entries = [reduce(x) for reduce in self.reduce]
-        samples = draw_samples(entries[0], self.levels, self.windows, self.training)
         if self.canvas and len(entries) == len(self.filters) == 1 and not self.concatenate:
             return self.expand(self._on_canvas(entries[0], sizes, samples))
         if len(entries) == 1:
@@ -129,14 +134,18 @@ class DilatedPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        return self.after_norm(self.reduce.bn(x))
+        return self.after_norm(self.reduce.bn(x), self.draw(x))
 
     @property
     def entry(self) -> nn.Module:
         """The norm at the entry, or an identity."""
         return self.reduce.bn
 
-    def after_norm(self, x: Tensor) -> Tensor:
+    def draw(self, x: Tensor) -> Tensor | None:
+        """It has no windows."""
+        return None
+
+    def after_norm(self, x: Tensor, samples: Tensor | None) -> Tensor:
         """``forward`` of what ``entry`` made."""
         x = self.bn(self.reduce.conv(x))
         first, *others = self.filters
@@ -146,7 +155,7 @@ class DilatedPyramid(nn.Module):
         return self.expand(total)
 
 
-class PyramidResidualModule(nn.Module):
+class PyramidResidualModule(Recomputing):
     """x + g(sum_c f_c(x) + f_0(x)), equation 2: f_0 keeps the resolution, f_c are the pyramid's levels.
 
     Args:
@@ -206,10 +215,13 @@ class PyramidResidualModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W), H and W at least 2, to (N, outputs, H, W)."""
+        return self.recomputed(self._module, x, self.pyramid.draw(x))
+
+    def _module(self, x: Tensor, samples: Tensor | None) -> Tensor:
         x, (first, second, *skip) = norms_of(x, [self.reduce.bn, self.pyramid.entry, *skip_norms(self.skip)])
         # In-place additions: see ResidualUnit.
         branches = self.filter(self.reduce.conv(first))
-        branches += self.pyramid.after_norm(second)
+        branches += self.pyramid.after_norm(second, samples)
         y = self.expand(branches)
         y += run_skip(self.skip, x, skip)
         return y

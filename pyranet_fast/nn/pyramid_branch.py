@@ -31,12 +31,19 @@ class PyramidBranch(nn.Module):
         self.bn_sum = BatchNormReLU(width)
         self.expand = nn.Conv2d(width, outputs, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, ceil(H / stride), ceil(W / stride)), both at least 2."""
+    def draw(self, x: Tensor) -> Tensor:
+        """The windows of one forward pass, for an input (N, inputs, H, W), see `draw_samples`."""
+        return draw_samples(x, self.levels, "channel", self.training, self.reduce.out_channels)
+
+    def forward(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
+        """(N, inputs, H, W), windows (None draws them), to (N, outputs, ceil(H / stride), ceil(W / stride)).
+
+        Height and width of the output are at least 2.
+        """
+        samples = self.draw(x) if samples is None else samples
         x = self.reduce(x)
         size = (x.shape[2], x.shape[3])
         sizes = level_sizes(size, self.levels)
-        samples = draw_samples(x, self.levels, "channel", self.training)
         if self.bn.foldable:
             scale, shift = self.bn.folded()
             maps = fractional_max_pool_pyramid(x, sizes, samples, scale=scale, shift=shift, relu=True)

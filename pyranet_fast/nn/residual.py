@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..ops import winograd
 from .activation import BatchNormReLU, norms_of
+from .recompute import Recomputing
 
 
 class Conv3x3(nn.Conv2d):
@@ -63,7 +64,7 @@ def run_skip(skip: nn.Module, x: Tensor, active: list[Tensor]) -> Tensor:
     return skip.conv(active[0]) if isinstance(skip, BNReLUConv) else x
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(Recomputing):
     """x + P(x), P = BN ReLU 1x1, BN ReLU 3x3, BN ReLU 1x1.
 
     Args:
@@ -91,6 +92,9 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
+        return self.recomputed(self._unit, x)
+
+    def _unit(self, x: Tensor) -> Tensor:
         x, (first, *skip) = norms_of(x, [self.reduce.bn, *skip_norms(self.skip)])
         y = self.expand(self.filter(self.reduce.conv(first)))
         # Additions go into the fresh output of a convolution, which no backward needs: no new memory.

@@ -31,15 +31,16 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
     return [(pooled(h, c), pooled(w, c)) for c in range(1, levels + 1)]
 
 
-def draw_samples(x: Tensor, levels: int, windows: str, training: bool) -> Tensor:
+def draw_samples(x: Tensor, levels: int, windows: str, training: bool, channels: int | None = None) -> Tensor:
     """Window offsets u for one pyramid: (L, N or 1, C or 1, 2) in [0, 1), float32.
 
     In training they come from PyTorch's default generator of ``x``'s device, so a seed repeats them; one draw
     for each channel of each sample (``windows="channel"``, the paper), each sample (``"sample"``) or the
-    whole batch (``"batch"``). In evaluation and export u = 0.5 everywhere, so predictions repeat.
+    whole batch (``"batch"``). ``channels`` is the number of channels that are pooled; None: those of ``x``. In
+    evaluation and export u = 0.5 everywhere, so predictions repeat.
     """
     if not training:
         return torch.full((levels, 1, 1, 2), 0.5, dtype=torch.float32, device=x.device)
     n = 1 if windows == "batch" else x.shape[0]
-    c = x.shape[1] if windows == "channel" else 1
+    c = (channels or x.shape[1]) if windows == "channel" else 1
     return torch.rand(levels, n, c, 2, dtype=torch.float32, device=x.device)

@@ -16,6 +16,8 @@ from ..errors import UserError
 
 FORMAT = "pyranet_fast checkpoint"
 FORMAT_VERSION = 1
+LAST = "last.pt"
+"""Name of a training's checkpoint in its output folder."""
 POSE, CLASSIFICATION = "pose", "classification"
 _NOUNS = {POSE: "a network for poses", CLASSIFICATION: "an image classifier"}
 

@@ -23,7 +23,7 @@ class ClassifySettings:
         "wrn-28-10-pyramid",
         "wrn-DEPTH-WIDTH or resnext-DEPTH-CARDINALITYxWIDTHd, with or without -pyramid",
     )
-    batch_size: int = _option(128, "images a step")
+    batch_size: int = _option(128, "images a step, of all processes together")
     epochs: int = _option(0, "passes over the training set; 0: as published, 200 for wrn and 300 for resnext")
     max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
     lr: float = _option(0.1, "learning rate of SGD with Nesterov momentum")
@@ -43,14 +43,24 @@ class ClassifySettings:
     )
     augment: bool = _option(True, "random crops of images padded by 4 pixels, and mirroring")
     precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK")
     validate_every: int = _option(1, "epochs between validations")
     save_every: int = _option(0, "also save a checkpoint every so many steps; 0: at the end of each epoch only")
     seed: int = _option(0, "decides weights, order, augmentation and pooling windows")
     resume: str = _option(
         "auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path"
     )
+    activation_checkpointing: bool = _option(
+        False,
+        "keep only what enters residual units and make the rest again in the backward: about a third of the memory for "
+        "one more forward pass a step, and the same weights bit for bit",
+    )
     compile: bool = _option(False, "torch.compile the network")
+
+    @property
+    def cuda_graph(self) -> bool:
+        """Its SGD reads the learning rate on the host, which a graph would not see change."""
+        return False
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:

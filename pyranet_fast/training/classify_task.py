@@ -16,6 +16,8 @@ from ..data.shapes import load_shapes
 from ..errors import UserError
 from ..models import classifier
 from ..nn.init import initialize_
+from ..nn.recompute import checkpoint_activations_
+from . import distributed
 from .checkpoint import CLASSIFICATION, Checkpoint
 from .classify_settings import ClassifySettings
 from .sampler import EpochBatchSampler
@@ -58,6 +60,8 @@ class ClassifyTask:
             raise UserError(f"the network cannot be built from these flags: {error}") from error
         if settings.init != "published":
             initialize_(model, settings.init, torch.zeros(1, *self.data.images.shape[1:]))
+        if settings.activation_checkpointing:
+            checkpoint_activations_(model)
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)
@@ -82,7 +86,10 @@ class ClassifyTask:
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """``image`` (N, 3, H, W) uint8 and ``label`` (N,), in an order that (seed, step) decides."""
         s = self.settings
-        for keys in EpochBatchSampler(len(self.data), s.batch_size, s.seed, first, last):
+        sampler = EpochBatchSampler(
+            len(self.data), s.batch_size, s.seed, first, last, rank=distributed.rank(), ranks=distributed.size()
+        )
+        for keys in sampler:
             epochs, indices = zip(*keys, strict=True)
             chosen = torch.tensor(indices, device=self.device)
             images = self._images[chosen]

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from ..cuda_graphs import CudaCapture
 from ..errors import UserError
+from . import distributed
 from .average import moving_average
-from .checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from .checkpoint import LAST, Checkpoint, save_checkpoint
+from .meter import Meter
+from .optimizer_state import plain_state
 from .report import Report
+from .resume import restore, resume_path
 from .settings import RunSettings
-
-LAST = "last.pt"
+from .signals import catch_signals
+from .step import GraphedStep, Step
 
 
 class Task(Protocol):
@@ -43,7 +45,7 @@ class Task(Protocol):
         """The rate of a step (0-based) in a run of ``total`` steps."""
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
-        """Training batches number ``first`` to ``last`` - 1, the same ones whenever asked."""
+        """This process's share of the training batches ``first`` to ``last`` - 1, the same ones whenever asked."""
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         """Loss, accuracy in [0, 1] and number of samples of a batch."""
@@ -80,14 +82,22 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
     average = moving_average(model, settings.ema) if settings.ema else None
     network = average.module if average is not None else model
     torch.manual_seed(settings.seed)
+    leads = distributed.leads()
     report = Report(output)
     step = 0
     results: dict[str, Any] = {}
     start = resume_path(settings, output)
     if start is not None:
         step, results = restore(start, task.kind, model, average, optimizer, settings)
-        print(f"resumed from {start} at step {step} of {total}", flush=True)
-    report.open(step)
+        if leads:
+            print(f"resumed from {start} at step {step} of {total}", flush=True)
+    if len(set(starts := distributed.gathered(step))) > 1:
+        raise UserError(
+            f"the processes start at different steps ({', '.join(map(str, starts))}); --output is {settings.output}, "
+            "and a folder that all of them see is accepted"
+        )
+    if leads:
+        report.open(step)
 
     def save() -> None:
         raw = {k: v.detach().cpu() for k, v in model.state_dict().items()}
@@ -99,17 +109,21 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
             "settings": asdict(settings),
             "raw_weights": raw if average is not None else None,
             "averaged": int(average.n_averaged) if average is not None else 0,
-            "optimizer": optimizer.state_dict(),
+            "optimizer": plain_state(optimizer),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(task.device) if task.device.type == "cuda" else None,
         }
         save_checkpoint(output / LAST, checkpoint)
 
-    compiled = torch.compile(model) if settings.compile else None
-    if compiled is not None:
-        task.model = compiled  # type: ignore[assignment]
+    running = torch.compile(model) if settings.compile else model
+    task.model = distributed.replicated(running, task.device)  # type: ignore[arg-type]
+    stepper = Step(task, optimizer)
+    if settings.cuda_graph:
+        stepper = GraphedStep(task, optimizer, CudaCapture(task.device))
     meter = Meter()
-    bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=None, smoothing=0.05)
+    bar = tqdm(
+        total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if leads else True, smoothing=0.05
+    )
     with catch_signals() as stop, bar:
         source = iter(task.batches(step, total))
         while step < total:
@@ -117,29 +131,26 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
             batch = next(source)
             waited = time.perf_counter() - waited
             rate = task.learning_rate(step, total)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             model.train()
-            optimizer.zero_grad(set_to_none=True)
-            loss, accuracy, samples = task.loss(batch)
-            value = loss.item()
+            distributed.seed_step(settings.seed, step)
+            loss, accuracy, samples = stepper.loss(batch, rate)
+            value, share, asked = distributed.means(loss, accuracy, stop.wanted, device=task.device)
             if not math.isfinite(value):
                 raise Diverged(
                     f"the loss became {value} at step {step} (learning rate {rate:.2e}); nothing of this step was "
                     f"kept. {output / LAST} holds the last good state, if an epoch was finished: lower --lr, use "
                     "--warmup, or --precision fp32"
                 )
-            loss.backward()
-            optimizer.step()
+            stepper.update()
             if average is not None:
                 average.update_parameters(model)
             step += 1
-            meter.add(value, float(accuracy), samples, waited)
+            meter.add(value, share, samples * distributed.size(), waited)
             epoch = (step - 1) // task.steps_per_epoch + 1
             bar.set_postfix_str(f"epoch {epoch}, {meter}", refresh=False)
             bar.update()
             ended = step % task.steps_per_epoch == 0 or step == total
-            if ended:
+            if ended and leads:
                 figures = meter.row()  # before validation, whose time is not training's
                 validated = epoch % settings.validate_every == 0 or step == total
                 if validated:
@@ -159,24 +170,27 @@ def fit(task: Task, settings: RunSettings) -> dict[str, Any]:
                 line += f"{row['images_per_second']:.0f} images/s, data wait {row['data_wait']:.1%}"
                 bar.write(line, file=sys.stdout)
                 sys.stdout.flush()
+            if ended:
                 meter = Meter()
-            if ended or stop.wanted or (settings.save_every and step % settings.save_every == 0):
+            if leads and (ended or asked or (settings.save_every and step % settings.save_every == 0)):
                 save()
-            if stop.wanted and step < total:
-                bar.write(
-                    f"stopped at step {step} of {total}; saved {output / LAST}; the same command goes on from there"
-                )
+            if asked and step < total:
+                distributed.gathered(step)  # nobody leaves before the checkpoint is there
+                if leads:
+                    done = f"stopped at step {step} of {total}; saved {output / LAST}"
+                    bar.write(f"{done}; the same command goes on from there")
                 raise KeyboardInterrupt
-    report.close(
-        {
-            "metric": results.get("metric"),
-            "validation": results.get("mean"),
-            "steps": step,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "device": str(task.device),
-            "peak_megabytes": round(peak_megabytes(task.device), 1),
-        }
-    )
+    if leads:
+        report.close(
+            {
+                "metric": results.get("metric"),
+                "validation": results.get("mean"),
+                "steps": step,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "device": str(task.device),
+                "peak_megabytes": round(peak_megabytes(task.device), 1),
+            }
+        )
     return results
 
 
@@ -185,125 +199,3 @@ def peak_megabytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def resume_path(settings: RunSettings, output: Path) -> Path | None:
-    """The checkpoint to go on from, or None."""
-    if settings.resume == "none":
-        return None
-    if settings.resume == "auto":
-        return output / LAST if (output / LAST).exists() else None
-    return Path(settings.resume)
-
-
-# Settings that may differ between the parts of one run without changing what is trained.
-_FREE = {
-    "output",
-    "root",
-    "resume",
-    "workers",
-    "device",
-    "cache",
-    "validate_every",
-    "save_every",
-    "on_error",
-    "compile",
-}
-
-
-def restore(
-    path: Path,
-    kind: str,
-    model: nn.Module,
-    average: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    settings: RunSettings,
-) -> tuple[int, dict[str, Any]]:
-    """Put a checkpoint's state back; returns its step and results.
-
-    Raises:
-        UserError: the checkpoint cannot be read, or was made with other settings.
-    """
-    checkpoint = load_checkpoint(path, kind)
-    state = checkpoint.training
-    if not state:
-        raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot go on from it")
-    now = asdict(settings)
-    other = sorted(k for k, v in state["settings"].items() if k not in _FREE and k in now and now[k] != v)
-    if other:
-        differences = ", ".join(f"--{k.replace('_', '-')} {state['settings'][k]} there, {now[k]} here" for k in other)
-        raise UserError(
-            f"checkpoint {path} was trained with other settings ({differences}); use them, another --output, "
-            "or --resume none"
-        )
-    if average is not None:
-        load_weights(average.module, checkpoint.weights, path)
-        average.n_averaged.fill_(state["averaged"])
-    load_weights(model, checkpoint.weights if average is None else state["raw_weights"], path)
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random_cuda"])
-    return state["step"], checkpoint.metrics
-
-
-class Meter:
-    """Sums of an epoch; loss and accuracy are also smoothed for the bar."""
-
-    def __init__(self) -> None:
-        self.steps = self.samples = 0
-        self.loss = self.accuracy = self.waited = 0.0
-        self.recent: tuple[float, float] | None = None
-        self.started = time.perf_counter()
-
-    def add(self, loss: float, accuracy: float, samples: int, waited: float) -> None:
-        """Count a step."""
-        self.steps += 1
-        self.samples += samples
-        self.loss += loss
-        self.accuracy += accuracy
-        self.waited += waited
-        old = self.recent or (loss, accuracy)
-        self.recent = (0.95 * old[0] + 0.05 * loss, 0.95 * old[1] + 0.05 * accuracy)
-
-    def row(self) -> dict[str, float]:
-        """The epoch's figures."""
-        seconds = time.perf_counter() - self.started
-        steps = max(1, self.steps)
-        return {
-            "loss": self.loss / steps,
-            "accuracy": self.accuracy / steps,
-            "images_per_second": self.samples / seconds,
-            "data_wait": self.waited / seconds,
-            "seconds": seconds,
-        }
-
-    def __str__(self) -> str:
-        loss, accuracy = self.recent or (0.0, 0.0)
-        rate = self.samples / max(1e-9, time.perf_counter() - self.started)
-        return f"loss {loss:.4f}, accuracy {accuracy:.0%}, {rate:.0f} img/s"
-
-
-class _Stop:
-    wanted = False
-
-
-@contextmanager
-def catch_signals() -> Iterator[_Stop]:
-    """Inside, Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C stops at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.wanted:
-            raise KeyboardInterrupt
-        stop.wanted = True
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: leave signals to whoever owns them
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

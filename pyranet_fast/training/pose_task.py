@@ -21,9 +21,11 @@ from ..data.transforms import Augmentation, normalise
 from ..errors import UserError
 from ..models import PyraNet
 from ..nn.init import initialize_
+from ..nn.recompute import checkpoint_activations_
 from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
 from ..pose.skeleton import resolve_skeleton
+from . import distributed
 from .checkpoint import POSE, Checkpoint, load_checkpoint, load_weights
 from .sampler import EpochBatchSampler
 from .schedule import learning_rate
@@ -57,6 +59,9 @@ class PoseTask:
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
+        if settings.cuda_graph and (device.type != "cuda" or distributed.size() > 1):
+            got = f"{distributed.size()} processes" if distributed.size() > 1 else f"device {device}"
+            raise UserError(f"--cuda-graph was given for {got}; one process on an NVIDIA GPU is accepted")
         augmentation = Augmentation(
             scale=settings.scale_noise,
             rotation=settings.rotation_noise,
@@ -97,6 +102,8 @@ class PoseTask:
                     f"{settings.dataset} has {ours.name!r}{which}"
                 )
             load_weights(model, start.weights, settings.weights)
+        if settings.activation_checkpointing:
+            checkpoint_activations_(model)
         self.config = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: set[int] = set()
@@ -105,7 +112,13 @@ class PoseTask:
         """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
         s = self.settings
         return torch.optim.RMSprop(
-            self.model.parameters(), lr=s.lr, alpha=0.99, eps=1e-8, weight_decay=s.weight_decay, foreach=True
+            self.model.parameters(),
+            lr=torch.tensor(s.lr, device=self.device) if s.cuda_graph else s.lr,
+            alpha=0.99,
+            eps=1e-8,
+            weight_decay=s.weight_decay,
+            foreach=True,
+            capturable=s.cuda_graph,
         )
 
     def learning_rate(self, step: int, total: int) -> float:
@@ -116,10 +129,14 @@ class PoseTask:
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """Batches in an order that (seed, step) decides; corrupt images are named once."""
         s = self.settings
-        workers = s.workers if s.workers >= 0 else min(8, max(0, (os.cpu_count() or 1) - 1))
+        cores = (os.cpu_count() or 1) // distributed.local_size()
+        workers = s.workers if s.workers >= 0 else min(8, max(0, cores - 1))
+        sampler = EpochBatchSampler(
+            len(self.people), s.batch_size, s.seed, first, last, rank=distributed.rank(), ranks=distributed.size()
+        )
         loader = DataLoader(
             self.data,
-            batch_sampler=EpochBatchSampler(len(self.people), s.batch_size, s.seed, first, last),
+            batch_sampler=sampler,
             num_workers=workers,
             worker_init_fn=worker_init,
             pin_memory=self.device.type == "cuda",

@@ -17,9 +17,14 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: with the epoch, decides the order.
         first: number of batches to skip: where a resumed run goes on.
         last: number of batches of the whole training.
+        rank, ranks: give only the part ``rank`` of each batch, of ``ranks`` equal ones.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, first: int, last: int) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, first: int, last: int, *, rank: int = 0, ranks: int = 1
+    ) -> None:
+        share = batch_size // ranks
+        self.part = slice(rank * share, (rank + 1) * share)
         self.size, self.batch_size, self.seed, self.first, self.last = size, batch_size, seed, first, last
         self.per_epoch = size // batch_size
 
@@ -31,7 +36,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
                 order = torch.randperm(self.size, generator=generator).tolist()
             chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield [(epoch, index) for index in chosen]
+            yield [(epoch, index) for index in chosen[self.part]]
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)

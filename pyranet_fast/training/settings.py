@@ -10,6 +10,12 @@ from typing import Any, ClassVar, Protocol
 from ..errors import UserError
 from ..nn.init import INITIALIZERS
 
+TORCHRUN = (
+    "torchrun --nproc-per-node=N -m pyranet_fast.train… trains by N processes, on CUDA one a GPU: each takes its share "
+    "of --batch-size, gradients are averaged, batch norms use the statistics of their own share."
+)
+"""What `--help` says about several processes."""
+
 
 def _option(default: Any, text: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, **more})
@@ -34,6 +40,8 @@ class RunSettings(Protocol):
     def resume(self) -> str: ...
     @property
     def compile(self) -> bool: ...
+    @property
+    def cuda_graph(self) -> bool: ...
     @property
     def validate_every(self) -> int: ...
     @property
@@ -71,7 +79,7 @@ class Settings:
     input_size: int = _option(256, "side of the square network input, pixels")
     early_size: int | None = _option(None, "input size of the early epochs: cheaper pictures first, see --early-share")
     early_share: float = _option(0.5, "share of the epochs that --early-size is used for")
-    batch_size: int = _option(16, "people a step")
+    batch_size: int = _option(16, "people a step, of all processes together")
     epochs: int = _option(200, "passes over the training set")
     max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
     lr: float = _option(7e-4, "RMSProp learning rate")
@@ -97,8 +105,10 @@ class Settings:
     rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated")
     colour_noise: float = _option(0.2, "augmentation: each colour channel times U(1 - this, 1 + this)")
     precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
-    workers: int = _option(-1, "loader processes; -1: cores - 1, at most 8; 0: load in the training process")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK")
+    workers: int = _option(
+        -1, "loader processes of each training process; -1: its cores - 1, at most 8; 0: load in the training process"
+    )
     cache: bool = _option(True, "keep decoded people in memory (about 100 kB each)")
     on_error: str = _option(
         "raise", "a corrupt image stops the run, or is named, counted and left out", choices=("raise", "skip")
@@ -109,7 +119,16 @@ class Settings:
     resume: str = _option(
         "auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path"
     )
+    activation_checkpointing: bool = _option(
+        False,
+        "keep only what enters residual units and make the rest again in the backward: about a third of the memory for "
+        "one more forward pass a step, and the same weights bit for bit",
+    )
     compile: bool = _option(False, "torch.compile the network")
+    cuda_graph: bool = _option(
+        False,
+        "record the whole step once as a CUDA graph and replay it: no launches; on one NVIDIA GPU, without --compile",
+    )
 
     def __post_init__(self) -> None:
         for name in (
@@ -144,6 +163,11 @@ class Settings:
             raise UserError(f"--rotation-probability is {self.rotation_probability}; a number in [0, 1] is accepted")
         if self.workers < -1 or self.workers > 256:
             raise UserError(f"--workers is {self.workers}; -1 to 256 is accepted")
+        if self.cuda_graph and self.compile:
+            raise UserError(
+                "--cuda-graph was given with --compile, whose code may wait for the device, which a graph cannot; "
+                "one of them is accepted"
+            )
         stride = 4 * 2**self.depth
         for flag, side in (("--input-size", self.input_size), ("--early-size", self.early_size or stride)):
             if side < 1 or side % stride:

@@ -1,0 +1,81 @@
+"""Activation checkpointing: what lies inside a block is made again in the backward instead of being kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
+
+
+class Recomputing(nn.Module):
+    """A block that can keep its inputs only and run a second time when the backward comes to it.
+
+    A subclass draws its random numbers first and gives them to `recomputed` among the inputs: both runs then read the
+    same ones, the state of the generator is touched once, and a CUDA graph can hold all of it.
+
+    Attributes:
+        recompute: whether training does so; see `checkpoint_activations_`.
+    """
+
+    recompute = False
+
+    def recomputed(self, function: Callable[..., T], *inputs: Tensor | None) -> T:
+        """``function(*inputs)``, a part of this block that has no randomness of its own."""
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return function(*inputs)
+        if torch.compiler.is_compiling():  # a compiler splits off the updates of buffers: it repeats values only
+            return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), statistics_left_alone(self)
+
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+@contextmanager
+def statistics_left_alone(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in training move scratch memory: the first run has moved their statistics already.
+
+    They need some, since what PyTorch's norm keeps for its backward is counted, and it keeps the statistics too.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({k: torch.empty_like(t) for k, t in norm._buffers.items() if t is not None})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm._buffers.update(buffers)
+
+
+def checkpoint_activations_(model: nn.Module, enabled: bool = True) -> int:
+    """Have the blocks of a network make their activations again in the backward: memory for one more forward pass.
+
+    Blocks are the residual units, and in `models.PyraNet` the head of each hourglass. Gradients and running statistics
+    are the same bits as without. The backward has to run under the `ops.backend` of the forward. Evaluation and
+    ``torch.no_grad`` are as before.
+
+    Args:
+        model: a network of this package, or any that has its units in it; it is changed.
+        enabled: False turns it off again.
+
+    Returns:
+        The number of blocks.
+
+    Raises:
+        ValueError: there is no such block in the model.
+    """
+    blocks = [m for m in model.modules() if isinstance(m, Recomputing)]
+    if not blocks:
+        raise ValueError(f"model is a {type(model).__name__} without residual units; one that has them is accepted")
+    for block in blocks:
+        block.recompute = enabled
+    return len(blocks)

@@ -1,0 +1,148 @@
+"""One training by several processes, one a GPU or a share of the CPU's cores, as torchrun starts them.
+
+Every process has the whole network and a share of each batch; their gradients are averaged. Norms use the statistics of
+their own share, as the published code's do, and the running statistics that are saved are those of the first process.
+Without torchrun everything here is for one process and does nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import cli
+from ..errors import UserError
+
+T = TypeVar("T")
+
+# The others wait while the first process validates and saves; one that has died is torchrun's to notice.
+_PATIENCE = timedelta(hours=4)
+
+
+def size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def leads() -> bool:
+    """Whether this process is the one that validates, writes and prints."""
+    return rank() == 0
+
+
+def local_size() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if dist.is_initialized() else 1
+
+
+@contextmanager
+def joined(device: str, batch_size: int) -> Iterator[torch.device]:
+    """Inside, this process is one of those that torchrun started; gives the device that it works on.
+
+    torchrun's variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are read; without the first two it is
+    the only one.
+
+    Args:
+        device: ``--device``; with several processes ``"auto"``, ``"cpu"`` or ``"cuda"``: the GPU of the LOCAL_RANK.
+        batch_size: of all processes together.
+
+    Raises:
+        UserError: the batch cannot be shared out, there is no such device, or another process has gone.
+    """
+    try:
+        count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    except ValueError:
+        raise UserError("WORLD_SIZE and LOCAL_RANK have to be whole numbers, as torchrun sets them") from None
+    if count < 2 or "RANK" not in os.environ:
+        yield cli.device(device)
+        return
+    if batch_size % count:
+        raise UserError(
+            f"--batch-size is {batch_size} for {count} processes, which cannot share it out evenly; a multiple of "
+            f"{count} is accepted"
+        )
+    chosen = _device(device, local)
+    cuda = chosen.type == "cuda"
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE, device_id=chosen if cuda else None)
+    try:
+        yield chosen
+    except RuntimeError as error:
+        if not _connection_lost(error):
+            raise
+        raise UserError("another process of this training has ended, and this one with it; see its message") from error
+    # After an error the connections are left to the end of the process: others may be gone that would be waited for.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _device(name: str, local: int) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device is {name!r}; with several processes auto, cpu and cuda are accepted")
+    chosen = cli.device(name)
+    if chosen.type == "cpu":
+        return chosen
+    if local >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local} of this machine has no GPU; --nproc-per-node of at most {torch.cuda.device_count()} is "
+            "accepted, or --device cpu"
+        )
+    chosen = torch.device("cuda", local)
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _connection_lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def replicated(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as all processes run it: the same weights at the start, the mean of their gradients in a backward."""
+    if size() == 1:
+        return model
+    places = [device] if device.type == "cuda" else None
+    # Running statistics are not copied before each forward pass; torch 2.13 has another name for that.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    option: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, device_ids=places, **option)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Give every process pooling windows of its own in a step.
+
+    The first draws on as a single process would, and its state is saved; the others' follow from (seed, step, rank),
+    so that nothing of theirs has to be saved, and a run may go on with another number of processes.
+    """
+    if rank():
+        torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank())
+
+
+def means(*values: Tensor | float, device: torch.device) -> list[float]:
+    """The mean of each value over the processes, the same in all of them."""
+    if size() == 1:
+        return [value.item() if isinstance(value, Tensor) else float(value) for value in values]
+    own = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device).detach() for value in values])
+    dist.all_reduce(own)
+    return (own / size()).tolist()
+
+
+def gathered(value: T) -> list[T]:
+    """The value of every process, in their order."""
+    if size() == 1:
+        return [value]
+    values: list[T] = [value] * size()
+    dist.all_gather_object(values, value)
+    return values

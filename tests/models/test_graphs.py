@@ -1,0 +1,78 @@
+"""Predictions by graphs, with a fake in place of CUDA: shapes, copies, how many are kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from fake_capture import FakeCapture
+
+from pyranet_fast.models import GraphedInference, InferencePyraNet, PyraNet, optimize_for_inference
+
+
+@pytest.fixture
+def network() -> InferencePyraNet:
+    torch.manual_seed(0)
+    return optimize_for_inference(PyraNet(2, 3, features=24, depth=1))
+
+
+def graphed(network: InferencePyraNet, shapes: int = 8) -> tuple[GraphedInference, list[str]]:
+    fake = FakeCapture()
+    return GraphedInference(network, shapes, lambda device: fake), fake.log
+
+
+def test_every_image_gives_its_own_maps(network: InferencePyraNet) -> None:
+    fast, log = graphed(network)
+    images = [torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    results = [fast(image) for image in images]
+    for image, maps in zip(images, results, strict=True):  # all are looked at after the last: none was overwritten
+        assert all(torch.equal(a, b) for a, b in zip(maps, network(image), strict=True))
+    assert log == ["warm up", "warm up", "record", "replay", "replay", "replay"]
+
+
+def test_one_graph_a_shape_and_the_least_used_goes(network: InferencePyraNet) -> None:
+    fast, log = graphed(network, shapes=2)
+    small, large, other = (torch.randn(n, 3, side, 32) for n, side in ((1, 32), (1, 64), (2, 32)))
+    for image in (small, large, small, other, small, large):
+        maps = fast(image)
+        assert all(torch.equal(a, b) for a, b in zip(maps, network(image), strict=True))
+    assert log.count("record") == 4  # small, large, other in place of large, large again
+    fast(small.bfloat16())
+    assert log.count("record") == 5
+
+
+def test_modes_and_memory_layouts_of_the_caller_do_not_matter(network: InferencePyraNet) -> None:
+    fast, log = graphed(network)
+    image = torch.randn(2, 3, 32, 32)
+    expected = network(image)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        first = fast(image.clone())
+    again = fast(image.contiguous(memory_format=torch.channels_last))
+    assert all(torch.equal(a, b) and torch.equal(b, c) for a, b, c in zip(first, again, expected, strict=True))
+    assert log.count("record") == 1 and not any(m.requires_grad or m.is_inference() for m in again)
+
+
+def test_a_moved_or_copied_module_records_again(network: InferencePyraNet) -> None:
+    fast, log = graphed(network)
+    image = torch.randn(1, 3, 32, 32)
+    fast(image)
+    other = copy.deepcopy(fast)
+    fast.to(torch.float32)
+    assert len(fast._graphs) == len(other._graphs) == 0
+    fast(image)
+    assert log.count("record") == 2
+    assert fast.config == network.config and not fast.training
+
+
+def test_no_images_and_bad_ones(network: InferencePyraNet) -> None:
+    fast, log = graphed(network)
+    assert [tuple(m.shape) for m in fast(torch.zeros(0, 3, 32, 32))] == [(0, 3, 8, 8)] * 2 and not log
+    with pytest.raises(ValueError, match="image is 30x32"):
+        fast(torch.zeros(1, 3, 30, 32))
+    with pytest.raises(ValueError, match="shapes is 0; at least 1"):
+        GraphedInference(network, 0)
+    asked = optimize_for_inference(PyraNet(1, 3, features=24, depth=1), graph=True)
+    assert isinstance(asked, GraphedInference)
+    with pytest.raises(ValueError, match="image is on cpu; with graph=True an image on a CUDA device is accepted"):
+        asked(torch.zeros(1, 3, 32, 32))

@@ -1,0 +1,194 @@
+"""The step as a graph: what is copied, when it records, when it runs eagerly. A fake stands in for CUDA."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from fake_capture import FakeCapture
+from torch import Tensor, nn
+
+from pyranet_fast import UserError, cli, ops, train
+from pyranet_fast.data.labelled import LabelledImages
+from pyranet_fast.data.shapes import load_shapes
+from pyranet_fast.data.transforms import MEAN, normalise
+from pyranet_fast.models import PyraNet
+from pyranet_fast.training import classify_task, loop
+from pyranet_fast.training.checkpoint import Checkpoint, load_checkpoint
+from pyranet_fast.training.classify_settings import ClassifySettings
+from pyranet_fast.training.classify_task import ClassifyTask
+from pyranet_fast.training.optimizer_state import load_plain_state, plain_state
+from pyranet_fast.training.settings import Settings
+from pyranet_fast.training.step import GraphedStep, Step, set_rate
+
+
+class SmallTask:
+    """A pose network with pooling windows on random pictures."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.device = torch.device("cpu")
+        self.model: nn.Module = PyraNet(1, 3, features=24, depth=1).train()
+        self.optimizer = torch.optim.RMSprop(self.model.parameters(), lr=1e-3)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+        maps = self.model(batch["image"])[-1]
+        loss = ops.heatmap_loss(maps, batch["joints"], torch.ones(batch["joints"].shape[:2]))
+        return loss, maps.detach().mean(), len(maps)
+
+
+def batch(number: int, people: int = 3, side: int = 32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    return {
+        "image": torch.randn(people, 3, side, side, generator=generator),
+        "joints": torch.rand(people, 3, 2, generator=generator) * 8,
+    }
+
+
+def run(batches: list[dict[str, Tensor]], graphed: bool) -> tuple[list[float], dict[str, Tensor], list[str]]:
+    task = SmallTask()
+    capture = FakeCapture(task.model, task.optimizer)
+    step = GraphedStep(task, task.optimizer, capture) if graphed else Step(task, task.optimizer)
+    torch.manual_seed(5)
+    seen = []
+    for number, content in enumerate(batches):
+        loss, accuracy, samples = step.loss(content, 1e-3 / (1 + number))
+        assert samples == len(content["image"])
+        seen += [loss.item(), accuracy.item()]
+        step.update()
+    return seen, task.model.state_dict(), capture.log
+
+
+@pytest.mark.parametrize(
+    ("batches", "log"),
+    [
+        # the last, smaller batch of an epoch is eager and leaves the graph as it is
+        (
+            [*map(batch, range(6)), batch(6, people=2), batch(7), batch(8)],
+            "warm up, warm up, warm up, record, replay, replay, replay, warm up, replay, replay",
+        ),
+        # pictures that grow for good get a graph of their own, and so do the small ones when they come back
+        (
+            [batch(n, side=64 if 4 <= n < 8 else 32) for n in range(12)],
+            ", ".join(["warm up, warm up, warm up, record, replay"] * 3),
+        ),
+        # fewer batches of a shape in a row than warm it up are never recorded
+        ([batch(n, people=2 + n // 3 % 2) for n in range(9)], ", ".join(["warm up"] * 9)),
+    ],
+    ids=["last batch", "early size", "changing"],
+)
+def test_a_graph_trains_as_the_eager_step_does(batches: list[dict[str, Tensor]], log: str) -> None:
+    seen, weights, _ = run(batches, graphed=False)
+    got, graphed_weights, calls = run(batches, graphed=True)
+    assert ", ".join(calls) == log
+    assert got == seen
+    assert all(torch.equal(tensor, graphed_weights[name]) for name, tensor in weights.items())
+
+
+def test_batches_are_copied_into_the_same_buffers() -> None:
+    task = SmallTask()
+    step = GraphedStep(task, task.optimizer, FakeCapture(task.model, task.optimizer))
+    for number in range(4):
+        step.loss(batch(number), 1e-3)
+    places = {name: tensor.data_ptr() for name, tensor in step._static.items()}
+    given = batch(9)
+    before = copy.deepcopy(given)
+    step.loss(given, 1e-3)
+    for name, tensor in step._static.items():
+        assert tensor.data_ptr() == places[name] != given[name].data_ptr()
+        assert torch.equal(tensor, given[name]) and torch.equal(given[name], before[name])
+
+
+def test_the_rate_changes_in_place_where_it_is_a_tensor() -> None:
+    parameters = [nn.Parameter(torch.ones(2))]
+    rate = torch.tensor(0.5)
+    for optimizer in (torch.optim.RMSprop(parameters, lr=rate), torch.optim.RMSprop(parameters, lr=0.5)):
+        set_rate(optimizer, 0.125)
+        assert float(optimizer.param_groups[0]["lr"]) == 0.125
+    assert rate.item() == 0.125
+
+
+def test_checkpoints_are_the_same_with_and_without_a_graph() -> None:
+    def optimizer(kind: str) -> torch.optim.RMSprop:
+        model = nn.Linear(2, 2)
+        nn.init.ones_(model.weight)
+        made = torch.optim.RMSprop(model.parameters(), lr=torch.tensor(0.5) if kind == "graph" else 0.5)
+        model(torch.ones(1, 2)).sum().backward()
+        made.step()
+        made.param_groups[0]["capturable"] = kind == "graph"  # the constructor refuses it for the CPU
+        return made
+
+    eager, graphed = optimizer("eager"), optimizer("graph")
+    for source in (eager, graphed):
+        state = plain_state(source)
+        assert state["param_groups"][0]["lr"] == 0.5 and type(state["param_groups"][0]["lr"]) is float
+        assert state["param_groups"][0]["capturable"] is False
+    state = plain_state(graphed)
+    state["param_groups"][0]["lr"] = 0.25
+    for target in (eager, graphed):
+        rate = target.param_groups[0]["lr"]
+        load_plain_state(target, state)
+        group = target.param_groups[0]
+        assert float(group["lr"]) == 0.25 and type(group["lr"]) is type(rate)
+        assert group["capturable"] is (target is graphed)
+        loaded = next(iter(target.state.values()))["square_avg"]
+        assert torch.equal(loaded, next(iter(graphed.state.values()))["square_avg"])
+    assert graphed.param_groups[0]["lr"].item() == 0.25
+
+
+def test_the_loop_trains_by_it_and_goes_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the classifier, whose settings are made to ask for it."""
+
+    def some(split: str) -> LabelledImages:
+        d = load_shapes(split)
+        return LabelledImages(d.name, d.images[:60], d.labels[:60], d.classes, d.mean, d.std)
+
+    def fit(output: Path, graphed: bool, steps: int) -> dict[str, Tensor]:
+        settings = ClassifySettings(
+            output=str(output), model="wrn-10-1-pyramid", batch_size=12, epochs=2, validate_every=9, save_every=1,
+            schedule="cosine",
+        )  # fmt: skip
+        task = ClassifyTask(settings, torch.device("cpu"))
+        optimizer = task.optimizer()
+        task.optimizer = lambda: optimizer  # type: ignore[method-assign]
+        capture = FakeCapture(task.model, optimizer)
+        saved = loop.save_checkpoint
+
+        def stop(path: Path, checkpoint: Checkpoint) -> None:
+            saved(path, checkpoint)
+            if checkpoint.training["step"] == steps < 10:
+                raise InterruptedError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ClassifySettings, "cuda_graph", graphed)
+            patch.setattr(loop, "CudaCapture", lambda device: capture)
+            patch.setattr(loop, "save_checkpoint", stop)
+            if steps < 10:
+                with pytest.raises(InterruptedError):
+                    loop.fit(task, settings)
+            else:
+                loop.fit(task, settings)
+        assert ("replay" in capture.log) is graphed
+        return load_checkpoint(output / "last.pt", None).weights
+
+    monkeypatch.setattr(classify_task, "load_shapes", some)
+    whole = fit(tmp_path / "eager", False, 10)
+    fit(tmp_path / "graph", True, 6)
+    parts = fit(tmp_path / "graph", False, 10)
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+def test_pictures_are_normalised_without_sending_anything() -> None:
+    images = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
+    expected = images.float().mul_(1 / 255).sub_(torch.tensor(MEAN).view(1, 3, 1, 1))
+    assert torch.equal(normalise(images), expected)
+
+
+def test_it_is_refused_where_it_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(train.main, ["--cuda-graph", "--device", "cpu", "--output", str(tmp_path)]) == 2
+    sentence = "--cuda-graph was given for device cpu; one process on an NVIDIA GPU is accepted"
+    assert sentence in capsys.readouterr().err
+    with pytest.raises(UserError, match="--cuda-graph was given with --compile"):
+        Settings(cuda_graph=True, compile=True)
