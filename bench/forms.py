@@ -27,7 +27,8 @@ class Form:
 
     Attributes:
         way: ``"eager"`` and ``"compiled"`` are the plain network; ``"ours"`` is what this package runs in the mode
-            (inference: `optimize_for_inference`; training: `PyraNet`), ``"ours unfolded"`` a PyraNet in evaluation.
+            (inference: `optimize_for_inference`; training: `PyraNet`), ``"ours unfolded"`` a PyraNet in evaluation,
+            ``"ours compiled"`` a PyraNet given to torch.compile, as ``train --compile`` does.
         layout: of weights and images; channels_last for ours.
         precision: ``"fp32"`` or ``"bf16"``.
         autocast: bf16 by autocast over float32 weights; else, in inference, the weights are bf16 too.
@@ -43,6 +44,10 @@ class Form:
         return self.way in ("eager", "compiled")
 
     @property
+    def compiled(self) -> bool:
+        return self.way.endswith("compiled")
+
+    @property
     def name(self) -> str:
         parts = [self.way, self.layout if self.plain else "", self.precision, "autocast" if self.autocast else ""]
         return " ".join(part for part in parts if part)
@@ -52,6 +57,7 @@ def _all_forms() -> list[Form]:
     numbers = (("fp32", False), ("bf16", False), ("bf16", True))
     plain = [Form(way, layout, p, a) for way in ("eager", "compiled") for layout in LAYOUTS for p, a in numbers]
     ours = [Form("ours unfolded", precision="fp32"), Form("ours unfolded", precision="bf16", autocast=True)]
+    ours += [Form("ours compiled", precision=p) for p in ("fp32", "bf16")]
     return [*plain, *ours, Form("ours", precision="fp32"), Form("ours", precision="bf16")]
 
 
@@ -61,7 +67,9 @@ FORMS = {form.name: form for form in _all_forms()}
 def forms_of(mode: str, names: list[str]) -> list[Form]:
     """The named forms that a mode has: in training bf16 is autocast anyway, and ours is the unfolded network."""
     chosen = [FORMS[name] for name in names]
-    return [f for f in chosen if mode == "inference" or not (f.autocast or f.way == "ours unfolded")]
+    if mode == "inference":
+        return [form for form in chosen if form.way != "ours compiled"]
+    return [form for form in chosen if not (form.autocast or form.way == "ours unfolded")]
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def tolerance(case: Case, form: Form) -> float:
         return 0.05
     if case.kind == "cuda":  # TF32: ten bits of mantissa in every product
         return 0.02
-    if form.way == "compiled":
+    if form.compiled:
         # Inductor's fractional pooling rounds some windows to a neighbour (1e-3 was seen), which is no reason to leave
         # a rival out.
         return 0.01
@@ -190,7 +198,7 @@ def prepare(form: Form, data: Data) -> Prepared:
     if case.mode == "inference":
         low = form.precision == "bf16" and not form.autocast
         model, x = (model.bfloat16(), x.bfloat16()) if low else (model, x)
-        run = torch.compile(model.eval()) if form.way == "compiled" else model.eval()
+        run = torch.compile(model.eval()) if form.compiled else model.eval()
         return _inference(run, x, form.autocast)
     return _training(form, model, x, data)
 
@@ -205,7 +213,7 @@ def _inference(run: Any, x: Tensor, autocast: bool, made_s: float = 0.0) -> Prep
 
 
 def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
-    run: Any = torch.compile(model.train()) if form.way == "compiled" else model.train()
+    run: Any = torch.compile(model.train()) if form.compiled else model.train()
     optimiser = torch.optim.RMSprop(model.parameters(), lr=1e-6, alpha=0.99, eps=1e-8, foreach=True)
     weight = torch.ones(data.joints.shape[:2], device=x.device)
 

@@ -59,7 +59,7 @@ def network(device: str, tiny: bool, arguments: argparse.Namespace, minutes: flo
     settings = model.Settings(
         3 if tiny else 15, "compiled", arguments.compile_limit, arguments.threads, keep_pages=False
     )
-    forms = [name for name in FORMS if not (arguments.no_compile and name.startswith("compiled"))]
+    forms = [name for name in FORMS if not (arguments.no_compile and FORMS[name].compiled)]
 
     def write(rows: list[dict[str, Any]]) -> None:
         record.write("model", rows, device, name=arguments.name, threads=arguments.threads, **more)

@@ -89,16 +89,16 @@ def measure(
 def _checked(form: Form, data: Data, settings: Settings, ready: dict[str, Prepared]) -> dict[str, Any]:
     """Prepare a form, check it, and put it among the ``ready``; what the row has to say so far."""
     case, row = data.case, dict[str, Any]()
-    alone = settings.isolate == "all" or (settings.isolate == "compiled" and form.way == "compiled")
+    alone = settings.isolate == "all" or (settings.isolate == "compiled" and form.compiled)
     torch._dynamo.reset()
     try:
-        if alone and form.way == "compiled":  # compiles within the limit, and what follows finds it in the cache
+        if alone and form.compiled:  # compiles within the limit, and what follows finds it in the cache
             row.update(_alone(form, case, settings))
             if "failed" in row:
                 return row
         before = torch.cuda.memory_allocated() if case.kind == "cuda" else 0
         prepared = prepare(form, data)
-        if form.way != "compiled" or case.mode == "inference":
+        if not form.compiled or case.mode == "inference":
             start = time.perf_counter()
             results = prepared.results()
             timing.synchronise(case.device)
@@ -115,7 +115,7 @@ def _checked(form: Form, data: Data, settings: Settings, ready: dict[str, Prepar
         row["difference"] = timing.figure(error, 2) if error < float("inf") else 1e9
         if not error < (allowed := tolerance(case, form)):
             return {**row, "failed": f"differs from the plain network by {error:.2g}, above {allowed:g}"}
-        if alone and form.way != "compiled":
+        if alone and not form.compiled:
             row.update(_alone(form, case, settings))
             if "failed" in row:
                 return row
@@ -226,7 +226,7 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Non
 
 def chosen(arguments: argparse.Namespace, default: Sequence[str] = tuple(FORMS)) -> list[str]:
     """The forms asked for."""
-    return [n for n in arguments.forms or default if not (arguments.no_compile and FORMS[n].way == "compiled")]
+    return [n for n in arguments.forms or default if not (arguments.no_compile and FORMS[n].compiled)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -107,7 +107,9 @@ class Settings:
     precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK")
     workers: int = _option(
-        -1, "loader processes of each training process; -1: its cores - 1, at most 8; 0: load in the training process"
+        -1,
+        "loader processes of each training process; 0: load in the training process; -1: on a GPU its cores - 1, at "
+        "most 8, and on the CPU 0",
     )
     cache: bool = _option(True, "keep decoded people in memory (about 100 kB each)")
     on_error: str = _option(

@@ -8,6 +8,7 @@ from torch import nn
 
 from pyranet_fast.errors import UserError
 from pyranet_fast.training.average import moving_average
+from pyranet_fast.training.pose_task import loader_workers
 from pyranet_fast.training.sampler import EpochBatchSampler
 from pyranet_fast.training.schedule import learning_rate
 from pyranet_fast.training.settings import Settings
@@ -64,3 +65,12 @@ def test_moving_average_follows_weights_and_statistics() -> None:
 def test_absurd_settings_are_named(values: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Settings(**values)
+
+
+def test_loader_processes_leave_the_cpu_to_training(monkeypatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [loader_workers(n, cpu) for n in (-1, 0, 3)] == [0, 0, 3]
+    assert [loader_workers(n, gpu) for n in (-1, 0, 3)] == [5, 0, 3]
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert loader_workers(-1, gpu) == 8
