@@ -21,13 +21,18 @@ _OF_CHECKPOINT = ("checkpoint", "dataset", "root")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.evaluate",
-        description="Predict every person of a split with --checkpoint and score the predictions, or score the "
+        description="Predict every person of a split and score the predictions, or score the "
         "predictions of a file with --predictions and --ground-truth. Prints the table in the paper's columns beside "
         "published rows and other readings of the mean. OUTPUT gets metrics.json, table.txt, .md and .tex, curves.png; "
         "with --checkpoint also predictions.h5 (preds N x K x 3: x, y in 0-based image pixels, score) and worst.html, "
         "a page of the worst predictions. An interrupted evaluation goes on with the same command.",
     )
-    parser.add_argument("--checkpoint", default=None, metavar="FILE", help="file written by train")
+    parser.add_argument(
+        "--checkpoint",
+        default=None,
+        metavar="FILE",
+        help="file written by train, or a name in models.available() (default: the first one there)",
+    )
     parser.add_argument("--dataset", default=None, help="as for train: demo, lsp, mpii, packed:FILE, … (default: demo)")
     parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …; none for packed:FILE")
     parser.add_argument("--split", default="test", choices=("val", "test", "train"), help="(default: %(default)s)")
@@ -102,8 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.predictions is None or arguments.ground_truth is None:
             parser.error("--predictions and --ground-truth go together: give both files")
         return _score_files(arguments)
-    if arguments.checkpoint is None:
-        parser.error("--checkpoint FILE, or --predictions FILE and --ground-truth FILE, is needed")
     return _score_checkpoint(parser, arguments, formats)
 
 
@@ -142,9 +145,10 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     from .pose.partial import Partial
     from .pose.results import mpii_numbers, write_metrics, write_predictions, write_worst
     from .pose.skeleton import resolve_skeleton
-    from .training.checkpoint import build_model, load_checkpoint
+    from .training.checkpoint import build_model, find_checkpoint, load_checkpoint
 
-    checkpoint = load_checkpoint(arguments.checkpoint)
+    file = find_checkpoint(arguments.checkpoint).resolve()
+    checkpoint = load_checkpoint(file)
     dataset = arguments.dataset or "demo"
     people = open_dataset(dataset, arguments.root, arguments.split)
     skeleton = resolve_skeleton(checkpoint.skeleton)
@@ -155,12 +159,11 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         )
     if "mpii" in formats:
         mpii_numbers(people)  # fails now, not after hours
-    model, autocast = ready(build_model(checkpoint, arguments.checkpoint), device, arguments.precision)
+    model, autocast = ready(build_model(checkpoint, file), device, arguments.precision)
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
     output = cli.output_folder(arguments.output)
-    file = Path(arguments.checkpoint).resolve()
     settings: dict[str, Any] = {
-        "checkpoint": str(arguments.checkpoint),
+        "checkpoint": str(arguments.checkpoint or file.stem),
         "dataset": dataset,
         "split": arguments.split,
         "people": people.name,

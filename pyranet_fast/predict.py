@@ -22,7 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "predictions.json: joints by name in pixels of the image, their scores, the box that was used.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any common format")
-    parser.add_argument("--checkpoint", default=None, metavar="FILE", help="file written by train")
+    parser.add_argument(
+        "--checkpoint",
+        default=None,
+        metavar="FILE",
+        help="file written by train, or a name in models.available() (default: the first one there)",
+    )
     parser.add_argument(
         "--box",
         type=_box,
@@ -43,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = cli.device(arguments.device)
 
+    from .atomic import atomic_write
     from .data.images import read_image, write_image
     from .pose.draw import draw_pose
     from .predictor import Predictor
-    from .training.checkpoint import atomic_write
 
     predictor = Predictor(arguments.checkpoint, device, flip=arguments.flip, precision=arguments.precision)
     output = cli.output_folder(arguments.output)
@@ -70,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{printable(path)} -> {printable(output / name)} (mean score {pose.mean_score:.2f})")
 
     results = {
-        "checkpoint": printable(arguments.checkpoint),
+        "checkpoint": printable(arguments.checkpoint or predictor.name),
         "settings": {
             "input_size": predictor.input_size,
             "flip": predictor.flip,

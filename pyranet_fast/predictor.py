@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 
 from . import cli
+from .checkpoint_file import Checkpoint
 from .data.base import PIXELS_PER_SCALE, Image
 from .data.images import as_rgb, read_image
 from .data.transforms import MAP_STRIDE, crop, crop_matrix, invert
 from .errors import UserError
 from .pose.inference import PRECISIONS, decode, ready, score_maps
 from .pose.skeleton import resolve_skeleton
-from .training.checkpoint import Checkpoint, build_model, load_checkpoint
+from .training.checkpoint import build_model, find_checkpoint, load_checkpoint
 
 Box = tuple[float, float, float, float]
 
@@ -81,7 +82,8 @@ class Predictor:
         pose.joints, pose.scores
 
     Args:
-        checkpoint_or_name: path of a checkpoint from ``pyranet_fast.train``, or a loaded ``Checkpoint``.
+        checkpoint_or_name: path of a checkpoint from ``pyranet_fast.train``, a name in `models.available`, or a loaded
+            ``Checkpoint``; None takes the first network that is shipped.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; None takes a GPU where there is one.
         flip: average with the mirrored picture: better, at twice the work.
         precision: ``"fp32"`` (also None), or ``"bf16"``, faster where the hardware has it.
@@ -98,20 +100,17 @@ class Predictor:
         flip: bool = True,
         precision: str | None = None,
     ) -> None:
-        if checkpoint_or_name is None:
-            raise UserError(
-                "no weights are shipped with this version yet: give the path of a checkpoint that "
-                "python -m pyranet_fast.train wrote, such as output/last.pt"
-            )
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))} and None")
         if isinstance(checkpoint_or_name, Checkpoint):
             checkpoint, path = checkpoint_or_name, Path("checkpoint")
-        elif isinstance(checkpoint_or_name, str | Path):
-            checkpoint, path = load_checkpoint(checkpoint_or_name), Path(checkpoint_or_name)
+        elif checkpoint_or_name is None or isinstance(checkpoint_or_name, str | Path):
+            path = find_checkpoint(checkpoint_or_name)
+            checkpoint = load_checkpoint(path)
         else:
             raise TypeError(
-                f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path or a Checkpoint is accepted"
+                f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path, a name, a Checkpoint or None is "
+                "accepted"
             )
         try:
             self.skeleton = resolve_skeleton(checkpoint.skeleton)
@@ -129,6 +128,7 @@ class Predictor:
         size = checkpoint.input_size
         if not isinstance(size, int) or size < multiple or size % multiple:
             raise UserError(f"{path} has input size {size!r}; a multiple of {multiple} is needed")
+        self.name = path.stem
         self.input_size = size
         self.flip = flip
         self.precision = precision or "fp32"

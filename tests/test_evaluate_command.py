@@ -13,9 +13,9 @@ import torch
 from scipy.io import savemat
 
 from pyranet_fast import cli, evaluate
+from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
 from pyranet_fast.models import PyraNet
 from pyranet_fast.pose import evaluation
-from pyranet_fast.training.checkpoint import Checkpoint, save_checkpoint
 
 PEOPLE = 1007  # LSP's split is by number: testing starts after the first thousand
 RESULTS = ["curves.json", "curves.png", "metrics.json", "predictions.h5", "table.md", "table.tex", "table.txt"]
@@ -112,7 +112,6 @@ def test_missing_images_are_said(checkpoint, root, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ([], "--checkpoint FILE, or --predictions FILE and --ground-truth FILE, is needed"),
         (["--predictions", "a.h5"], "--predictions and --ground-truth go together"),
         (["--predictions", "a.h5", "--ground-truth", "b.mat", "--root", "."], "--root does not go with --predictions"),
         (["--checkpoint", "a.pt", "--people", "1-2"], "--people does not go with --checkpoint"),

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 import pyranet_fast.predictor as module
+from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
 from pyranet_fast.data.images import write_image
 from pyranet_fast.data.transforms import MEAN
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
 from pyranet_fast.pose import LSP
 from pyranet_fast.predictor import Predictor, checked_box
-from pyranet_fast.training.checkpoint import Checkpoint, save_checkpoint
 
 SIZE = 64
 NETWORK = {"stacks": 1, "joints": len(LSP), "features": 32, "depth": 2, "levels": 2}
@@ -250,6 +250,7 @@ def test_boxes_that_reach_over_the_edge_are_fine():
 
 
 def test_bad_checkpoints_get_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyranet_fast.models.shipped.FOLDER", tmp_path)
     with pytest.raises(UserError, match="no weights are shipped"):
         Predictor()
     with pytest.raises(UserError, match=r"nowhere\.pt does not exist"):

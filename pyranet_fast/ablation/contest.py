@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..atomic import atomic_write
 from ..errors import UserError
 from ..nn.init import INITIALIZERS
-from ..training.checkpoint import atomic_write
 
 # Small enough for a CPU: a network of 0.19 M parameters on synthetic people. Flags given after -- come on top.
 SMALL = (
@@ -161,8 +161,9 @@ def _result(contestant: Contestant, folders: Sequence[Path]) -> Result:
     logs = [list(csv.DictReader((folder / "log.csv").read_text().splitlines())) for folder in folders]
     import torch
 
+    from ..checkpoint_file import POSE
     from ..models import PyraNet, classifier, complexity
-    from ..training.checkpoint import POSE, load_checkpoint
+    from ..training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(folders[0] / "last.pt")
     with torch.device("meta"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.checkpoint import atomic_write
+from ..atomic import atomic_write
 from .contest import Result
 
 

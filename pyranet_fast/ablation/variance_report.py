@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..training.checkpoint import atomic_write
+from ..atomic import atomic_write
 from . import variance
 from .contest_report import new_figure
 from .variance import Trace

@@ -199,7 +199,7 @@ def write_image(path: str | Path, rgb: Image) -> None:
         UserError: a suffix that is not of an image format, or a size that the format cannot hold.
         OSError: the folder cannot be written to.
     """
-    from ..training.checkpoint import atomic_write
+    from ..atomic import atomic_write
 
     path = Path(path)
     suffix = path.suffix.lower()

@@ -14,13 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from pyranet_fast import __version__, cli
+from pyranet_fast.atomic import atomic_write
 from pyranet_fast.data.base import PeopleSource
 from pyranet_fast.data.packed_file import write_file
 from pyranet_fast.data.packing import Plan, pack_split
 from pyranet_fast.data.registry import SPLITS, open_dataset
 from pyranet_fast.data.transforms import MAP_STRIDE, Augmentation
 from pyranet_fast.errors import UserError
-from pyranet_fast.training.checkpoint import atomic_write
 
 # The 11,000 training people of LSP and LSP-extended then take 60 MB with their labels.
 QUALITY, LIMIT = 75, 5500

@@ -7,11 +7,13 @@ from .graphs import GraphedInference
 from .inference import InferencePyraNet, optimize_for_inference
 from .pyranet import PyraNet
 from .resnext import ResNeXt, resnext
+from .shipped import Available, available
 from .units import VARIANTS
 from .wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
     "VARIANTS",
+    "Available",
     "Classifier",
     "Complexity",
     "GraphedInference",
@@ -19,6 +21,7 @@ __all__ = [
     "PyraNet",
     "ResNeXt",
     "WideResNet",
+    "available",
     "classifier",
     "complexity",
     "optimize_for_inference",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,20 @@ from torch import Tensor, nn
 from ..cuda_graphs import Capture, CudaCapture
 from .pyranet import check_image
 
-if TYPE_CHECKING:
-    from .inference import InferencePyraNet
-
 _WARM_UPS = 2
+
+
+class Predicts(Protocol):
+    """What is asked of a network for predictions, as `optimize_for_inference` makes it."""
+
+    multiple: int
+
+    @property
+    def config(self) -> dict[str, object]:
+        """As `PyraNet.config`."""
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        """As `PyraNet.forward`."""
 
 
 class GraphedInference(nn.Module):
@@ -36,7 +46,7 @@ class GraphedInference(nn.Module):
     """
 
     def __init__(
-        self, network: InferencePyraNet, shapes: int = 8, capture: Callable[[torch.device], Capture] = CudaCapture
+        self, network: Predicts, shapes: int = 8, capture: Callable[[torch.device], Capture] = CudaCapture
     ) -> None:
         super().__init__()
         if shapes < 1:

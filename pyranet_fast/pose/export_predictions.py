@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import atomic_write
 from ..errors import UserError
-from ..training.checkpoint import atomic_write
 from .skeleton import MPII, Skeleton
 
 Floats = npt.NDArray[np.float64]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import atomic_write
 from ..errors import UserError
-from ..training.checkpoint import atomic_write
 
 SECONDS = 20.0  # between two states on the disk
 _ARRAYS = ("predictions", "done", "readable", "frames")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import atomic_write
 from ..data.base import PeopleSource
 from ..errors import UserError
-from ..training.checkpoint import atomic_write
 from .box_metric import box_convention
 from .conventions import CONVENTIONS, Convention
 from .curves import pck_curve

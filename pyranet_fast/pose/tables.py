@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..training.checkpoint import atomic_write
+from ..atomic import atomic_write
 from .curves import Curve
 from .metrics import Score
 

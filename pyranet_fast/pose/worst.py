@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import atomic_write
 from ..data.base import PIXELS_PER_SCALE, PeopleSource, Person
 from ..data.images import write_image
 from ..errors import UserError
-from ..training.checkpoint import atomic_write
 from .conventions import CONVENTIONS, Flags, Floats, relative_errors
 from .draw import COLOURS, draw_pose
 from .skeleton import Skeleton

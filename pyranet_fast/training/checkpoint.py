@@ -1,118 +1,62 @@
-"""Checkpoints: written atomically, loaded with a sentence for everything that can be wrong with them."""
+"""From a checkpoint's file, or the name of one, to its network: a sentence for everything that can be wrong."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from ..checkpoint_file import CLASSIFICATION, POSE, Checkpoint, read_checkpoint
 from ..errors import UserError
+from ..models import PyraNet, available, classifier
+from ..weights_file import SUFFIX, read_weights
 
-FORMAT = "pyranet_fast checkpoint"
-FORMAT_VERSION = 1
 LAST = "last.pt"
 """Name of a training's checkpoint in its output folder."""
-POSE, CLASSIFICATION = "pose", "classification"
 _NOUNS = {POSE: "a network for poses", CLASSIFICATION: "an image classifier"}
-
-
-@dataclass
-class Checkpoint:
-    """What a checkpoint file holds.
-
-    Attributes:
-        model: constructor arguments of the network (``PyraNet(**model)``, or ``models.classifier(**model)``).
-        weights: state dict to predict with (the moving average where training kept one).
-        skeleton: name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one that came with the data;
-            ``resolve_skeleton`` reads both. Empty for a classifier.
-        input_size: side of the square network input, pixels.
-        training: everything needed to continue: raw weights, optimiser, random state, position, settings.
-        metrics: validation results at the time of saving.
-        kind: what the network is for, ``"pose"`` or ``"classification"``.
-        images: a classifier's names of classes and normalisation: ``classes``, ``mean``, ``std``, ``dataset``.
-    """
-
-    model: dict[str, Any]
-    weights: dict[str, torch.Tensor]
-    skeleton: str | dict[str, Any]
-    input_size: int
-    training: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    kind: str = POSE
-    images: dict[str, Any] = field(default_factory=dict)
-
-
-def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint so that a crash at any moment leaves either the old file or the new one, never half."""
-    path = Path(path)
-    content = {"format": FORMAT, "version": FORMAT_VERSION, **vars(checkpoint)}
-    atomic_write(path, lambda file: torch.save(content, file))
-
-
-def atomic_write(path: Path, write: Any) -> None:
-    """Call ``write(file)`` on a temporary file beside ``path``, flush it to the disk, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        os.fchmod(handle, 0o666 & ~_umask())
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
     """Read a checkpoint onto the CPU. Only tensors and plain values are unpickled (``weights_only``).
 
     Args:
-        path: the file.
+        path: a file of `train` or of ``export_weights``, or the name of a network in `models.available`.
         kind: what its network must be for, ``"pose"`` or ``"classification"``; None: either.
 
     Raises:
         UserError: no such file, not a checkpoint, truncated, of a newer format, or of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist" if not path.exists() else f"checkpoint {path} is no file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"checkpoint {path} cannot be read; it is corrupt, cut short, or not a checkpoint at all"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"checkpoint {path} was not written by pyranet_fast: its format mark is missing")
-    if content["version"] > FORMAT_VERSION:
-        raise UserError(
-            f"checkpoint {path} has format version {content['version']}; this version of pyranet_fast reads up to "
-            f"{FORMAT_VERSION}: please upgrade it"
-        )
-    checkpoint = Checkpoint(**{k: v for k, v in content.items() if k not in ("format", "version")})
+    path = find_checkpoint(path, kind)
+    checkpoint = read_weights(path) if path.suffix == SUFFIX else read_checkpoint(path)
     if kind is not None and checkpoint.kind != kind:
         found = _NOUNS.get(checkpoint.kind, f"a network of kind {checkpoint.kind!r}")
         raise UserError(f"checkpoint {path} holds {found}; {_NOUNS[kind]} is needed here")
     return checkpoint
+
+
+def find_checkpoint(path: str | Path | None, kind: str | None = POSE) -> Path:
+    """The file that a path, the name of a shipped network, or None (the first one shipped) means.
+
+    Raises:
+        UserError: there is no such file, or nothing is shipped.
+    """
+    if path is not None and Path(path).is_file():
+        return Path(path)
+    if path is not None and Path(path).exists():
+        raise UserError(f"checkpoint {path} is no file")
+    shipped = {one.name: one.path for one in available() if kind in (None, one.kind)}
+    if path is None and shipped:
+        return next(iter(shipped.values()))
+    if path is None:
+        raise UserError(
+            "no weights are shipped with this version yet: give the path of a checkpoint that "
+            "python -m pyranet_fast.train wrote, such as output/last.pt"
+        )
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise UserError(f"checkpoint {path} does not exist" + (f"; shipped are {', '.join(shipped)}" if shipped else ""))
 
 
 def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.Module:
@@ -121,8 +65,6 @@ def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.M
     Raises:
         UserError: the weights do not fit the configuration beside them.
     """
-    from ..models import PyraNet, classifier
-
     build: Callable[..., nn.Module] = PyraNet if checkpoint.kind == POSE else classifier
     try:
         model = build(**checkpoint.model)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checkpoint_file import CLASSIFICATION, Checkpoint
 from ..data.cifar10 import load_cifar10
 from ..data.labelled import LabelledImages, augment, draw_augmentation, normalise
 from ..data.shapes import load_shapes
@@ -18,7 +19,6 @@ from ..models import classifier
 from ..nn.init import initialize_
 from ..nn.recompute import checkpoint_activations_
 from . import distributed
-from .checkpoint import CLASSIFICATION, Checkpoint
 from .classify_settings import ClassifySettings
 from .sampler import EpochBatchSampler
 from .schedule import learning_rate

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checkpoint_file import Checkpoint, save_checkpoint
 from ..cuda_graphs import CudaCapture
 from ..errors import UserError
 from . import distributed
 from .average import moving_average
-from .checkpoint import LAST, Checkpoint, save_checkpoint
+from .checkpoint import LAST
 from .meter import Meter
 from .optimizer_state import plain_state
 from .report import Report

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .. import ops
+from ..checkpoint_file import POSE, Checkpoint
 from ..data import open_dataset
 from ..data.base import PeopleSource
 from ..data.cache import CachedSource
@@ -26,7 +27,7 @@ from ..pose.draw import contact_sheet, draw_pose
 from ..pose.evaluation import evaluate_pose
 from ..pose.skeleton import resolve_skeleton
 from . import distributed
-from .checkpoint import POSE, Checkpoint, load_checkpoint, load_weights
+from .checkpoint import load_checkpoint, load_weights
 from .sampler import EpochBatchSampler
 from .schedule import learning_rate
 from .settings import Settings

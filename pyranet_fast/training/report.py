@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import atomic_write
+from ..atomic import atomic_write
 
 COLUMNS = (
     "epoch", "step", "lr", "loss", "accuracy", "validation", "images_per_second", "data_wait", "seconds",

@@ -11,12 +11,13 @@ from fake_capture import FakeCapture
 from torch import Tensor, nn
 
 from pyranet_fast import UserError, cli, ops, train
+from pyranet_fast.checkpoint_file import Checkpoint
 from pyranet_fast.data.labelled import LabelledImages
 from pyranet_fast.data.shapes import load_shapes
 from pyranet_fast.data.transforms import MEAN, normalise
 from pyranet_fast.models import PyraNet
 from pyranet_fast.training import classify_task, loop
-from pyranet_fast.training.checkpoint import Checkpoint, load_checkpoint
+from pyranet_fast.training.checkpoint import load_checkpoint
 from pyranet_fast.training.classify_settings import ClassifySettings
 from pyranet_fast.training.classify_task import ClassifyTask
 from pyranet_fast.training.optimizer_state import load_plain_state, plain_state

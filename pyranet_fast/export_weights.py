@@ -1,0 +1,40 @@
+"""`python -m pyranet_fast.export_weights`: a training's checkpoint as a small file to pass on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pyranet_fast.export_weights",
+        description="Write what predictions need of a checkpoint as safetensors, convolutions in half precision, with "
+        "the network's description inside. predict, evaluate and Predictor take the file as they take a checkpoint.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file written by train or train_classifier")
+    parser.add_argument("output", metavar="FILE.safetensors", help="where to")
+    parser.add_argument("--description", default="", help="a sentence on where the weights come from")
+    parser.add_argument(
+        "--half", action=argparse.BooleanOptionalAction, default=True, help="half precision (default: on)"
+    )
+    arguments = parser.parse_args(argv)
+
+    from .training.checkpoint import build_model, load_checkpoint
+    from .weights_file import describe, save_weights
+
+    checkpoint = load_checkpoint(arguments.checkpoint, kind=None)
+    build_model(checkpoint, arguments.checkpoint)  # what cannot be built is not passed on
+    save_weights(arguments.output, checkpoint, description=arguments.description, half=arguments.half)
+    about, size = describe(arguments.output), Path(arguments.output).stat().st_size
+    print(f"wrote {arguments.output}: {about['parameters']:,} parameters, {size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,112 @@
+"""Weights to pass on, and the list of those that are shipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pyranet_fast import Predictor, cli, evaluate, export_weights, models
+from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
+from pyranet_fast.errors import UserError
+from pyranet_fast.models import PyraNet
+from pyranet_fast.training.checkpoint import find_checkpoint, load_checkpoint
+from pyranet_fast.weights_file import describe, read_weights, save_weights
+
+
+def trained(stacks: int = 1, **more) -> Checkpoint:
+    torch.manual_seed(stacks)
+    model = PyraNet(stacks, 14, features=24, depth=1, base_width=6)
+    content = {"model": model.config, "weights": model.state_dict(), "skeleton": "lsp", "input_size": 64}
+    return Checkpoint(**content, **more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr("pyranet_fast.models.shipped.FOLDER", tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+def test_there_and_back(tmp_path):
+    before = trained(metrics={"mean": 70.5, "metric": "PCK", "rows": [1, 2], "bad": float("nan")})
+    next(t for name, t in before.weights.items() if name.endswith("running_var")).fill_(1e-9)  # 0 in half precision
+    for half, tolerance in ((True, 1e-3), (False, 0.0)):
+        path = tmp_path / f"{half}.safetensors"
+        save_weights(path, before, description="of nobody", half=half)
+        after = read_weights(path)
+        assert after.metrics == {"mean": 70.5, "metric": "PCK"} and not after.training
+        assert (after.model, after.skeleton, after.input_size, after.kind) == (before.model, "lsp", 64, "pose")
+        assert after.weights.keys() == before.weights.keys()
+        for name, tensor in before.weights.items():
+            assert after.weights[name].dtype == tensor.dtype
+            exact = tensor.dim() < 2 or not half
+            torch.testing.assert_close(
+                after.weights[name], tensor, rtol=0 if exact else tolerance, atol=0 if exact else 1e-5
+            )
+        about = describe(path)
+        assert about["description"] == "of nobody"
+        assert about["parameters"] == sum(p.numel() for p in PyraNet(**before.model).parameters())
+    assert (tmp_path / "True.safetensors").stat().st_size < 0.7 * (tmp_path / "False.safetensors").stat().st_size
+
+
+def test_what_cannot_be_written_or_read(tmp_path):
+    with pytest.raises(UserError, match=r"ends in '\.pt'; \.safetensors is accepted"):
+        save_weights(tmp_path / "a.pt", trained())
+    large = trained()
+    name = next(n for n, t in large.weights.items() if t.dim() > 1)
+    large.weights[name] = large.weights[name] + 1e6
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(UserError, match="too large for half precision"):
+        save_weights(path, large)
+    assert list(tmp_path.iterdir()) == []
+    save_weights(path, large, half=False)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="were not written by pyranet_fast"):
+        load_checkpoint(path)
+    for about, words in (("[", "cannot be read"), ({"version": 9}, "format version 9"), ({"version": 1}, "'model'")):
+        save_file({"x": torch.zeros(1)}, path, {"pyranet_fast": about if about == "[" else json.dumps(about)})
+        with pytest.raises(UserError, match=words):
+            load_checkpoint(path)
+
+
+def test_shipped_networks_are_listed_and_used_by_name(folder, tmp_path, capsys):
+    assert models.available() == []
+    with pytest.raises(UserError, match="no weights are shipped"):
+        find_checkpoint(None)
+    save_checkpoint(tmp_path / "last.pt", trained(1))
+    small = folder / "small.safetensors"
+    assert cli.run(export_weights.main, [str(tmp_path / "last.pt"), str(small), "--description", "one stack"]) == 0
+    assert "parameters" in capsys.readouterr().out
+    save_weights(folder / "large.safetensors", trained(2), description="two stacks")
+    large, other = models.available()
+    assert (large.name, other.name, other.description) == ("large", "small", "one stack")
+    assert large.parameters > other.parameters and other.input_size == 64 and other.kind == "pose"
+    assert models.available(folder) == [large, other]
+    picture = np.full((80, 60, 3), 90, np.uint8)
+    for asked, stacks in ((None, 2), ("small", 1), (small, 1), ("large", 2)):
+        predictor = Predictor(asked, "cpu")
+        assert predictor.model.config["stacks"] == stacks
+        assert np.isfinite(predictor(picture).joints).all()
+    with pytest.raises(UserError, match="medium does not exist; shipped are large, small"):
+        Predictor("medium")
+    with pytest.raises(UserError, match="an image classifier is needed here"):
+        load_checkpoint(small, "classification")
+
+
+def test_evaluate_takes_what_is_shipped(folder, tmp_path, capsys):
+    flags = ["--output", str(tmp_path / "out"), "--dataset", "demo", "--device", "cpu"]
+    assert cli.run(evaluate.main, flags) == 2
+    assert "no weights are shipped" in capsys.readouterr().err
+    save_weights(folder / "net.safetensors", trained())
+    with pytest.raises(SystemExit):  # the synthetic people have 16 joints, this network has 14
+        evaluate.main(flags)
+    assert "the checkpoint predicts the 14 of lsp" in capsys.readouterr().err
