@@ -24,8 +24,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict every person of a split and score the predictions, or score the "
         "predictions of a file with --predictions and --ground-truth. Prints the table in the paper's columns beside "
         "published rows and other readings of the mean. OUTPUT gets metrics.json, table.txt, .md and .tex, curves.png; "
-        "with --checkpoint also predictions.h5 (preds N x K x 3: x, y in 0-based image pixels, score) and worst.html, "
-        "a page of the worst predictions. An interrupted evaluation goes on with the same command.",
+        "of a network also predictions.h5 (preds N x K x 3: x, y in 0-based image pixels, score), calibration.json and "
+        ".png, the share of right joints by score, and worst.html, a page of the worst predictions. An interrupted "
+        "evaluation goes on with the same command.",
     )
     parser.add_argument(
         "--checkpoint",

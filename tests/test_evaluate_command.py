@@ -18,7 +18,17 @@ from pyranet_fast.models import PyraNet
 from pyranet_fast.pose import evaluation
 
 PEOPLE = 1007  # LSP's split is by number: testing starts after the first thousand
-RESULTS = ["curves.json", "curves.png", "metrics.json", "predictions.h5", "table.md", "table.tex", "table.txt"]
+RESULTS = [
+    "calibration.json",
+    "calibration.png",
+    "curves.json",
+    "curves.png",
+    "metrics.json",
+    "predictions.h5",
+    "table.md",
+    "table.tex",
+    "table.txt",
+]
 RESULTS += ["worst", "worst.html"]
 
 

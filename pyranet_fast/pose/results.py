@@ -14,6 +14,7 @@ from ..atomic import atomic_write
 from ..data.base import PeopleSource
 from ..errors import UserError
 from .box_metric import box_convention
+from .calibration import calibrate, plot_calibration
 from .conventions import CONVENTIONS, Convention
 from .curves import pck_curve
 from .export_predictions import write_coco_json, write_hdf5, write_mpii_mat
@@ -110,14 +111,32 @@ def mpii_numbers(people: PeopleSource) -> npt.NDArray[np.int64]:
     return np.asarray(numbers, dtype=np.int64)
 
 
+def write_calibration(
+    folder: Path, scores: npt.ArrayLike, errors: npt.ArrayLike, convention: Convention, title: str
+) -> list[Path]:
+    """Write calibration.json and calibration.png: the share of right joints by score, of errors (N, K) and scores."""
+    values, away = np.asarray(scores, dtype=np.float64), np.asarray(errors, dtype=np.float64)
+    known = np.isfinite(values) & ~np.isnan(away)
+    if not known.any():
+        return []
+    right = away < convention.usual if convention.strict else away <= convention.usual
+    found = calibrate(values[known], right[known])
+    files = [folder / "calibration.json", folder / "calibration.png"]
+    text = json.dumps({"metric": convention.metric, "threshold": convention.usual, **found.as_dict()})
+    atomic_write(files[0], lambda file: file.write(text.encode()))
+    plot_calibration(files[1], found, title)
+    return files
+
+
 def write_worst(
     folder: Path, people: PeopleSource, predictions: npt.NDArray[np.float32], name: str, data: str, count: int
 ) -> list[Path]:
-    """Write the curves of predictions, and the page of the ``count`` worst."""
+    """Write the curves of predictions, their calibration, and the page of the ``count`` worst."""
     errors = people_errors(people, predictions)
     errors[np.isnan(predictions).all(axis=(1, 2))] = np.nan  # unreadable images, which no score counts
     convention = CONVENTIONS.get(people.metric) or box_convention(people.skeleton)
     files = write_curves(folder, errors, convention, name, data)
+    files += write_calibration(folder, predictions[..., 2], errors, convention, f"{name}, {data}")
     if count and not np.isnan(errors).all():
         worst_page(folder, people, predictions, errors, count)
         files.append(folder / "worst.html")
