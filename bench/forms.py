@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from bench import baseline
 from pyranet_fast import ops
+from pyranet_fast.cuda_graphs import CudaCapture
 from pyranet_fast.models import PyraNet, optimize_for_inference
 from pyranet_fast.nn import pyramid
+from pyranet_fast.training.step import WARM_UPS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("inference", "training")
@@ -26,9 +28,10 @@ class Form:
     """One way to run the network.
 
     Attributes:
-        way: ``"eager"`` and ``"compiled"`` are the plain network; ``"ours"`` is what this package runs in the mode
-            (inference: `optimize_for_inference`; training: `PyraNet`), ``"ours unfolded"`` a PyraNet in evaluation,
-            ``"ours compiled"`` a PyraNet given to torch.compile, as ``train --compile`` does.
+        way: ``"eager"`` and ``"compiled"`` are the plain network, ``"compiled graphed"`` with CUDA graphs (mode
+            "reduce-overhead"); ``"ours"`` is what this package runs in the mode (inference: `optimize_for_inference`;
+            training: `PyraNet`), ``"ours graphed"`` as one CUDA graph, ``"ours compiled"`` as ``train --compile`` does,
+            ``"ours unfolded"`` a PyraNet in evaluation.
         layout: of weights and images; channels_last for ours.
         precision: ``"fp32"`` or ``"bf16"``.
         autocast: bf16 by autocast over float32 weights; else, in inference, the weights are bf16 too.
@@ -41,11 +44,15 @@ class Form:
 
     @property
     def plain(self) -> bool:
-        return self.way in ("eager", "compiled")
+        return not self.way.startswith("ours")
 
     @property
     def compiled(self) -> bool:
-        return self.way.endswith("compiled")
+        return "compiled" in self.way
+
+    @property
+    def graphed(self) -> bool:
+        return self.way.endswith("graphed")
 
     @property
     def name(self) -> str:
@@ -55,21 +62,14 @@ class Form:
 
 def _all_forms() -> list[Form]:
     numbers = (("fp32", False), ("bf16", False), ("bf16", True))
-    plain = [Form(way, layout, p, a) for way in ("eager", "compiled") for layout in LAYOUTS for p, a in numbers]
+    ways = ("eager", "compiled", "compiled graphed")
+    plain = [Form(way, layout, p, a) for way in ways for layout in LAYOUTS for p, a in numbers]
     ours = [Form("ours unfolded", precision="fp32"), Form("ours unfolded", precision="bf16", autocast=True)]
-    ours += [Form("ours compiled", precision=p) for p in ("fp32", "bf16")]
+    ours += [Form(way, precision=p) for way in ("ours compiled", "ours graphed") for p in ("fp32", "bf16")]
     return [*plain, *ours, Form("ours", precision="fp32"), Form("ours", precision="bf16")]
 
 
 FORMS = {form.name: form for form in _all_forms()}
-
-
-def forms_of(mode: str, names: list[str]) -> list[Form]:
-    """The named forms that a mode has: in training bf16 is autocast anyway, and ours is the unfolded network."""
-    chosen = [FORMS[name] for name in names]
-    if mode == "inference":
-        return [form for form in chosen if form.way != "ours compiled"]
-    return [form for form in chosen if not (form.autocast or form.way == "ours unfolded")]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,14 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.mode}, {self.stacks} stacks, batch {self.batch}, {self.side} px"
+
+
+def forms_of(case: Case, names: list[str]) -> list[Form]:
+    """The named forms that a case has: in training bf16 is autocast anyway, and ours is the unfolded network."""
+    missing = {"ours compiled"} if case.mode == "inference" else {"ours unfolded"}
+    chosen = [FORMS[name] for name in names if FORMS[name].way not in missing]
+    chosen = [form for form in chosen if case.kind == "cuda" or not form.graphed]
+    return [form for form in chosen if case.mode == "inference" or not form.autocast]
 
 
 def tolerance(case: Case, form: Form) -> float:
@@ -163,7 +171,11 @@ def exact_products() -> Iterator[None]:
 def fixed_windows() -> Iterator[None]:
     """Inside, both networks pool in training through the windows of evaluation, so that they can be compared."""
     drawn, placed = pyramid.draw_samples, baseline.windows
-    ours = mock.patch.object(pyramid, "draw_samples", lambda x, levels, share, training: drawn(x, levels, share, False))
+
+    def of_evaluation(x: Tensor, levels: int, share: str, training: bool, *channels: Any) -> Tensor:
+        return drawn(x, levels, share, False, *channels)
+
+    ours = mock.patch.object(pyramid, "draw_samples", of_evaluation)
     with ours, mock.patch.object(baseline, "windows", lambda x, training: placed(x, False)):
         yield
 
@@ -185,12 +197,12 @@ class Prepared:
 
 def prepare(form: Form, data: Data) -> Prepared:
     """A form with the case's weights."""
-    case, folded = data.case, form.way == "ours" and data.case.mode == "inference"
+    case, folded = data.case, form.way in ("ours", "ours graphed") and data.case.mode == "inference"
     layout = LAYOUTS[form.layout]
     x = data.image.contiguous(memory_format=layout)
     if folded:
         start = time.perf_counter()
-        fast = optimize_for_inference(data.source, form.precision).to(case.device)
+        fast = optimize_for_inference(data.source, form.precision, graph=form.graphed).to(case.device)
         return _inference(fast, x, False, time.perf_counter() - start)
     model: nn.Module = baseline.Baseline(case.stacks, **case.network) if form.plain else PyraNet(**data.source.config)
     model.load_state_dict(data.source.state_dict())
@@ -198,9 +210,14 @@ def prepare(form: Form, data: Data) -> Prepared:
     if case.mode == "inference":
         low = form.precision == "bf16" and not form.autocast
         model, x = (model.bfloat16(), x.bfloat16()) if low else (model, x)
-        run = torch.compile(model.eval()) if form.compiled else model.eval()
+        run = compiled(form, model.eval()) if form.compiled else model.eval()
         return _inference(run, x, form.autocast)
     return _training(form, model, x, data)
+
+
+def compiled(form: Form, model: nn.Module) -> Any:
+    """The model through torch.compile, in the mode of the form."""
+    return torch.compile(model, mode="reduce-overhead" if form.graphed else None)
 
 
 def _inference(run: Any, x: Tensor, autocast: bool, made_s: float = 0.0) -> Prepared:
@@ -213,8 +230,10 @@ def _inference(run: Any, x: Tensor, autocast: bool, made_s: float = 0.0) -> Prep
 
 
 def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
-    run: Any = torch.compile(model.train()) if form.compiled else model.train()
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=1e-6, alpha=0.99, eps=1e-8, foreach=True)
+    run: Any = compiled(form, model.train()) if form.compiled else model.train()
+    graphed = form.way == "ours graphed"
+    rate: Any = torch.tensor(1e-6, device=x.device) if graphed else 1e-6
+    optimiser = torch.optim.RMSprop(model.parameters(), lr=rate, alpha=0.99, eps=1e-8, foreach=True, capturable=graphed)
     weight = torch.ones(data.joints.shape[:2], device=x.device)
 
     def loss_of(network: Any) -> Tensor:
@@ -230,6 +249,18 @@ def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
         loss.backward()
         optimiser.step()
         return loss.detach()
+
+    recorded: list[Any] = []
+
+    def replay() -> Tensor:
+        if not recorded:
+            capture = CudaCapture(x.device)
+            for _ in range(WARM_UPS):
+                capture.warm_up(train)
+            recorded.extend(capture.record(train))
+        recorded[0]()
+        loss: Tensor = recorded[1]
+        return loss
 
     def results() -> dict[str, Tensor]:
         """Of the network itself: a compiled one would be compiled again for fixed windows.
@@ -248,7 +279,7 @@ def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
         optimiser.zero_grad(set_to_none=True)
         return {"loss": loss, "gradients": torch.cat(grads)}
 
-    return Prepared(train, results)
+    return Prepared(replay if graphed else train, results)
 
 
 def difference(results: dict[str, Tensor], exact: dict[str, Tensor]) -> float:

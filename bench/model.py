@@ -169,7 +169,7 @@ def run(
             now = time.perf_counter()
             until = None if end is None else now + max(0.0, end - now) / (len(cases) - number)
             try:
-                rows += measure(case, forms_of(case.mode, list(forms)), settings, until=until)
+                rows += measure(case, forms_of(case, list(forms)), settings, until=until)
             except torch.OutOfMemoryError:
                 print(f"{case}: not timed: out of memory", flush=True)
             if write is not None:

@@ -57,7 +57,7 @@ def test_a_form_that_disagrees_gets_no_number(monkeypatch, capsys):
     assert all(row["ms"] > 0 and row["difference"] < 1e-5 and row["rounds"] == 2 for row in good)
     assert good[1]["times_the_best_plain"] > 0
     real = forms.optimize_for_inference
-    monkeypatch.setattr(forms, "optimize_for_inference", lambda m, p: Wrong(real(m, p)))
+    monkeypatch.setattr(forms, "optimize_for_inference", lambda m, p, **more: Wrong(real(m, p, **more)))
     plain, wrong = rows_of()
     assert "ms" in plain and "ms" not in wrong and "differs from the plain network by" in wrong["failed"]
     assert "not timed" in capsys.readouterr().out
