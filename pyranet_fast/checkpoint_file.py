@@ -14,6 +14,8 @@ from .errors import UserError
 FORMAT = "pyranet_fast checkpoint"
 FORMAT_VERSION = 1
 POSE, CLASSIFICATION = "pose", "classification"
+CALIBRATION = "calibration"
+"""Entry of a checkpoint's metrics: `pose.calibration.Calibration.as_dict`, what its scores mean."""
 
 
 @dataclass

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import cli
+from .checkpoint_file import CALIBRATION
+from .errors import UserError
+from .pose.calibration import Calibration
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("output", metavar="FILE.safetensors", help="where to")
     parser.add_argument("--description", default="", help="a sentence on where the weights come from")
     parser.add_argument(
+        "--calibration",
+        default=None,
+        metavar="FILE",
+        help="calibration.json of evaluate: predictions then say how many joints of such scores are right",
+    )
+    parser.add_argument(
         "--half", action=argparse.BooleanOptionalAction, default=True, help="half precision (default: on)"
     )
     arguments = parser.parse_args(argv)
@@ -30,10 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     checkpoint = load_checkpoint(arguments.checkpoint, kind=None)
     build_model(checkpoint, arguments.checkpoint)  # what cannot be built is not passed on
+    if arguments.calibration is not None:
+        checkpoint.metrics[CALIBRATION] = _calibration(arguments.calibration).as_dict()
     save_weights(arguments.output, checkpoint, description=arguments.description, half=arguments.half)
     about, size = describe(arguments.output), Path(arguments.output).stat().st_size
     print(f"wrote {arguments.output}: {about['parameters']:,} parameters, {size / 1e6:.2f} MB")
     return 0
+
+
+def _calibration(path: str) -> Calibration:
+    try:
+        return Calibration.from_dict(json.loads(Path(path).read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--calibration {path} cannot be read: {error}") from error
+    except UserError as error:
+        raise UserError(f"--calibration {path}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 from . import cli
 from .errors import UserError
 from .memory import keep_pages
+from .pose.pose import Pose
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         height, width = image.shape[:2]
         entry = {"image": printable(path), "width": width, "height": height, "overlay": name}
         done.append(entry | pose.as_dict())
-        print(f"{printable(path)} -> {printable(output / name)} (mean score {pose.mean_score:.2f})")
+        print(f"{printable(path)} -> {printable(output / name)} ({sureness(pose)})")
 
     results = {
         "checkpoint": printable(arguments.checkpoint or predictor.name),
@@ -90,6 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = f", {len(errors)} of {len(arguments.images)} images failed" if errors else ""
     print(f"wrote {printable(output / 'predictions.json')}{failed}")
     return cli.BAD_INPUT if errors else 0
+
+
+def sureness(pose: Pose) -> str:
+    """How far a pose can be trusted, for people to read."""
+    text = f"mean score {pose.mean_score:.2f}"
+    if pose.chances is None:
+        return text
+    text += f", about {pose.chances.mean():.0%} of joints of such scores are right"
+    return text if pose.trustworthy else f"{text}: do not trust this pose"
 
 
 def _box(text: str) -> tuple[float, ...]:

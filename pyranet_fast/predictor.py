@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from . import cli
-from .checkpoint_file import Checkpoint
+from .checkpoint_file import CALIBRATION, Checkpoint
 from .data.base import PIXELS_PER_SCALE, Image
 from .data.images import as_rgb, read_image
 from .data.transforms import MAP_STRIDE, crop, crop_matrix, invert
 from .errors import UserError
+from .pose.calibration import Calibration
 from .pose.inference import PRECISIONS, decode, ready, score_maps
+from .pose.pose import Box, Pose
 from .pose.skeleton import resolve_skeleton
 from .training.checkpoint import build_model, find_checkpoint, load_checkpoint
-
-Box = tuple[float, float, float, float]
 
 # Side of the crop in long sides of a person's tight box: the margin of MPII's annotations.
 BOX_MARGIN = 1.25
@@ -33,44 +31,6 @@ IMAGE_MARGIN = 1.05
 JOINTS_SHARE = 0.756
 # A pose with more than half of its joints below this score says nothing about where the person is.
 SURE = 0.2
-
-
-@dataclass
-class Pose:
-    """A predicted pose.
-
-    Attributes:
-        joints: (K, 2) float32, x and y in image pixels, 0-based, an integer is a pixel's centre.
-        scores: (K,) float32, the peak of each score map: near 1 where the network is sure, else near 0.
-        heatmaps: (K, h, w) float32 score maps of the crop.
-        skeleton: the joints' meaning: a name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one
-            that came with the training data; ``pyranet_fast.pose.resolve_skeleton`` reads both.
-        box: (x, y, width, height) in image pixels, what the crop was made from.
-        heatmap_to_image: (2, 3) float64, affine map from pixels of ``heatmaps`` to pixels of the image.
-    """
-
-    joints: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    heatmaps: npt.NDArray[np.float32]
-    skeleton: str | dict[str, Any]
-    box: Box
-    heatmap_to_image: npt.NDArray[np.float64]
-
-    @property
-    def mean_score(self) -> float:
-        """Mean of the joints' scores: one number for how far to trust the pose."""
-        return float(self.scores.mean())
-
-    def as_dict(self) -> dict[str, Any]:
-        """A dictionary that JSON can hold, joints by name; without the score maps."""
-        skeleton = resolve_skeleton(self.skeleton)
-        rows = zip(skeleton.joints, self.joints.tolist(), self.scores.tolist(), strict=True)
-        return {
-            "skeleton": skeleton.name,
-            "box": [round(v, 2) for v in self.box],
-            "mean_score": round(self.mean_score, 4),
-            "joints": {n: {"x": round(x, 2), "y": round(y, 2), "score": round(s, 4)} for n, (x, y), s in rows},
-        }
 
 
 class Predictor:
@@ -129,6 +89,8 @@ class Predictor:
         if not isinstance(size, int) or size < multiple or size % multiple:
             raise UserError(f"{path} has input size {size!r}; a multiple of {multiple} is needed")
         self.name = path.stem
+        known = checkpoint.metrics.get(CALIBRATION)
+        self.calibration = None if known is None else Calibration.from_dict(known)
         self.input_size = size
         self.flip = flip
         self.precision = precision or "fp32"
@@ -233,8 +195,10 @@ class Predictor:
             )
         heatmaps = maps.cpu().numpy()
         to_input = np.array([[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]])
+        skeleton = self.skeleton.as_value()
+        chances = [None] * len(images) if self.calibration is None else list(self.calibration.chance(scores))
         return [
-            Pose(joints[i], scores[i], heatmaps[i], self.skeleton.as_value(), chosen[i][0], inverses[i] @ to_input)
+            Pose(joints[i], scores[i], heatmaps[i], skeleton, chosen[i][0], inverses[i] @ to_input, chances[i])
             for i in range(len(images))
         ]
 

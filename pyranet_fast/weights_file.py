@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .atomic import atomic_write
-from .checkpoint_file import Checkpoint
+from .checkpoint_file import CALIBRATION, Checkpoint
 from .errors import UserError
 
 SUFFIX = ".safetensors"
@@ -47,7 +47,10 @@ def save_weights(path: str | Path, checkpoint: Checkpoint, *, description: str =
             raise UserError(f"{name} holds values that are not finite, or too large for half precision")
         tensors[name] = low.contiguous().clone()
     about = {name: getattr(checkpoint, name) for name in _FIELDS}
-    about["metrics"] = {k: v for k, v in checkpoint.metrics.items() if isinstance(v, str | int) or _finite(v)}
+    kept = {k: v for k, v in checkpoint.metrics.items() if isinstance(v, str | int) or _finite(v)}
+    if CALIBRATION in checkpoint.metrics:
+        kept[CALIBRATION] = checkpoint.metrics[CALIBRATION]
+    about["metrics"] = kept
     content = {"version": _VERSION, "description": description, **about}
     data = save(tensors, {_MARK: json.dumps(content, allow_nan=False)})
     atomic_write(path, lambda file: file.write(data))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..atomic import atomic_write
+from ..errors import UserError
 from .conventions import Floats
 
 
@@ -42,6 +43,27 @@ class Calibration:
             "count": self.count.tolist(),
             "ranking": round(self.ranking, 4) if np.isfinite(self.ranking) else None,
         }
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Calibration:
+        """What `as_dict` wrote.
+
+        Raises:
+            UserError: something else.
+        """
+        try:
+            scores, right = (np.asarray(content[name], dtype=np.float64) for name in ("scores", "right"))
+            count = np.asarray(content["count"], dtype=np.int64)
+            ranking = float("nan") if content.get("ranking") is None else float(content["ranking"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                "calibration has no lists scores, right and count; evaluate's calibration.json has"
+            ) from error
+        if not (scores.ndim == 1 and scores.shape == right.shape == count.shape and len(scores)) or not (
+            np.isfinite(scores).all() and ((right >= 0) & (right <= 1)).all() and (count > 0).all()
+        ):
+            raise UserError("calibration must be as many scores as shares between 0 and 1 and counts above 0")
+        return cls(scores, right, count, ranking)
 
 
 def calibrate(scores: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> Calibration:

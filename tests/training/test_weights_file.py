@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pyranet_fast import Predictor, cli, evaluate, export_weights, models
+from pyranet_fast import Predictor, cli, evaluate, export_weights, models, predict
 from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
+from pyranet_fast.data.images import write_image
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
 from pyranet_fast.training.checkpoint import find_checkpoint, load_checkpoint
@@ -110,3 +111,44 @@ def test_evaluate_takes_what_is_shipped(folder, tmp_path, capsys):
     with pytest.raises(SystemExit):  # the synthetic people have 16 joints, this network has 14
         evaluate.main(flags)
     assert "the checkpoint predicts the 14 of lsp" in capsys.readouterr().err
+
+
+def test_weights_know_what_their_scores_mean(tmp_path, capsys):
+    save_checkpoint(tmp_path / "last.pt", trained())
+    sheet = tmp_path / "calibration.json"
+    picture = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
+    write_image(tmp_path / "photo.png", picture)
+    for right, words in (
+        (0.9, "about 90% of joints"),
+        (0.2, "about 20% of joints of such scores are right: do not trust"),
+    ):
+        sheet.write_text(json.dumps({"scores": [0.0, 1.0], "right": [right, right], "count": [5, 5], "ranking": None}))
+        path = tmp_path / f"{right}.safetensors"
+        flags = [str(tmp_path / "last.pt"), str(path), "--calibration", str(sheet)]
+        assert cli.run(export_weights.main, flags) == 0
+        pose = Predictor(path, "cpu")(picture)
+        assert pose.chances.shape == (14,) and np.allclose(pose.chances, right)
+        assert pose.trustworthy == (right > 0.5) and pose.as_dict()["trustworthy"] == (right > 0.5)
+        assert pose.as_dict()["joints"]["neck"]["chance"] == right
+        assert (
+            cli.run(predict.main, [str(tmp_path / "photo.png"), "--checkpoint", str(path), "--output", str(tmp_path)])
+            == 0
+        )
+        assert words in capsys.readouterr().out
+    pose = Predictor(tmp_path / "last.pt", "cpu")(picture)
+    assert pose.chances is None and pose.trustworthy is None and "trustworthy" not in pose.as_dict()
+    for content, words in (
+        ("{", "cannot be read"),
+        ("[]", "no lists"),
+        ('{"scores": [1], "right": [2], "count": [1]}', "0 and 1"),
+    ):
+        sheet.write_text(content)
+        assert (
+            cli.run(
+                export_weights.main,
+                [str(tmp_path / "last.pt"), str(tmp_path / "x.safetensors"), "--calibration", str(sheet)],
+            )
+            == 2
+        )
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()
