@@ -28,6 +28,11 @@ CONTESTS = {
         "variance control",
         "train",
     ),
+    "recipes": (
+        "PRM-B* trained as the flags say, and with one of them changed at a time: what pays on a small budget",
+        "recipes of training",
+        "train",
+    ),
     "classifiers": (
         "WRN-16-2 without and with the pyramid, under one budget (table 3, small)",
         "CIFAR-10 networks",
@@ -88,6 +93,7 @@ def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, tra
         "scales": contest.scales,
         "initialization": contest.initializations,
         "control": contest.control,
+        "recipes": contest.recipes,
         "classifiers": contest.classifiers,
     }[arguments.study](flags)
     if arguments.only:

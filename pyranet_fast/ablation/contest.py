@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import shlex
 import statistics
 import subprocess
@@ -42,7 +43,8 @@ class Contestant:
 
     def folder(self, output: Path, seed: int) -> Path:
         """Where its training with a seed lives."""
-        return output / "runs" / f"{self.name.replace('*', '-star').replace(' ', '-').replace('=', '')}-seed{seed}"
+        name = self.name.replace("*", "-star").replace(" ", "-")
+        return output / "runs" / f"{re.sub('[^A-Za-z0-9-]', '', name)}-seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,28 @@ def control(train_flags: Sequence[str]) -> list[Contestant]:
 def classifiers(train_flags: Sequence[str]) -> list[Contestant]:
     """WRN-16-2 without and with the pyramid (table 3, small)."""
     return [Contestant(name, ("--model", name)) for name in ("wrn-16-2", "wrn-16-2-pyramid")]
+
+
+def recipes(train_flags: Sequence[str]) -> list[Contestant]:
+    """PRM-B* trained as the flags say, and with one thing changed at a time: what pays on a small budget."""
+    s = _settings(train_flags)
+    changes: dict[str, tuple[object, ...]] = {
+        "as given": (),
+        "half the rate": ("--lr", s.lr / 2),
+        "twice the rate": ("--lr", s.lr * 2),
+        "half the batch": ("--batch-size", max(2, s.batch_size // 2)),
+        "twice the batch": ("--batch-size", s.batch_size * 2),
+        "steps instead of cosine": ("--schedule", "step"),
+        "no moving average": ("--ema", 0),
+        "longer moving average": ("--ema", 0.999),
+        "half the size first": ("--early-size", s.input_size // 2),
+        "no augmentation": ("--scale-noise", 0, "--rotation-probability", 0, "--colour-noise", 0),
+        "the paper's augmentation": ("--scale-noise", 0.25, "--rotation-noise", 30, "--rotation-probability", 0.4),
+        "windows by channel": ("--pool-windows", "channel"),
+        "windows by batch": ("--pool-windows", "batch"),
+        **{f"init {name}": ("--init", name) for name in INITIALIZERS if name != s.init},
+    }
+    return [Contestant(name, tuple(map(str, flags))) for name, flags in changes.items()]
 
 
 def hold(

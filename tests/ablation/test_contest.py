@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -28,6 +30,24 @@ def test_variants_and_levels_are_of_one_size():
     target = sizes["PRM-B*"]
     assert all(abs(size / target - 1) < 0.02 for name, size in sizes.items() if name != "plain")
     assert len({sizes[f"C={c}"] for c in range(2, 9)}) == 1 and sizes["plain"] < target
+
+
+def test_recipes_change_one_thing_each():
+    flags = [*contest.SMALL, "--input-size", "128"]
+    base = dataclasses.asdict(contest._settings(flags))
+    changed = {}
+    for one in contest.recipes(flags):
+        settings = dataclasses.asdict(contest._settings([*flags, *one.flags]))
+        changed[one.name] = {key for key, value in settings.items() if value != base[key]}
+        folder = one.folder(Path(), 0).name
+        assert folder.replace("-", "").isalnum()
+    assert changed.pop("as given") == set()
+    augmentation = {"scale_noise", "rotation_noise", "rotation_probability", "colour_noise"}
+    for name, keys in changed.items():
+        assert len(keys) == 1 or (keys and keys <= augmentation), name
+    assert len(changed) >= 14 and {"lr", "batch_size", "schedule", "ema", "early_size", "pool_windows", "init"} <= set(
+        itertools.chain(*changed.values())
+    )
 
 
 def test_a_contest_is_held_once(tmp_path, capsys):
