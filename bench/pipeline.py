@@ -76,34 +76,30 @@ def loader_rows(people: PeopleSource, name: str, arguments: argparse.Namespace) 
 
 
 def training_rows(arguments: argparse.Namespace, device: str) -> list[dict[str, Any]]:
-    """Share of an epoch that waits for data: the last line of training's log, by workers."""
-    rows = []
-    for workers in arguments.workers:
-        with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
-            flags = {
-                "--dataset": "demo", "--output": folder, "--stacks": arguments.stacks, "--features": arguments.features,
-                "--depth": arguments.depth, "--input-size": arguments.input_size, "--batch-size": arguments.batch_size,
-                "--max-steps": arguments.steps, "--workers": workers, "--device": device, "--validate-every": 1000,
-            }  # fmt: skip
-            command = [
-                sys.executable,
-                "-m",
-                "pyranet_fast.train",
-                *(str(part) for pair in flags.items() for part in pair),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            log = Path(folder) / "log.csv"
-            if done.returncode or not log.is_file():
-                lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-                raise UserError(f"training with --workers {workers} failed: {lines[-1]}")
-            with log.open(newline="") as file:
-                last = list(csv.DictReader(file))[-1]
-        row = {"form": "training", "dataset": "demo", "workers": workers, "device": device, "stacks": arguments.stacks}
-        row |= {name: getattr(arguments, name) for name in ("features", "depth", "input_size", "batch_size", "steps")}
-        row["people_per_s"] = figure(float(last["images_per_second"]))
-        rows.append({**row, "data_wait": figure(float(last["data_wait"]), 3)})
-        say(rows[-1])
-    return rows
+    """Share of an epoch that waits for data, from training's log: the network of the flags, and a paper's one."""
+    own = {name: getattr(arguments, name) for name in ("stacks", "features", "depth", "input_size", "batch_size")}
+    rows = [_training_row(own, arguments.steps, workers, device) for workers in arguments.workers]
+    return [*rows, _training_row(PAPERS, arguments.steps // 4, 0, device)]
+
+
+def _training_row(network: dict[str, int], steps: int, workers: int, device: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
+        flags: dict[str, object] = {
+            "dataset": "demo", "output": folder, **network, "max_steps": max(1, steps), "workers": workers,
+            "device": device, "validate_every": 1000,
+        }  # fmt: skip
+        typed = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        done = subprocess.run([sys.executable, "-m", "pyranet_fast.train", *typed], capture_output=True, text=True)
+        log = Path(folder) / "log.csv"
+        if done.returncode or not log.is_file():
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise UserError(f"training with --workers {workers} failed: {lines[-1]}")
+        with log.open(newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+    row = {"form": "training", "dataset": "demo", "workers": workers, "device": device, **network, "steps": steps}
+    row |= {"people_per_s": figure(float(last["images_per_second"])), "data_wait": figure(float(last["data_wait"]), 3)}
+    say(row)
+    return row
 
 
 def evaluation_rows(
@@ -170,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 PARTS = ("loader", "training", "evaluation")
+PAPERS = {"stacks": 2, "features": 256, "depth": 4, "input_size": 256, "batch_size": 4}
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))
