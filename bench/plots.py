@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ TITLES = {"batch": "batch", "stacks": "stacks", "levels": "pyramid levels C", "s
 
 
 def _figure(title: str, columns: int) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(5.2 * columns, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns + 2.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title.split(", torch")[0], fontsize=9)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
         axis.grid(alpha=0.3)
@@ -43,7 +42,8 @@ def throughput(content: dict[str, Any]) -> Figure | None:
             if of == mode:
                 axis.plot([r["batch"] for r in found], [r["images_per_s"] for r in found], **_style(form))
         axis.set(title=mode, xlabel="batch", ylabel="images a second", ylim=(0, None))
-        axis.legend(fontsize=7)
+        axis.set_xticks(sorted({row["batch"] for found in series.values() for row in found}))
+    _legend(axes[-1])
     return figure
 
 
@@ -72,7 +72,7 @@ def growth(content: dict[str, Any], axis_name: str) -> Figure | None:
         memory.set(title=f"{mode}: most memory", ylabel="MB")
         for axis in (times, memory):
             axis.set(xlabel=TITLES[axis_name], ylim=(0, None))
-        times.legend(fontsize=7)
+    _legend(axes[-1])
     return figure
 
 
@@ -94,19 +94,23 @@ def roofline(content: dict[str, Any]) -> Figure | None:
                 label = f"{name}, {forms}"
                 axis.plot(*zip(*points, strict=True), marker, color=f"C{number}", markersize=4, label=label)
     axis.set(xscale="log", yscale="log", xlabel="MB that must move", ylabel="GB a second")
-    axis.legend(fontsize=6)
+    _legend(axis)
     return figure
+
+
+def _legend(axis: Any) -> None:
+    """Beside the last plot, where it hides nothing."""
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _style(form: str) -> dict[str, Any]:
     return {"marker": "o", "markersize": 4, "label": form, "linewidth": 2 if form.startswith("ours") else 1}
 
 
-def draw(contents: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
-    """Every picture that the files have rows for, named by the machine; the paths."""
+def draw(contents: Mapping[str, dict[str, Any]], folder: Path) -> list[Path]:
+    """Every picture that the files have rows for; ``contents`` by the files' names, which the pictures bear too."""
     written = []
-    for content in contents:
-        name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((R|TM)\)|, torch.*", "", content["machine"]).lower()).strip("-")
+    for name, content in contents.items():
         figures = {"throughput": throughput(content), "roofline": roofline(content)}
         figures |= {f"growth-{axis}": growth(content, axis) for axis in AXES}
         for kind, figure in figures.items():

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=README, help="another page than README.md")
     parser.add_argument("--page", type=Path, default=PAGE, help="another page than docs/bench/README.md")
     arguments = parser.parse_args(argv)
-    files = arguments.files or sorted(RESULTS.glob("*.json"))
+    files = arguments.files or sorted(RESULTS.glob("*.json"), key=lambda path: path.stem)
     if not files:
         raise UserError(f"{RESULTS} holds no *.json; python -m bench.model writes one")
     contents = [read(path) for path in files]
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n\n".join(text for content in contents if (text := table(content))))
         return 0
     before = arguments.readme.read_text()
-    of_network = (table(content, ("model",)) for content in contents)
-    after = readme_with(before, "\n\n".join(text for text in of_network if text))
+    in_short = (table(content, short=True) for content in contents)
+    after = readme_with(before, "\n\n".join(text for text in in_short if text))
     if not arguments.write:
         if before != after:
             print(f"{arguments.readme} has other tables; python -m bench.report --write", file=sys.stderr)
@@ -66,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench.plots import draw  # matplotlib takes a while
 
     arguments.readme.write_text(after)
-    pictures = draw(contents, cli.output_folder(arguments.page.parent))
+    pictures = draw(
+        {path.stem: content for path, content in zip(files, contents, strict=True)},
+        cli.output_folder(arguments.page.parent),
+    )
     arguments.page.write_text(page_of(contents, pictures))
     for path in (arguments.readme, arguments.page, *pictures):
         print(f"written: {path}")

@@ -99,6 +99,19 @@ def operators(content: dict[str, Any]) -> list[str]:
     return ["", *_table(head, body)] if body else []
 
 
+def operators_in_short(content: dict[str, Any]) -> list[str]:
+    """A line an operator: the range over shapes and layouts of how many times faster than the best native form."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in content["rows"]:
+        if row["part"] == "operators" and row["form"].startswith("ours") and "times_the_best_plain" in row:
+            column = f"{row['dtype']}, {row['direction']}"
+            found.setdefault(row["operator"], {}).setdefault(column, []).append(row["times_the_best_plain"])
+    columns = sorted({column for ratios in found.values() for column in ratios}, reverse=True)
+    ranges = {name: [ratios.get(column) for column in columns] for name, ratios in sorted(found.items())}
+    body = [[f"`{name}`", *(f"{min(r):.1f}–{max(r):.1f}" if r else "" for r in each)] for name, each in ranges.items()]
+    return ["", *_table(["times the best native form", *columns], body)] if body else []
+
+
 def growth(content: dict[str, Any]) -> list[str]:
     """Along every axis: time, and time for each GFLOP, of the base's."""
     rows = [row for row in content["rows"] if row["part"] == "growth"]
@@ -130,12 +143,13 @@ def pipeline(content: dict[str, Any]) -> list[str]:
 
 
 PARTS = {"model": model, "operators": operators, "growth": growth, "pipeline": pipeline}
+IN_SHORT = {"model": model, "operators": operators_in_short}
 
 
-def table(content: dict[str, Any], parts: Iterable[str] = tuple(PARTS)) -> str:
-    """Markdown of one file: the parts, each under its machine and command."""
+def table(content: dict[str, Any], *, short: bool = False) -> str:
+    """Markdown of one file: every part, or what the README has of it, under its machine and command."""
     blocks = []
-    for part in parts:
-        if lines := PARTS[part](content):
+    for part, make in (IN_SHORT if short else PARTS).items():
+        if lines := make(content):
             blocks.append("\n".join([heading(content, part), *lines]))
     return "\n\n".join(blocks)

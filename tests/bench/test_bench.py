@@ -203,7 +203,9 @@ def test_growth_pictures_and_tables(tmp_path):
     text = report.table(content)
     assert "| inference, ours fp32, by batch | 1: 4 ms, 1 MB; 2: 8 ms, 1 MB | 1000.00–1000.00 |" in text
     assert "| o, 1, fp32, contiguous, forward | 1.000 (1.000–1.000) | 3.000 (eager) | 3.00× | 1.0 GB/s | 50% |" in text
-    names = {p.name.split("-")[-1] for p in plots.draw([content], tmp_path)}
+    short = report.table(content, short=True)
+    assert "| times the best native form | fp32, forward |" in short and "| `o` | 3.0–3.0 |" in short
+    names = {p.name.split("-")[-1] for p in plots.draw({"all": content}, tmp_path)}
     assert names == {"throughput.png", "roofline.png", "batch.png", "side.png"}
 
 
