@@ -134,10 +134,11 @@ def write(
 
 
 def command() -> str:
-    """What was typed."""
+    """What was typed, without the folders of this machine."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     module = spec.name.removesuffix(".__main__") if spec is not None else Path(sys.argv[0]).stem
-    return f"python -m {module} {shlex.join(sys.argv[1:])}".strip()
+    typed = [Path(part).name if part.startswith(("/", "~")) else part for part in sys.argv[1:]]
+    return f"python -m {module} {shlex.join(typed)}".strip()
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -158,6 +158,8 @@ def test_every_part_has_its_own_rows(tmp_path, monkeypatch):
     assert set(content["parts"]) == {"growth", "model"} and content["parts"]["growth"]["commit"] == record.commit()
     record.write("model", [row], "cpu", name=str(path), threads=77)  # another machine, as it were
     assert [r["part"] for r in record.read(path)["rows"]] == ["model"]
+    monkeypatch.setattr("sys.argv", ["bench", "--root", "/home/me/data", "--forms", "ours fp32"])
+    assert record.command().endswith("--root data --forms 'ours fp32'")
     with pytest.raises(ValueError, match="part is 'x'"):
         record.write("x", [], "cpu", name=str(path))
 
