@@ -23,7 +23,6 @@ from pyranet_fast.data import (
     LSPExtendedSource,
     LSPSource,
     PackedSource,
-    SyntheticSource,
     open_dataset,
 )
 from pyranet_fast.data import pack as command
@@ -34,19 +33,6 @@ from pyranet_fast.errors import DataWarning, UserError
 from pyranet_fast.pose import MPII
 from pyranet_fast.pose.multiscale import SIX_SCALES
 from pyranet_fast.training.checkpoint import load_checkpoint
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return SyntheticSource(6, seed=3), SyntheticSource(4, seed=3, split="val")
-
-
-@pytest.fixture(scope="module")
-def file(demo, tmp_path_factory):
-    """Demo people, packed for an input of 64 px: all training people are averaged down."""
-    path = tmp_path_factory.mktemp("packed") / "demo.pack"
-    pack(path, {"train": demo[0], "val": demo[1]}, input_size=64)
-    return path
 
 
 def test_labels_lead_back(demo, file):

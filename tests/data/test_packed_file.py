@@ -10,23 +10,11 @@ import torch
 from packed_people import same_labels
 from people import MemorySource, person, smooth_image
 
-from pyranet_fast.data import Augmentation, CropDataset, PackedSource, SyntheticSource, open_dataset, worker_init
+from pyranet_fast.data import Augmentation, CropDataset, PackedSource, open_dataset, worker_init
 from pyranet_fast.data.pack import pack
 from pyranet_fast.data.packed_file import PackedFile
 from pyranet_fast.data.scaled_crops import ScaledCrops
 from pyranet_fast.errors import DataWarning, UserError
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return SyntheticSource(6, seed=3), SyntheticSource(4, seed=3, split="val")
-
-
-@pytest.fixture(scope="module")
-def file(demo, tmp_path_factory):
-    path = tmp_path_factory.mktemp("packed") / "demo.pack"
-    pack(path, {"train": demo[0], "val": demo[1]}, input_size=64)
-    return path
 
 
 class TestUnreadableImages:
