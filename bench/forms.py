@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from bench import baseline
 from pyranet_fast import ops
 from pyranet_fast.cuda_graphs import CudaCapture
 from pyranet_fast.models import PyraNet, optimize_for_inference
-from pyranet_fast.nn import pyramid
+from pyranet_fast.nn import checkpoint_activations_, pyramid
 from pyranet_fast.training.step import WARM_UPS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -28,10 +29,12 @@ class Form:
     """One way to run the network.
 
     Attributes:
-        way: ``"eager"`` and ``"compiled"`` are the plain network, ``"compiled graphed"`` with CUDA graphs (mode
+        way: ``"eager"`` and ``"compiled"`` are the plain network, ``"compiled frozen"`` with its weights as constants
+            that inductor folds and reorders (inference), ``"compiled graphed"`` with CUDA graphs (mode
             "reduce-overhead"); ``"ours"`` is what this package runs in the mode (inference: `optimize_for_inference`;
-            training: `PyraNet`), ``"ours graphed"`` as one CUDA graph, ``"ours compiled"`` as ``train --compile`` does,
-            ``"ours unfolded"`` a PyraNet in evaluation.
+            training: `PyraNet`), ``"ours graphed"`` as one CUDA graph, ``"ours compiled"`` as ``train --compile`` and
+            ``"ours checkpointed"`` as ``train --activation-checkpointing`` do, ``"ours unfolded"`` a PyraNet in
+            evaluation.
         layout: of weights and images; channels_last for ours.
         precision: ``"fp32"`` or ``"bf16"``.
         autocast: bf16 by autocast over float32 weights; else, in inference, the weights are bf16 too.
@@ -62,14 +65,16 @@ class Form:
 
 def _all_forms() -> list[Form]:
     numbers = (("fp32", False), ("bf16", False), ("bf16", True))
-    ways = ("eager", "compiled", "compiled graphed")
+    ways = ("eager", "compiled", "compiled frozen", "compiled graphed")
     plain = [Form(way, layout, p, a) for way in ways for layout in LAYOUTS for p, a in numbers]
     ours = [Form("ours unfolded", precision="fp32"), Form("ours unfolded", precision="bf16", autocast=True)]
-    ours += [Form(way, precision=p) for way in ("ours compiled", "ours graphed") for p in ("fp32", "bf16")]
+    more = ("ours compiled", "ours checkpointed", "ours graphed")
+    ours += [Form(way, precision=p) for way in more for p in ("fp32", "bf16")]
     return [*plain, *ours, Form("ours", precision="fp32"), Form("ours", precision="bf16")]
 
 
 FORMS = {form.name: form for form in _all_forms()}
+NOT_IN = {"inference": ("ours compiled", "ours checkpointed"), "training": ("ours unfolded", "compiled frozen")}
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,7 @@ class Case:
 
 def forms_of(case: Case, names: list[str]) -> list[Form]:
     """The named forms that a case has: in training bf16 is autocast anyway, and ours is the unfolded network."""
-    missing = {"ours compiled"} if case.mode == "inference" else {"ours unfolded"}
-    chosen = [FORMS[name] for name in names if FORMS[name].way not in missing]
+    chosen = [FORMS[name] for name in names if FORMS[name].way not in NOT_IN[case.mode]]
     chosen = [form for form in chosen if case.kind == "cuda" or not form.graphed]
     return [form for form in chosen if case.mode == "inference" or not form.autocast]
 
@@ -217,7 +221,18 @@ def prepare(form: Form, data: Data) -> Prepared:
 
 def compiled(form: Form, model: nn.Module) -> Any:
     """The model through torch.compile, in the mode of the form."""
-    return torch.compile(model, mode="reduce-overhead" if form.graphed else None)
+    run = torch.compile(model, mode="reduce-overhead" if form.graphed else None)
+    if form.way != "compiled frozen":
+        return run
+    asked = inductor.patch(freezing=True)  # read while it compiles, in the first call
+
+    def frozen(x: Tensor) -> Any:
+        nonlocal asked
+        with asked:
+            asked = nullcontext()
+            return run(x)
+
+    return frozen
 
 
 def _inference(run: Any, x: Tensor, autocast: bool, made_s: float = 0.0) -> Prepared:
@@ -230,6 +245,8 @@ def _inference(run: Any, x: Tensor, autocast: bool, made_s: float = 0.0) -> Prep
 
 
 def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
+    if form.way == "ours checkpointed":
+        checkpoint_activations_(model)
     run: Any = compiled(form, model.train()) if form.compiled else model.train()
     graphed = form.way == "ours graphed"
     rate: Any = torch.tensor(1e-6, device=x.device) if graphed else 1e-6

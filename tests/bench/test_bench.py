@@ -72,6 +72,26 @@ def test_training_is_compared_in_loss_and_gradients(monkeypatch):
     assert "ms" in plain and "differs from the plain network by" in ours["failed"]
 
 
+def test_frozen_weights_are_asked_for_while_compiling_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda m, **more: lambda x: seen.append(forms.inductor.freezing) or [x])
+    prepared = forms.prepare(FORMS["compiled frozen channels_last fp32"], forms.Data(CASE))
+    prepared.step(), prepared.step()
+    assert seen == [True, False] and not forms.inductor.freezing
+    names = ["compiled frozen channels_last fp32", "ours checkpointed fp32", "ours fp32"]
+    assert [form.name for form in forms.forms_of(CASE, names)] == [names[0], names[2]]
+
+
+def test_the_checkpointed_form_recomputes(monkeypatch):
+    case, blocks = dataclasses.replace(CASE, mode="training"), []
+    real = forms.checkpoint_activations_
+    monkeypatch.setattr(forms, "checkpoint_activations_", lambda m: blocks.append(real(m)))
+    names = ["compiled frozen channels_last fp32", "ours checkpointed fp32"]
+    (form,) = forms.forms_of(case, names)
+    row = model.measure(case, [FORMS["eager channels_last fp32"], form], model.Settings(rounds=2))[1]
+    assert blocks and blocks[0] > 0 and row["ms"] > 0
+
+
 def test_a_form_in_a_process_of_its_own():
     row = cold.elsewhere(FORMS["ours fp32"], CASE, threads=1, keep_pages=False, limit=120)
     assert row["first_s"] > 0 and row["peak_MB"] > 0
