@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.predict",
         description="Find the joints of the person in each image. OUTPUT gets NAME_pose.png for each and "
-        "predictions.json: joints by name in pixels of the image, their scores, the box that was used.",
+        "predictions.json: joints by name in pixels of the image, their scores, the box that was used and how far it "
+        "was turned.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any common format")
     parser.add_argument(
@@ -36,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="X,Y,W,H",
         help="the person's box in pixels, top left corner and size, in every image given (with a negative X "
         "write --box=-5,…; default: the whole image, then the box of what was found)",
+    )
+    parser.add_argument(
+        "--search",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="without --box, look wider, closer and turned where the scores are low: people who are small, cut off or "
+        "upside down (default: on)",
     )
     parser.add_argument("--output", default="predictions", help="folder for the results (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -54,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .pose.draw import draw_pose
     from .predictor import Predictor
 
-    predictor = Predictor(arguments.checkpoint, device, flip=arguments.flip, precision=arguments.precision)
+    predictor = Predictor(
+        arguments.checkpoint, device, flip=arguments.flip, search=arguments.search, precision=arguments.precision
+    )
     output = cli.output_folder(arguments.output)
     done: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
@@ -80,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "settings": {
             "input_size": predictor.input_size,
             "flip": predictor.flip,
+            "search": predictor.search,
             "precision": predictor.precision,
             "pixels": "0-based; an integer is the centre of a pixel; after the image's EXIF orientation",
         },

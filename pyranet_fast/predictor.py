@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,16 @@ import torch
 
 from . import cli
 from .checkpoint_file import CALIBRATION, Checkpoint
-from .data.base import PIXELS_PER_SCALE, Image
+from .data.base import Image
 from .data.images import as_rgb, read_image
-from .data.transforms import MAP_STRIDE, crop, crop_matrix, invert
+from .data.transforms import MAP_STRIDE, crop, invert
 from .errors import UserError
 from .pose.calibration import Calibration
+from .pose.framing import BOX_MARGIN, CERTAIN, Framing, checked_box, closer, search, whole
 from .pose.inference import PRECISIONS, decode, ready, score_maps
-from .pose.pose import Box, Pose
+from .pose.pose import Pose
 from .pose.skeleton import resolve_skeleton
 from .training.checkpoint import build_model, find_checkpoint, load_checkpoint
-
-# Side of the crop in long sides of a person's tight box: the margin of MPII's annotations.
-BOX_MARGIN = 1.25
-# ... and of the whole image where no box is given, as the network saw the images of LSP.
-IMAGE_MARGIN = 1.05
-# Extent of a person's joints over the side of the crop, on average over LSP. A box around joints is widened
-# to this share, as hands, feet and hair lie outside them.
-JOINTS_SHARE = 0.756
-# A pose with more than half of its joints below this score says nothing about where the person is.
-SURE = 0.2
 
 
 class Predictor:
@@ -46,6 +36,8 @@ class Predictor:
             ``Checkpoint``; None takes the first network that is shipped.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; None takes a GPU where there is one.
         flip: average with the mirrored picture: better, at twice the work.
+        search: where an image has no box and what is found is unsure, try about thirty other framings (wider, turned,
+            closer) before the surest is chosen: for people who are small, cut off or upside down.
         precision: ``"fp32"`` (also None), or ``"bf16"``, faster where the hardware has it.
 
     Raises:
@@ -58,6 +50,7 @@ class Predictor:
         device: str | torch.device | None = None,
         *,
         flip: bool = True,
+        search: bool = True,
         precision: str | None = None,
     ) -> None:
         if precision is not None and precision not in PRECISIONS:
@@ -93,6 +86,7 @@ class Predictor:
         self.calibration = None if known is None else Calibration.from_dict(known)
         self.input_size = size
         self.flip = flip
+        self.search = search
         self.precision = precision or "fp32"
         self.model, self._autocast = ready(model, self.device, self.precision)
 
@@ -104,7 +98,8 @@ class Predictor:
                 (C, H, W) with C = 1, 3 or 4.
             box: the person's tight box (x, y, width, height) in pixels, x and y the top left corner; the crop
                 is the square around its centre of 1.25 times its longer side. None: the whole image is tried,
-                then once more the box of the joints found; the second is kept unless it is less sure.
+                then once more the box of the joints found; the second is kept unless it is less sure. A pose
+                whose scores' mean is below 0.45 is then searched for elsewhere (``search``).
 
         Returns:
             A Pose; its score maps are on the CPU.
@@ -150,41 +145,48 @@ class Predictor:
         poses: list[Pose] = []
         for start in range(0, len(pictures), batch_size):
             part = slice(start, start + batch_size)
-            poses += self._batch([_load(p) for p in pictures[part]], places[part])
+            poses += self._batch([_load(p) for p in pictures[part]], places[part], batch_size)
         return poses
 
-    def _batch(self, images: list[Image], boxes: list[Sequence[float] | None]) -> list[Pose]:
-        chosen = [
-            (_whole(image), IMAGE_MARGIN) if box is None else (checked_box(box, image.shape), BOX_MARGIN)
+    def _batch(self, images: list[Image], boxes: list[Sequence[float] | None], batch_size: int) -> list[Pose]:
+        framings = [
+            whole(image.shape) if box is None else Framing(checked_box(box, image.shape), BOX_MARGIN)
             for image, box in zip(images, boxes, strict=True)
         ]
-        poses = self._crops(images, chosen)
-        again: dict[int, tuple[Box, float]] = {}
-        for index, box in enumerate(boxes):
-            found = None if box is not None else joints_box(poses[index])
-            if found is not None:
-                again[index] = found, BOX_MARGIN
-        if again:
-            closer = self._crops([images[i] for i in again], list(again.values()))
-            for index, pose in zip(again, closer, strict=True):
-                if pose.mean_score >= poses[index].mean_score:
-                    poses[index] = pose
+        poses = self._look(images, framings)
+        free = [i for i, box in enumerate(boxes) if box is None]
+        again = {i: framing for i in free if (framing := closer(poses[i])) is not None}
+        for i, pose in zip(again, self._look([images[i] for i in again], list(again.values())), strict=True):
+            if pose.mean_score >= poses[i].mean_score:
+                poses[i] = pose
+        for i in free if self.search else ():
+            if poses[i].mean_score < CERTAIN:
+                poses[i] = self._search(images[i], poses[i], batch_size)
         return poses
 
-    def _crops(self, images: list[Image], chosen: list[tuple[Box, float]]) -> list[Pose]:
-        crops, inverses = [], []
-        for image, ((x, y, width, height), margin) in zip(images, chosen, strict=True):
-            # x and y are a corner; the first pixel's centre is half a pixel inside it.
-            centre = (x + width / 2 - 0.5, y + height / 2 - 0.5)
-            scale = margin * max(width, height) / PIXELS_PER_SCALE
-            matrix = crop_matrix(centre, scale, 0.0, self.input_size)
-            crops.append(crop(image, matrix, self.input_size).transpose(2, 0, 1))
-            inverses.append(invert(matrix))
+    def _search(self, image: Image, first: Pose, batch_size: int) -> Pose:
+        def look(framings: list[Framing], careful: bool) -> list[Pose]:
+            starts = range(0, len(framings), batch_size)
+            parts = [framings[start : start + batch_size] for start in starts]
+            return [p for part in parts for p in self._look([image] * len(part), part, self.flip and careful)]
+
+        return search(first, image.shape, look)
+
+    def _look(self, images: list[Image], framings: list[Framing], flip: bool | None = None) -> list[Pose]:
+        """A pose for each of as many images and framings; ``flip`` instead of the predictor's own."""
+        if not images:
+            return []
+        matrices = [framing.matrix(self.input_size) for framing in framings]
+        crops = [
+            crop(image, matrix, self.input_size).transpose(2, 0, 1)
+            for image, matrix in zip(images, matrices, strict=True)
+        ]
+        inverses = [invert(matrix) for matrix in matrices]
         maps = score_maps(
             self.model,
             torch.from_numpy(np.stack(crops)),
             self.skeleton,
-            flip=self.flip,
+            flip=self.flip if flip is None else flip,
             device=self.device,
             precision=self._autocast,
         )
@@ -198,56 +200,10 @@ class Predictor:
         skeleton = self.skeleton.as_value()
         chances = [None] * len(images) if self.calibration is None else list(self.calibration.chance(scores))
         return [
-            Pose(joints[i], scores[i], heatmaps[i], skeleton, chosen[i][0], inverses[i] @ to_input, chances[i])
-            for i in range(len(images))
-        ]
-
-
-def checked_box(box: Sequence[float], shape: Sequence[int]) -> Box:
-    """A user's box as four floats.
-
-    Raises:
-        UserError: not four finite numbers, no area, no pixel of the image in it, or absurdly large.
-    """
-    accepted = "four numbers x, y, width, height in pixels are accepted"
-    try:
-        x, y, width, height = (float(v) for v in box)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"box is {box!r}; {accepted}") from error
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise UserError(f"box is {box!r}; {accepted}, all of them finite")
-    if width <= 0 or height <= 0:
-        raise UserError(f"box has width {width:g} and height {height:g}; both must be above 0")
-    rows, columns = shape[:2]
-    size = f"{columns} x {rows} pixels"
-    if x >= columns or y >= rows or x + width <= 0 or y + height <= 0:
-        raise UserError(f"box {x:g},{y:g},{width:g},{height:g} lies outside the image of {size}")
-    if max(width, height) > 100 * max(rows, columns):
-        raise UserError(f"box {x:g},{y:g},{width:g},{height:g} is more than 100 times the image of {size}")
-    return x, y, width, height
-
-
-def joints_box(pose: Pose) -> Box | None:
-    """The box of the person whose joints were found, or None where too few of them are sure.
-
-    At least half of the joints must score ``SURE``. The box then holds all joints: a wrong one makes the crop
-    too large, which costs some resolution, whereas leaving out an unsure ankle would cut it off. Its size is
-    the one at which the crop shows the person as large as training did.
-    """
-    if np.mean(pose.scores >= SURE) < 0.5:
-        return None
-    low, high = (edge.astype(np.float64) for edge in (pose.joints.min(axis=0), pose.joints.max(axis=0)))
-    extent = float((high - low).max())
-    if extent < 2.0:  # all on one spot: no size to go by
-        return None
-    pad = extent * (1 / (JOINTS_SHARE * BOX_MARGIN) - 1) / 2
-    x, y = low - pad + 0.5
-    width, height = high - low + 2 * pad
-    return float(x), float(y), float(width), float(height)
-
-
-def _whole(image: Image) -> Box:
-    return 0.0, 0.0, float(image.shape[1]), float(image.shape[0])
+            Pose(joints[i], scores[i], heatmaps[i], skeleton, framing.box, inverses[i] @ to_input, chances[i],
+                 framing.rotation)
+            for i, framing in enumerate(framings)
+        ]  # fmt: skip
 
 
 def _load(image: Any) -> Image:

@@ -6,6 +6,8 @@ pixels, a right crop and a right way back.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 
 import cv2
@@ -20,8 +22,9 @@ from pyranet_fast.data.images import write_image
 from pyranet_fast.data.transforms import MEAN
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
-from pyranet_fast.pose import LSP
-from pyranet_fast.predictor import Predictor, checked_box
+from pyranet_fast.pose import LSP, framing
+from pyranet_fast.pose.framing import checked_box
+from pyranet_fast.predictor import Predictor
 
 SIZE = 64
 NETWORK = {"stacks": 1, "joints": len(LSP), "features": 32, "depth": 2, "levels": 2}
@@ -141,7 +144,7 @@ def test_a_small_person_is_looked_at_again(predictor):
 
 def test_first_look_is_kept_where_it_was_unsure(predictor):
     image = picture(640, 480, person((310, 420), 170), 9)
-    predictor.model.sure = 0.15
+    predictor.model.sure, predictor.search = 0.15, False
     pose = predictor(image)
     assert len(predictor.model.inputs) == 1
     assert pose.box == (0, 0, 480, 640)
@@ -157,6 +160,74 @@ def test_first_look_is_kept_where_the_second_is_less_sure(predictor):
     pose = predictor(picture(300, 260, person((130, 150), 230), 7))
     assert len(predictor.model.inputs) == 2
     assert pose.box == (0, 0, 260, 300)
+
+
+def test_a_very_small_person_is_searched_for(predictor):
+    joints = person((520, 200), 100, seed=3)
+    image = picture(640, 640, joints, 5)
+    predictor.model.sure = 0.8
+    pose = predictor(image)
+    assert found(pose, joints)
+    assert 95 < pose.box[3] < 125 and pose.rotation == 0
+    predictor.search = False
+    coarse = predictor(image)
+    assert coarse.box == (0, 0, 640, 640) and coarse.mean_score < pose.mean_score
+
+
+class Upright(DotFinder):
+    """Knows people only whose head is above their right ankle."""
+
+    def forward(self, x):
+        (maps,) = super().forward(x)
+        rows = [maps[:, k].amax(2).argmax(1) for k in (LSP.joints.index("head top"), LSP.joints.index("right ankle"))]
+        return [maps * torch.where(rows[0] < rows[1], 1.0, 0.1)[:, None, None, None]]
+
+
+def test_a_person_upside_down_is_turned(predictor):
+    joints = person((150, 130), 200)
+    image = picture(260, 300, joints, 6)[::-1, ::-1].copy()
+    turned = np.array([299, 259], np.float32) - joints
+    predictor.model = Upright()
+    pose = predictor(image)
+    assert pose.rotation == 180 and pose.mean_score > 0.4
+    middle = pose.joints - turned
+    assert np.abs(middle).max() < 0.35 * abs(pose.heatmap_to_image[0, 0])
+    assert pose.as_dict()["rotation"] == 180
+    predictor.search = False
+    assert predictor(image).mean_score < 0.2
+
+
+def test_the_search_keeps_the_surest(predictor):
+    poses = predictor.predict_batch([np.full((90, 200, 3), 120, np.uint8)])
+    first, seen = poses[0], []
+
+    def look(framings, careful):
+        seen.append((len(framings), careful))
+        return [
+            dataclasses.replace(
+                first, scores=np.full(14, 0.3 if f.rotation == 90 else 0.1, np.float32),
+                box=f.box, rotation=f.rotation,
+            )
+            for f in framings
+        ]  # fmt: skip
+
+    best = framing.search(dataclasses.replace(first, scores=np.full(14, 0.2, np.float32)), (90, 200, 3), look)
+    assert best.rotation == 90 and seen[0] == (len(framing.others((90, 200))), False) and seen[1] == (3, True)
+    kept = dataclasses.replace(first, scores=np.full(14, 0.31, np.float32))
+    assert framing.search(kept, (90, 200, 3), look) is kept
+
+
+@pytest.mark.parametrize("shape", [(90, 200), (200, 90), (100, 100), (1, 900), (1, 1)])
+def test_framings_cover_the_image(shape):
+    framings = framing.others(shape)
+    assert framings == framing.others((*shape, 3)) and 10 <= len(framings) <= 30
+    for share, _ in framing.WINDOWS:
+        side = share * max(shape)
+        windows = [f.box for f in framings if f.box[2] == side]
+        for axis in (0, 1):
+            starts = sorted({box[axis] for box in windows})
+            assert starts[0] <= 0 and starts[-1] + side >= shape[1 - axis] - 1e-9
+            assert all(b - a < side for a, b in itertools.pairwise(starts))  # they overlap
 
 
 def test_blank_tiny_and_huge_images_give_a_pose(predictor):

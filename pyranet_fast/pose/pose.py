@@ -27,6 +27,7 @@ class Pose:
         heatmap_to_image: (2, 3) float64, affine map from pixels of ``heatmaps`` to pixels of the image.
         chances: (K,) float64, the share of right joints (PCK@0.2, PCKh@0.5) at such scores among people that the
             network was evaluated on; None where the checkpoint does not know.
+        rotation: degrees that the crop was turned by, counter-clockwise, for people who are upside down or lie.
     """
 
     joints: npt.NDArray[np.float32]
@@ -36,6 +37,7 @@ class Pose:
     box: Box
     heatmap_to_image: npt.NDArray[np.float64]
     chances: npt.NDArray[np.float64] | None = None
+    rotation: float = 0.0
 
     @property
     def trustworthy(self) -> bool | None:
@@ -55,6 +57,7 @@ class Pose:
         content = {
             "skeleton": skeleton.name,
             "box": [round(v, 2) for v in self.box],
+            "rotation": self.rotation,
             "mean_score": round(self.mean_score, 4),
             "joints": joints,
         }

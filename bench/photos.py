@@ -1,0 +1,186 @@
+"""`python -m bench.photos`: people in photos without a box, as they are, small, cut off and turned.
+
+People of a data set's test split are put into larger pictures, turned, or cut off, and looked for with and without the
+search for other framings. Prints and writes a table: right joints (PCK@0.2, PCKh@0.5) of those that are in the picture,
+seconds a photo, and how many poses are called trustworthy, with the right joints among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bench import record
+from pyranet_fast import Predictor, cli
+from pyranet_fast.atomic import atomic_write
+from pyranet_fast.data.base import Image, PeopleSource
+from pyranet_fast.data.images import write_image
+from pyranet_fast.data.registry import open_dataset
+from pyranet_fast.errors import UserError
+from pyranet_fast.pose.draw import draw_pose
+
+Floats = npt.NDArray[np.float64]
+Photo = tuple[Image, Floats]
+# Right within this share of the unit of length.
+WITHIN = {"pck": 0.2, "pckh": 0.5}
+CUT = 0.55
+
+
+def as_it_is(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+    """The picture itself."""
+    return image, joints
+
+
+def in_a_larger_picture(times: int) -> Callable[[Image, Floats, Image, np.random.Generator], Photo]:
+    """Somewhere in another picture, blurred, whose sides are so many times longer."""
+
+    def place(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+        height, width = image.shape[:2]
+        ground: Image = np.asarray(
+            cv2.GaussianBlur(cv2.resize(other, (times * width, times * height)), (0, 0), 6), np.uint8
+        )
+        x, y = int(rng.integers((times - 1) * width + 1)), int(rng.integers((times - 1) * height + 1))
+        ground[y : y + height, x : x + width] = image
+        return ground, joints + np.array([x, y])
+
+    return place
+
+
+def upside_down(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+    """Turned by 180 degrees."""
+    height, width = image.shape[:2]
+    return np.ascontiguousarray(image[::-1, ::-1]), np.array([width - 1, height - 1]) - joints
+
+
+def on_the_side(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+    """Turned by 90 degrees counter-clockwise."""
+    turned = np.stack([joints[:, 1], image.shape[1] - 1 - joints[:, 0]], axis=1)
+    return np.ascontiguousarray(np.rot90(image)), turned
+
+
+def upper_part(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+    """Cut off below 0.55 of the height of all joints."""
+    low, high = joints[:, 1].min(), joints[:, 1].max()
+    return image[: int(np.clip(low + CUT * (high - low), 16, len(image)))], joints
+
+
+PHOTOS: dict[str, Callable[[Image, Floats, Image, np.random.Generator], Photo]] = {
+    "as it is": as_it_is,
+    "half as large": in_a_larger_picture(2),
+    "a third as large": in_a_larger_picture(3),
+    "upside down": upside_down,
+    "on the side": on_the_side,
+    "upper part": upper_part,
+}
+
+
+def photos(people: PeopleSource, kind: str, count: int) -> list[tuple[Image, Floats, npt.NDArray[np.bool_], float]]:
+    """Image, joints, which of them are labelled and in it, unit of length; the same for the same arguments."""
+    rng = np.random.default_rng(0)
+    found = []
+    for index in np.linspace(0, len(people) - 1, min(count, len(people))).astype(int).tolist():
+        person, other = people.person(index), people.image(int(rng.integers(len(people))))
+        image, joints = PHOTOS[kind](people.image(index), person.joints.astype(np.float64), other, rng)
+        inside = ((joints > -0.5) & (joints < np.array(image.shape[1::-1]) - 0.5)).all(axis=1)
+        found.append((image, joints, person.labelled & inside, people.reference_length(index)))
+    return found
+
+
+def measure(predictor: Predictor, people: PeopleSource, kind: str, count: int) -> dict[str, Any]:
+    """What a predictor makes of one kind of photos.
+
+    Raises:
+        UserError: the people have other joints than the network.
+    """
+    if people.skeleton.joints != predictor.skeleton.joints:
+        raise UserError(
+            f"--dataset has the joints of {people.skeleton.name!r} and the checkpoint those of "
+            f"{predictor.skeleton.name!r}; the same are needed"
+        )
+    right, trusted, seconds = [], [], 0.0
+    for image, joints, visible, length in photos(people, kind, count):
+        start = time.perf_counter()
+        pose = predictor(image)
+        seconds += time.perf_counter() - start
+        near = np.linalg.norm(pose.joints - joints, axis=1) < WITHIN[people.metric] * length
+        right.append(near[visible])
+        trusted.append(bool(pose.trustworthy))
+    sure = [hits for hits, trust in zip(right, trusted, strict=True) if trust]
+    return {
+        "photo": kind,
+        "search": predictor.search,
+        "right": 100 * float(np.concatenate(right).mean()),
+        "seconds": seconds / len(right),
+        "trusted": 100 * len(sure) / len(right),
+        "right_of_trusted": 100 * float(np.concatenate(sure).mean()) if sure else float("nan"),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a line a kind of photo."""
+    lines = [
+        "| photo | right, whole image | with the search | seconds | with the search | trusted | right of them |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for kind in dict.fromkeys(row["photo"] for row in rows):
+        plain, searched = sorted((row for row in rows if row["photo"] == kind), key=lambda row: bool(row["search"]))
+        lines.append(
+            f"| {kind} | {plain['right']:.1f} % | {searched['right']:.1f} % | {plain['seconds']:.3f} "
+            f"| {searched['seconds']:.3f} | {searched['trusted']:.0f} % | {searched['right_of_trusted']:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
+def draw(predictor: Predictor, people: PeopleSource, folder: Path, height: int = 240) -> None:
+    """One picture of each kind with what was found in it."""
+    for number, kind in enumerate(PHOTOS):
+        made = photos(people, kind, len(PHOTOS))
+        image = made[number % len(made)][0]
+        pose = predictor(image)
+        drawn = draw_pose(image, pose.joints, pose.scores, predictor.skeleton)
+        zoom = height / drawn.shape[0]
+        size = (max(1, round(zoom * drawn.shape[1])), height)
+        small = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8)
+        write_image(folder / f"{kind.replace(' ', '-')}.png", small)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.photos", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: the first one there)")
+    parser.add_argument("--dataset", default="lsp", help="demo, lsp, mpii, packed:FILE, … (default: %(default)s)")
+    parser.add_argument("--root", help="folder that holds lsp_dataset/, mpii/; none for demo and packed:FILE")
+    parser.add_argument("--count", type=int, default=100, help="people of each kind (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--output", default="photos", help="folder for table.md and pictures (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    if arguments.count < 1:
+        parser.error(f"--count is {arguments.count}; a whole number above 0 is accepted")
+    torch.set_num_threads(arguments.threads)
+    folder = cli.output_folder(arguments.output)
+    people = open_dataset(arguments.dataset, arguments.root, "test")
+    rows = []
+    for search in (False, True):
+        predictor = Predictor(arguments.checkpoint, "cpu", search=search)
+        predictor(np.zeros((8, 8, 3), np.uint8))
+        for kind in PHOTOS:
+            rows.append(measure(predictor, people, kind, arguments.count))
+            print(f"{kind}, {'with' if search else 'without'} the search: {rows[-1]['right']:.1f} %", flush=True)
+    draw(predictor, people, folder)
+    text = f"{table(rows)}\n\n{record.machine('cpu', arguments.threads)}; `{record.command()}`\n"
+    atomic_write(folder / "table.md", lambda file: file.write(text.encode()))
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

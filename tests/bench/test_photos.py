@@ -1,0 +1,45 @@
+"""Photos made of people's: joints go where their pixels go, and the table says what was measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench import photos
+from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
+from pyranet_fast.data.registry import open_dataset
+from pyranet_fast.errors import UserError
+from pyranet_fast.models import PyraNet
+
+
+@pytest.mark.parametrize("kind", photos.PHOTOS)
+def test_joints_go_where_their_pixels_go(kind):
+    image = np.zeros((60, 80, 3), np.uint8)
+    joints = np.array([[10, 50], [70, 8], [40, 20]], np.float64)
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    for (x, y), colour in zip(joints.astype(int), colours, strict=True):
+        image[y, x] = colour
+    made, moved = photos.PHOTOS[kind](image, joints, np.zeros((9, 7, 3), np.uint8), np.random.default_rng(1))
+    inside = (moved[:, 1] < made.shape[0]) & (moved[:, 0] < made.shape[1])
+    assert inside.all() == (kind != "upper part") and inside.sum() >= 2
+    for (x, y), colour in zip(moved[inside].astype(int), np.array(colours)[inside], strict=True):
+        np.testing.assert_array_equal(made[y, x], colour)
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    torch.manual_seed(0)
+    model = PyraNet(1, 16, features=16, depth=1, base_width=4)
+    path = tmp_path / "tiny.pt"
+    save_checkpoint(path, Checkpoint(model.config, model.state_dict(), "mpii", 64))
+    monkeypatch.setattr("sys.argv", ["bench", "--checkpoint", str(path)])
+    monkeypatch.setattr(photos, "open_dataset", lambda *which: open_dataset("demo", None, "test", count=3))
+    assert photos.main(["--checkpoint", str(path), "--count", "2", "--output", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table in capsys.readouterr().out + "\n"
+    assert all(f"| {kind} |" in table for kind in photos.PHOTOS)
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(photos.PHOTOS)
+    with pytest.raises(UserError, match="the joints of 'mpii' and the checkpoint those of 'lsp'"):
+        lsp = PyraNet(1, 14, features=16, depth=1, base_width=4)
+        other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), "lsp", 64), "cpu")
+        photos.measure(other, open_dataset("demo", None, "test", count=3), "as it is", 1)
