@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--output", default=f"ablation/{name}", help="folder for the results (default: %(default)s)"
         )
         contest.add_argument("--seeds", type=int, default=1, help="trainings of every network (default: %(default)s)")
+        contest.add_argument(
+            "--jobs", type=int, default=1, help="trainings at a time, which share the cores: small networks make "
+            "better use of one core each (default: %(default)s)",
+        )  # fmt: skip
         contest.add_argument("--only", default="", help="some of the networks, by name, with commas between them")
     arguments = parser.parse_args(own)
     if arguments.study in CONTESTS:
@@ -86,6 +90,8 @@ def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, tra
 
     if arguments.seeds < 1:
         parser.error(f"--seeds is {arguments.seeds}; a whole number above 0 is accepted")
+    if arguments.jobs < 1:
+        parser.error(f"--jobs is {arguments.jobs}; a whole number above 0 is accepted")
     _, title, trainer = CONTESTS[arguments.study]
     flags = [*(contest.SMALL if trainer == "train" else contest.SMALL_CLASSIFIER), *train_flags]
     networks = {
@@ -103,7 +109,7 @@ def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, tra
             parser.error(f"--only has {unknown[0]!r}; there are {', '.join(c.name for c in networks)}")
         networks = [c for c in networks if c.name in wanted]
     output = cli.output_folder(arguments.output)
-    results = contest.hold(networks, Path(output), flags, arguments.seeds, trainer)
+    results = contest.hold(networks, Path(output), flags, arguments.seeds, trainer, arguments.jobs)
     again = ["--seeds", str(arguments.seeds), *(["--only", arguments.only] if arguments.only else [])]
     again += ["--", *train_flags] if train_flags else []
     command = f"python -m pyranet_fast.ablate {arguments.study} {shlex.join(again)}"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import re
 import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,12 @@ def recipes(train_flags: Sequence[str]) -> list[Contestant]:
 
 
 def hold(
-    contestants: Sequence[Contestant], output: Path, train_flags: Sequence[str], seeds: int, command: str = "train"
+    contestants: Sequence[Contestant],
+    output: Path,
+    train_flags: Sequence[str],
+    seeds: int,
+    command: str = "train",
+    jobs: int = 1,
 ) -> list[Result]:
     """Train everybody with every seed; what is finished is not trained again.
 
@@ -148,31 +155,41 @@ def hold(
         train_flags: for all of them.
         seeds: trainings of each.
         command: ``"train"`` or ``"train_classifier"``.
+        jobs: trainings at a time; where there are several they share the cores, by ``OMP_NUM_THREADS``.
 
     Raises:
-        UserError: a training failed.
+        UserError: a training failed; those that have not begun are left.
     """
-    results = []
-    for contestant in contestants:
-        folders = []
-        for seed in range(seeds):
-            folder = contestant.folder(output, seed)
-            flags = [*train_flags, *contestant.flags, "--seed", str(seed), "--output", str(folder)]
-            _train(f"{contestant.name}, seed {seed}", folder, [f"pyranet_fast.{command}", *flags])
-            folders.append(folder)
-        results.append(_result(contestant, folders))
-    return results
+    environment = dict(os.environ)
+    if jobs > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    waiting = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for contestant in contestants:
+            for seed in range(seeds):
+                folder = contestant.folder(output, seed)
+                flags = [*train_flags, *contestant.flags, "--seed", str(seed), "--output", str(folder)]
+                title = f"{contestant.name}, seed {seed}"
+                waiting.append(pool.submit(_train, title, folder, [f"pyranet_fast.{command}", *flags], environment))
+        try:
+            for training in waiting:
+                training.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [_result(c, [c.folder(output, seed) for seed in range(seeds)]) for c in contestants]
 
 
-def _train(title: str, folder: Path, flags: list[str]) -> None:
+def _train(title: str, folder: Path, flags: list[str], environment: dict[str, str]) -> None:
     done = folder / "finished.json"
     if done.is_file() and json.loads(done.read_text()) == flags:
         print(f"{title}: done before", flush=True)
         return
     print(f"{title}: python -m {shlex.join(flags)}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", *flags]
     with open(folder / "train.log", "a") as log:
-        status = subprocess.run([sys.executable, "-m", *flags], stdout=log, stderr=subprocess.STDOUT).returncode
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     if status:
         said = (folder / "train.log").read_text().split("\n")
         last = next((line for line in reversed(said) if line.strip()), "it said nothing")

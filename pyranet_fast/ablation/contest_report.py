@@ -61,6 +61,8 @@ def _draw_scores(results: Sequence[Result], path: Path, title: str) -> None:
     axis.bar(names, [r.mean for r in results], color="tab:blue", alpha=0.6)
     for place, r in enumerate(results):
         axis.plot([place] * len(r.scores), r.scores, "k.")
+    if len(names) > 8:
+        axis.tick_params("x", rotation=90)
     everything = [score for r in results for score in r.scores]
     low, high = min(everything), max(everything)
     margin = max(1.0, 0.3 * (high - low))

@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pyranet_fast import ablate, cli
 from pyranet_fast.ablation import contest
+from pyranet_fast.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from coco_people import dogs, write
@@ -55,7 +57,8 @@ def test_a_contest_is_held_once(tmp_path, capsys):
     write(root, dogs(4), "val.json")
     tiny = ["--dataset", "coco:dogs.json,val.json", "--root", str(root), "--features", "24", "--depth", "1"]
     tiny += ["--input-size", "32", "--batch-size", "4", "--epochs", "1", "--device", "cpu", "--warmup", "0"]
-    command = ["variants", "--output", str(tmp_path / "out"), "--only", "plain,PRM-B*", "--seeds", "2", "--", *tiny]
+    command = ["variants", "--output", str(tmp_path / "out"), "--only", "plain,PRM-B*", "--seeds", "2"]
+    command += ["--jobs", "2", "--", *tiny]
     assert cli.run(ablate.main, command) == 0
     said = capsys.readouterr().out
     assert "| network | PCK-box@0.05 |" in said and "done before" not in said
@@ -81,3 +84,35 @@ def test_unknown_networks_are_named(capsys):
     with pytest.raises(SystemExit):
         ablate.main(["variants", "--only", "PRM-Z"])
     assert "--only has 'PRM-Z'; there are plain, wide, PRM-A" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ablate.main(["variants", "--jobs", "0"])
+    assert "--jobs is 0; a whole number above 0 is accepted" in capsys.readouterr().err
+
+
+def test_what_has_not_begun_is_left_where_one_fails(tmp_path, monkeypatch):
+    begun = []
+
+    def train(title, *rest):
+        begun.append(title)
+        time.sleep(0.01)
+        raise UserError(f"{title} failed")
+
+    monkeypatch.setattr(contest, "_train", train)
+    monkeypatch.setattr(contest, "_result", None)
+    networks = [contest.Contestant(str(i), ()) for i in range(200)]
+    with pytest.raises(UserError, match="0, seed 0 failed"):
+        contest.hold(networks, tmp_path, [], 1, jobs=1)
+    assert len(begun) < 200
+
+
+def test_trainings_at_a_time_share_the_cores(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(contest, "_train", lambda title, folder, flags, env: seen.append(env.get("OMP_NUM_THREADS")))
+    monkeypatch.setattr(contest, "_result", lambda one, folders: (one.name, len(folders)))
+    monkeypatch.setattr(contest.os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    networks = [contest.Contestant("a", ()), contest.Contestant("b", ())]
+    assert contest.hold(networks, tmp_path, [], 2, jobs=3) == [("a", 2), ("b", 2)]
+    assert seen == ["2"] * 4
+    contest.hold(networks, tmp_path, [], 1)
+    assert seen[4:] == [None] * 2
