@@ -22,7 +22,7 @@ CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build emulator demo test lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
+.PHONY: help env build emulator demo weights test lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -85,6 +85,11 @@ demo: build ## train a small model on synthetic people, evaluate it, draw its pr
 	@$(PYTHON) -m pyranet_fast.data.synthetic --count 12 --output $(DEMO)/people
 	$(PYTHON) -m pyranet_fast.predict $(DEMO)/people/*.png --checkpoint $(DEMO)/last.pt --output $(DEMO)/predictions
 	@echo "pictures: $(CURDIR)/$(DEMO)/predictions (people it has not seen), $(CURDIR)/$(DEMO)/pictures, $(DEMO)/curves.png"
+
+# About 45 minutes on two cores; goes on after an interruption.
+weights: build ## the weights in the package, from the data sets below ROOT, into output/lsp
+	@test -n "$(ROOT)" || { echo "make: name the folder that holds lsp_dataset/ and lspet_dataset/: make weights ROOT=DATA" >&2; exit 1; }
+	@PYTHON=$(PYTHON) sh recipes/lsp.sh "$(ROOT)"
 
 # --- checks ------------------------------------------------------------------------------------------------------
 

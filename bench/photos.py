@@ -2,7 +2,8 @@
 
 People of a data set's test split are put into larger pictures, turned, or cut off, and looked for with and without the
 search for other framings. Prints and writes a table: right joints (PCK@0.2, PCKh@0.5) of those that are in the picture,
-seconds a photo, and how many poses are called trustworthy, with the right joints among them.
+seconds a photo, and how many poses are called trustworthy, with the right joints among them. Pictures are of synthetic
+people, whom everybody may show.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def in_a_larger_picture(times: int) -> Callable[[Image, Floats, Image, np.random
 
     def place(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
         height, width = image.shape[:2]
-        ground: Image = np.asarray(
-            cv2.GaussianBlur(cv2.resize(other, (times * width, times * height)), (0, 0), 6), np.uint8
-        )
+        # Blurred until nobody can be made out in it.
+        ground: Image = np.asarray(cv2.resize(other, (times * width, times * height)), np.uint8)
+        ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), max(ground.shape) / 12), np.uint8)
         x, y = int(rng.integers((times - 1) * width + 1)), int(rng.integers((times - 1) * height + 1))
         ground[y : y + height, x : x + width] = image
         return ground, joints + np.array([x, y])
@@ -140,17 +141,25 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(predictor: Predictor, people: PeopleSource, folder: Path, height: int = 240) -> None:
-    """One picture of each kind with what was found in it."""
-    for number, kind in enumerate(PHOTOS):
-        made = photos(people, kind, len(PHOTOS))
-        image = made[number % len(made)][0]
+def sheet(predictor: Predictor, images: Sequence[Image], columns: int = 3, height: int = 240) -> Image:
+    """Pictures with what was found in them, side by side."""
+    drawn: list[Image] = []
+    for image in images:
         pose = predictor(image)
-        drawn = draw_pose(image, pose.joints, pose.scores, predictor.skeleton)
-        zoom = height / drawn.shape[0]
-        size = (max(1, round(zoom * drawn.shape[1])), height)
-        small = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8)
-        write_image(folder / f"{kind.replace(' ', '-')}.png", small)
+        picture = draw_pose(image, pose.joints, pose.scores, predictor.skeleton)
+        width = max(1, round(height * picture.shape[1] / picture.shape[0]))
+        drawn.append(np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8))
+    rows = [np.concatenate(drawn[i : i + columns], axis=1) for i in range(0, len(drawn), columns)]
+    widest = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows])
+
+
+def draw(predictor: Predictor, folder: Path) -> None:
+    """people.jpg and photos.jpg: six synthetic people as they are, and one in each kind of photo."""
+    people = open_dataset("demo", None, "test", count=2 * len(PHOTOS))
+    write_image(folder / "people.jpg", sheet(predictor, [people.image(index) for index in range(6)]))
+    made = [photos(people, kind, len(people))[6 + number][0] for number, kind in enumerate(PHOTOS)]
+    write_image(folder / "photos.jpg", sheet(predictor, made))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for kind in PHOTOS:
             rows.append(measure(predictor, people, kind, arguments.count))
             print(f"{kind}, {'with' if search else 'without'} the search: {rows[-1]['right']:.1f} %", flush=True)
-    draw(predictor, people, folder)
+    draw(predictor, folder)
     text = f"{table(rows)}\n\n{record.machine('cpu', arguments.threads)}; `{record.command()}`\n"
     atomic_write(folder / "table.md", lambda file: file.write(text.encode()))
     print(text)

@@ -8,6 +8,7 @@ import torch
 
 from bench import photos
 from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
+from pyranet_fast.data.images import read_image
 from pyranet_fast.data.registry import open_dataset
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
@@ -29,17 +30,19 @@ def test_joints_go_where_their_pixels_go(kind):
 
 def test_the_command(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
+    people = open_dataset("demo", None, "test", count=12)
     model = PyraNet(1, 16, features=16, depth=1, base_width=4)
     path = tmp_path / "tiny.pt"
     save_checkpoint(path, Checkpoint(model.config, model.state_dict(), "mpii", 64))
     monkeypatch.setattr("sys.argv", ["bench", "--checkpoint", str(path)])
-    monkeypatch.setattr(photos, "open_dataset", lambda *which: open_dataset("demo", None, "test", count=3))
+    monkeypatch.setattr(photos, "open_dataset", lambda *which, **more: people)
     assert photos.main(["--checkpoint", str(path), "--count", "2", "--output", str(tmp_path / "out")]) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in capsys.readouterr().out + "\n"
     assert all(f"| {kind} |" in table for kind in photos.PHOTOS)
-    assert len(list((tmp_path / "out").glob("*.png"))) == len(photos.PHOTOS)
+    sheets = [read_image(tmp_path / "out" / name) for name in ("people.jpg", "photos.jpg")]
+    assert all(image.shape[0] == 480 and image.shape[1] > 300 and image.std() > 10 for image in sheets)
     with pytest.raises(UserError, match="the joints of 'mpii' and the checkpoint those of 'lsp'"):
         lsp = PyraNet(1, 14, features=16, depth=1, base_width=4)
         other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), "lsp", 64), "cpu")
-        photos.measure(other, open_dataset("demo", None, "test", count=3), "as it is", 1)
+        photos.measure(other, people, "as it is", 1)
