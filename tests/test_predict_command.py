@@ -163,7 +163,7 @@ def test_as_a_process(tmp_path):
         text=True,
     )
     assert run.returncode == 2
-    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist\n"
+    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; shipped are lsp-128px\n"
 
 
 def failing(error: BaseException):
