@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.activation import BatchNormReLU
+from ..nn.convolutions import Conv1x1
 from ..nn.hourglass import Hourglass, max_pool
 from ..nn.recompute import Recomputing
 from ..nn.residual import BNReLUConv
@@ -44,9 +45,9 @@ class Stack(Recomputing):
         self.hourglass = Hourglass(depth, features, units, variance_control=variance_control)
         self.features = BNReLUConv(features, features)
         self.bn = BatchNormReLU(features)
-        self.score = nn.Conv2d(features, joints, 1)
-        self.from_features = None if last else nn.Conv2d(features, features, 1)
-        self.from_score = None if last else nn.Conv2d(joints, features, 1)
+        self.score = Conv1x1(features, joints)
+        self.from_features = None if last else Conv1x1(features, features)
+        self.from_score = None if last else Conv1x1(joints, features)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, features, h, w) to the score maps (N, joints, h, w) and the next stack's input."""

@@ -13,6 +13,7 @@ from ..ops import (
     upsample_sum_canvas,
 )
 from .activation import BatchNormReLU, norms_of
+from .convolutions import Conv1x1
 from .recompute import Recomputing
 from .residual import BNReLUConv, make_skip, run_skip, skip_norms
 from .windows import POOL_WINDOWS, draw_samples, level_sizes
@@ -59,7 +60,7 @@ class PooledPyramid(nn.Module):
         self.levels, self.width, self.windows, self.concatenate = levels, width, windows, concatenate
         entries = levels if separate_inputs else 1
         self.preactivation = BatchNormReLU(inputs) if preactivate else nn.Identity()
-        self.reduce = nn.ModuleList(nn.Conv2d(inputs, width, 1) for _ in range(entries))
+        self.reduce = nn.ModuleList(Conv1x1(inputs, width) for _ in range(entries))
         self.bn = nn.ModuleList(BatchNormReLU(width) for _ in range(entries))
         filters = 1 if shared_filters else levels
         self.filters = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(filters))

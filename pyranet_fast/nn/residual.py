@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..ops import winograd
 from .activation import BatchNormReLU, norms_of
+from .convolutions import convolution
 from .recompute import Recomputing
-
-
-class Conv3x3(nn.Conv2d):
-    """``nn.Conv2d`` of 3x3, stride 1, padding 1, in fewer products where there is a kernel (`ops.winograd`).
-
-    Where autocast has chosen a lower precision, on other devices and in graphs it is ``nn.Conv2d``.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
-        if winograd.trains(input, self.weight):
-            return winograd.differentiable_conv3x3(input, self.weight, self.bias)
-        return super().forward(input)
 
 
 class BNReLUConv(nn.Module):
@@ -37,8 +21,7 @@ class BNReLUConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, *, preactivate: bool = True) -> None:
         super().__init__()
         self.bn = BatchNormReLU(inputs) if preactivate else nn.Identity()
-        self.conv: nn.Conv2d
-        self.conv = Conv3x3(inputs, outputs) if kernel == 3 else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.conv = convolution(inputs, outputs, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyranet_fast import ops
 from pyranet_fast.models import PyraNet
-from pyranet_fast.ops import shared_batch_norm_relu, winograd
+from pyranet_fast.ops import pointwise, shared_batch_norm_relu, winograd
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 
@@ -39,9 +39,10 @@ def curve(backend: str, steps: int, seed: int = 0) -> tuple[list[float], list[Te
 
 
 def test_same_curve(monkeypatch):
-    calls = {"winograd": 0, "shared": 0}
+    calls = {"winograd": 0, "pointwise": 0, "shared": 0}
     for name, module, function in (
         ("winograd", winograd, "differentiable_conv3x3"),
+        ("pointwise", pointwise, "conv1x1"),
         ("shared", shared_batch_norm_relu, "shared_batch_norm_relu"),
     ):
         real = getattr(module, function)
@@ -52,7 +53,9 @@ def test_same_curve(monkeypatch):
 
         monkeypatch.setattr(module, function, counted)
     ours, _ = curve("native", 8)
-    assert calls["winograd"] >= 8 and calls["shared"] >= 8 * 5  # the fast paths were taken
+    assert (
+        calls["winograd"] >= 8 and calls["pointwise"] >= 8 * 5 and calls["shared"] >= 8 * 5
+    )  # the fast paths were taken
     seen = dict(calls)
     plain, _ = curve("reference", 8)
     assert calls == seen
