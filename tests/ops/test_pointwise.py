@@ -87,7 +87,7 @@ def test_module_is_conv2d(monkeypatch):
     x = channels_last(2, 16, 7, 7)
     torch.testing.assert_close(module(x), plain(x))
     assert calls == [1]
-    with pytest.raises(RuntimeError, match="expected input.* to have 16 channels"):
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 16 channels"):
         module(x[:, :15].contiguous(memory_format=torch.channels_last))
     exported = torch.export.export(module, (x,))
     assert "conv2d" in str(exported.graph) and calls == [1]
