@@ -27,7 +27,7 @@ from pyranet_fast.data.base import Image, PeopleSource
 from pyranet_fast.data.images import write_image
 from pyranet_fast.data.registry import open_dataset
 from pyranet_fast.errors import UserError
-from pyranet_fast.pose.draw import draw_pose
+from pyranet_fast.pose.draw import contact_sheet, draw_pose
 
 Floats = npt.NDArray[np.float64]
 Photo = tuple[Image, Floats]
@@ -141,25 +141,23 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def sheet(predictor: Predictor, images: Sequence[Image], columns: int = 3, height: int = 240) -> Image:
-    """Pictures with what was found in them, side by side."""
-    drawn: list[Image] = []
-    for image in images:
+def sheet(predictor: Predictor, images: Sequence[Image], names: Sequence[str]) -> Image:
+    """Pictures with what was found in them, three in a row; below each how many of its joints are expected to be right."""
+    cells, captions = [], []
+    for image, name in zip(images, names, strict=True):
         pose = predictor(image)
-        picture = draw_pose(image, pose.joints, pose.scores, predictor.skeleton)
-        width = max(1, round(height * picture.shape[1] / picture.shape[0]))
-        drawn.append(np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8))
-    rows = [np.concatenate(drawn[i : i + columns], axis=1) for i in range(0, len(drawn), columns)]
-    widest = max(row.shape[1] for row in rows)
-    return np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows])
+        cells.append(draw_pose(image, pose.joints, pose.scores, predictor.skeleton))
+        expected = "" if pose.chances is None else f"{pose.chances.mean():.0%} right expected"
+        captions.append(", ".join(part for part in (name, expected) if part))
+    return contact_sheet(cells, columns=3, cell=300, captions=captions)
 
 
 def draw(predictor: Predictor, folder: Path) -> None:
     """people.jpg and photos.jpg: six synthetic people as they are, and one in each kind of photo."""
     people = open_dataset("demo", None, "test", count=2 * len(PHOTOS))
-    write_image(folder / "people.jpg", sheet(predictor, [people.image(index) for index in range(6)]))
+    write_image(folder / "people.jpg", sheet(predictor, [people.image(index) for index in range(6)], [""] * 6))
     made = [photos(people, kind, len(people))[6 + number][0] for number, kind in enumerate(PHOTOS)]
-    write_image(folder / "photos.jpg", sheet(predictor, made))
+    write_image(folder / "photos.jpg", sheet(predictor, made, list(PHOTOS)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,14 +14,21 @@ run() {
     "$@"
 }
 
-small="--stacks 1 --features 96 --depth 3 --input-size 128 --batch-size 32 --schedule cosine --precision bf16
-    --pool-windows sample --scale-noise 0.15 --rotation-noise 20 --rotation-probability 0.2 --workers 0"
+network="--stacks 2 --features 128 --depth 3 --input-size 128 --schedule cosine --precision bf16
+    --pool-windows sample --workers 0 --save-every 300"
 
-# Most of the epochs on small pictures, then LSP alone, whose left and right are annotated with more care.
-run "$python" -m pyranet_fast.train --dataset lsp+lspet --root "$data" --output "$output/both" $small \
-    --early-size 64 --early-share 0.7 --epochs 24 --lr 2.5e-3 --warmup 200 --ema 0.998 --validate-every 8
-run "$python" -m pyranet_fast.train --dataset lsp --root "$data" --output "$output/fine" $small \
-    --weights "$output/both/last.pt" --epochs 24 --lr 1e-3 --warmup 50 --ema 0.99 --validate-every 12
+# The people of both data sets in one file, of 57 MB.
+[ -f "$output/people.pack" ] || run "$python" -m pyranet_fast.data.pack --dataset lsp+lspet --root "$data" \
+    --output "$output/people.pack" --input-size 128
+
+# Most of the steps on both data sets, the first epochs on small pictures; then LSP alone, whose left and right are
+# annotated with more care.
+run "$python" -m pyranet_fast.train --dataset "packed:$output/people.pack" --output "$output/both" $network \
+    --scale-noise 0.15 --rotation-noise 20 --rotation-probability 0.2 \
+    --batch-size 24 --early-size 64 --early-share 0.3 --epochs 33 --lr 3e-3 --warmup 500 --ema 0.998 --validate-every 11
+run "$python" -m pyranet_fast.train --dataset lsp --root "$data" --output "$output/fine" $network \
+    --scale-noise 0.2 --rotation-noise 30 --rotation-probability 0.3 \
+    --weights "$output/both/last.pt" --batch-size 16 --epochs 26 --lr 1e-3 --warmup 60 --ema 0.99 --validate-every 13
 
 run "$python" -m pyranet_fast.evaluate --dataset lsp --root "$data" --checkpoint "$output/fine/last.pt" \
     --output "$output/six-scales" --scales 6
@@ -29,5 +36,5 @@ run "$python" -m pyranet_fast.evaluate --dataset lsp --root "$data" --checkpoint
     --output "$output/one-scale"
 run "$python" -m pyranet_fast.export_weights "$output/fine/last.pt" "$output/$name.safetensors" \
     --calibration "$output/one-scale/calibration.json" \
-    --description "PRM-B*, 1 stack, 96 features, 128 px, trained on LSP-extended 1-10000 and LSP 1-1000"
+    --description "PRM-B*, 2 stacks, 128 features, 128 px, trained on LSP-extended 1-10000 and LSP 1-1000"
 run "$python" -m bench.photos --checkpoint "$output/$name.safetensors" --root "$data" --output "$output/photos"
