@@ -26,6 +26,7 @@ from pyranet_fast.atomic import atomic_write
 from pyranet_fast.data.base import Image, PeopleSource
 from pyranet_fast.data.images import write_image
 from pyranet_fast.data.registry import open_dataset
+from pyranet_fast.data.subset import Subset
 from pyranet_fast.errors import UserError
 from pyranet_fast.pose.draw import contact_sheet, draw_pose
 
@@ -142,22 +143,38 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def sheet(predictor: Predictor, images: Sequence[Image], names: Sequence[str]) -> Image:
-    """Pictures with what was found in them, three in a row; below each how many of its joints are expected to be right."""
+    """Pictures with what was found in them, three in a row, and how many of its joints are expected to be right."""
     cells, captions = [], []
     for image, name in zip(images, names, strict=True):
         pose = predictor(image)
         cells.append(draw_pose(image, pose.joints, pose.scores, predictor.skeleton))
-        expected = "" if pose.chances is None else f"{pose.chances.mean():.0%} right expected"
+        expected = "" if pose.chances is None else f"{pose.chances.mean():.0%} expected right"
         captions.append(", ".join(part for part in (name, expected) if part))
     return contact_sheet(cells, columns=3, cell=300, captions=captions)
 
 
+def worst(predictor: Predictor, people: PeopleSource, count: int = 6) -> list[tuple[int, str]]:
+    """Indices of the people of whom the fewest joints are right (PCKh@0.5), and what to write below them.
+
+    Joints are those that both skeletons have by name.
+    """
+    names = [name for name in predictor.skeleton.joints if name in people.skeleton.joints]
+    ours, theirs = ([s.index(name) for name in names] for s in (predictor.skeleton, people.skeleton))
+    shares = []
+    for index in range(len(people)):
+        away = np.linalg.norm(predictor(people.image(index)).joints[ours] - people.person(index).joints[theirs], axis=1)
+        shares.append(float((away < WITHIN[people.metric] * people.reference_length(index)).mean()))
+    return [(int(i), f"{shares[i]:.0%} right") for i in np.argsort(shares, kind="stable")[:count]]
+
+
 def draw(predictor: Predictor, folder: Path) -> None:
-    """people.jpg and photos.jpg: six synthetic people as they are, and one in each kind of photo."""
-    people = open_dataset("demo", None, "test", count=2 * len(PHOTOS))
+    """people.jpg: six synthetic people as they are; photos.jpg: one in each kind; failures.jpg: the worst of 60."""
+    people = open_dataset("demo", None, "test", count=60)
     write_image(folder / "people.jpg", sheet(predictor, [people.image(index) for index in range(6)], [""] * 6))
-    made = [photos(people, kind, len(people))[6 + number][0] for number, kind in enumerate(PHOTOS)]
+    made = [photos(Subset(people, range(12)), kind, 12)[6 + number][0] for number, kind in enumerate(PHOTOS)]
     write_image(folder / "photos.jpg", sheet(predictor, made, list(PHOTOS)))
+    failed = worst(predictor, people)
+    write_image(folder / "failures.jpg", sheet(predictor, [people.image(i) for i, _ in failed], [t for _, t in failed]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

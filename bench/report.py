@@ -1,17 +1,19 @@
 """`python -m bench.report [FILE ...]`: the README's tables of the network, all tables and pictures in docs/bench.
 
-Everything comes out of bench/results, and nothing is typed by hand.
+A case that several files have is in the README once, from the one with the most forms. Everything comes out of
+bench/results, and nothing is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.record import RESULTS, read
+from bench.record import RESULTS, read, without_form
 from bench.tables import table
 from pyranet_fast import cli
 from pyranet_fast.errors import UserError
@@ -30,6 +32,19 @@ def readme_with(text: str, tables: str) -> str:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise UserError(f"README.md needs {BEGIN} and {END}, once each and in this order")
     return text[: text.index(BEGIN) + len(BEGIN)] + f"\n{tables}\n" + text[text.index(END) :]
+
+
+def once(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The files with each case of a device in one of them, that with the most forms timed: a README shows it once."""
+    forms: dict[Any, Counter[int]] = {}
+    for number, content in enumerate(contents):
+        for row in content["rows"]:
+            forms.setdefault(without_form(row), Counter())[number] += "ms" in row
+    chosen = {case: max(sorted(counts), key=lambda number: counts[number]) for case, counts in forms.items()}
+    return [
+        {**content, "rows": [row for row in content["rows"] if chosen[without_form(row)] == number]}
+        for number, content in enumerate(contents)
+    ]
 
 
 def page_of(contents: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
@@ -57,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n\n".join(text for content in contents if (text := table(content))))
         return 0
     before = arguments.readme.read_text()
-    in_short = (table(content, short=True) for content in contents)
+    in_short = (table(content, short=True) for content in once(contents))
     after = readme_with(before, "\n\n".join(text for text in in_short if text))
     if not arguments.write:
         if before != after:

@@ -16,7 +16,7 @@ from .data.images import as_rgb, read_image
 from .data.transforms import MAP_STRIDE, crop, invert
 from .errors import UserError
 from .pose.calibration import Calibration
-from .pose.framing import BOX_MARGIN, CERTAIN, Framing, checked_box, closer, search, whole
+from .pose.framing import BOX_MARGIN, Framing, checked_box, closer, search, unsure, whole
 from .pose.inference import PRECISIONS, decode, ready, score_maps
 from .pose.pose import Pose
 from .pose.skeleton import resolve_skeleton
@@ -98,8 +98,9 @@ class Predictor:
                 (C, H, W) with C = 1, 3 or 4.
             box: the person's tight box (x, y, width, height) in pixels, x and y the top left corner; the crop
                 is the square around its centre of 1.25 times its longer side. None: the whole image is tried,
-                then once more the box of the joints found; the second is kept unless it is less sure. A pose
-                whose scores' mean is below 0.45 is then searched for elsewhere (``search``).
+                then once more the box of the joints found; the second is kept unless it is less sure. Where less
+                than 72 % of its joints are expected to be right (where the weights do not know that: where the mean
+                of its scores is below 0.45) the person is then searched for elsewhere (``search``).
 
         Returns:
             A Pose; its score maps are on the CPU.
@@ -160,7 +161,7 @@ class Predictor:
             if pose.mean_score >= poses[i].mean_score:
                 poses[i] = pose
         for i in free if self.search else ():
-            if poses[i].mean_score < CERTAIN:
+            if unsure(poses[i]):
                 poses[i] = self._search(images[i], poses[i], batch_size)
         return poses
 

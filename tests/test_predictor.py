@@ -217,6 +217,14 @@ def test_the_search_keeps_the_surest(predictor):
     assert framing.search(kept, (90, 200, 3), look) is kept
 
 
+def test_chances_decide_on_the_search_where_they_are_known(predictor):
+    (pose,) = predictor.predict_batch([np.full((90, 200, 3), 120, np.uint8)])
+    low, high = (dataclasses.replace(pose, scores=np.full(14, score, np.float32)) for score in (0.3, 0.9))
+    assert framing.unsure(low) and not framing.unsure(high)
+    assert not framing.unsure(dataclasses.replace(low, chances=np.full(14, 0.8)))
+    assert framing.unsure(dataclasses.replace(high, chances=np.full(14, 0.5)))
+
+
 @pytest.mark.parametrize("shape", [(90, 200), (200, 90), (100, 100), (1, 900), (1, 1)])
 def test_framings_cover_the_image(shape):
     framings = framing.others(shape)

@@ -147,6 +147,17 @@ def test_pages_are_written_and_checked(tmp_path, capsys):
     assert report.main(files) == 0 and "**ours fp32**" in capsys.readouterr().out
 
 
+def test_a_case_is_in_the_readme_once_with_the_most_forms(tmp_path):
+    few, many = written(tmp_path / "a.json", 150.0), written(tmp_path / "b.json", 120.0)
+    content = json.loads(few.read_text())
+    content["rows"] = [*content["rows"][1:], {**content["rows"][0], "batch": 1}]
+    few.write_text(json.dumps(content))
+    files = [report.read(path) for path in (few, many, many)]
+    found = report.once(files)
+    assert [len(one["rows"]) for one in found] == [1, 3, 0] and found[0]["rows"][0]["batch"] == 1
+    assert [len(one["rows"]) for one in files] == [3, 3, 3]  # as they were
+
+
 def test_compare_finds_what_is_slower(tmp_path, capsys):
     a, b = written(tmp_path / "a.json", 150.0), written(tmp_path / "b.json", 180.0)
     assert compare.main([str(a), str(a)]) == 0

@@ -40,9 +40,12 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in capsys.readouterr().out + "\n"
     assert all(f"| {kind} |" in table for kind in photos.PHOTOS)
-    sheets = [read_image(tmp_path / "out" / name) for name in ("people.jpg", "photos.jpg")]
-    assert sheets[0].shape == sheets[1].shape  # three columns, two rows, captions
+    sheets = [read_image(tmp_path / "out" / name) for name in ("people.jpg", "photos.jpg", "failures.jpg")]
+    assert len({image.shape for image in sheets}) == 1  # three columns, two rows, captions
     assert all(image.shape[1] > 900 and image.std() > 10 for image in sheets)
+    failed = photos.worst(photos.Predictor(path, "cpu"), people, 12)
+    shares = [int(text.split("%")[0]) for _, text in failed]
+    assert sorted(index for index, _ in failed) == list(range(12)) and shares == sorted(shares)
     with pytest.raises(UserError, match="the joints of 'mpii' and the checkpoint those of 'lsp'"):
         lsp = PyraNet(1, 14, features=16, depth=1, base_width=4)
         other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), "lsp", 64), "cpu")
