@@ -1,8 +1,9 @@
 """A unit's pooled pyramid in one call, for inference: pool, 3x3 filters, upsample, add, ReLU, 1x1, add, ReLU.
 
 Pooled and upsampled maps exist only row by row in a core's cache, and the many small maps of an hourglass cost one call
-instead of a dozen. Float32 on the CPU with windows of evaluation; elsewhere `fractional_max_pool_pyramid`, convolutions
-and `upsample_sum` do the same in more passes.
+instead of a dozen. It computes in float32; small maps in bfloat16 or float16 are converted, two passes that cost less than
+the calls. On the CPU with windows of evaluation; elsewhere `fractional_max_pool_pyramid`, convolutions and `upsample_sum` do
+the same in more passes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import _backend
 from ._common import memory_format
-from .fused_pointwise import serves as _serves
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_PIXELS_CONVERTED = 4096
+"""Pixels of a batch up to which conversion pays."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +34,30 @@ class Packed:
 
 def serves(x: Tensor, y: Tensor, weight: Tensor) -> bool:
     """Whether there is a kernel for the pyramid's input, the map that is added to, and weights."""
-    return _serves(x, weight) and y.dtype == torch.float32 and memory_format(y) == torch.channels_last
+    return (
+        _backend.native_error is None
+        and x.device.type == "cpu"
+        and x.dtype == y.dtype == weight.dtype
+        and x.dtype in DTYPES
+        and (x.dtype == torch.float32 or x.shape[0] * x.shape[2] * x.shape[3] <= MOST_PIXELS_CONVERTED)
+        and memory_format(y) == torch.channels_last
+        and _backend.choose(x) == "native"
+    )
 
 
 def pack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]) -> Packed:
     """Prepare the convolutions.
 
     Args:
-        filters: weight (K, C, 3, 3) and bias (K,), float32: one for all levels, or one for each.
-        expand: weight (D, K, 1, 1) and bias (D,), float32.
+        filters: weight (K, C, 3, 3) and bias (K,): one for all levels, or one for each.
+        expand: weight (D, K, 1, 1) and bias (D,).
     """
-    weight, bias = expand
+    weight, bias = (v.detach().float() for v in expand)
     return Packed(
-        filters=[torch.ops.pyranet_fast.pyramid_pack(w.detach()) for w, _ in filters],
-        biases=[b.detach().contiguous() for _, b in filters],
-        expand=torch.ops.pyranet_fast.pointwise_pack(weight.detach().flatten(1)),
-        expand_bias=bias.detach().contiguous(),
+        filters=[torch.ops.pyranet_fast.pyramid_pack(w.detach().float()) for w, _ in filters],
+        biases=[b.detach().float().contiguous() for _, b in filters],
+        expand=torch.ops.pyranet_fast.pointwise_pack(weight.flatten(1)),
+        expand_bias=bias.contiguous(),
     )
 
 
@@ -52,14 +65,15 @@ def run_(x: Tensor, sizes: Sequence[tuple[int, int]], packed: Packed, y: Tensor)
     """relu(y + expand(relu(sum over levels of the upsampled filter(pooled x)))), into ``y``, without gradient.
 
     Args:
-        x: (N, C, H, W) float32, best channels_last.
+        x: (N, C, H, W) float32, bfloat16 or float16, best channels_last.
         sizes: (h, w) of every level, each below (H, W); equation 3.
         packed: of `pack`.
-        y: (N, D, H, W) float32, channels_last; overwritten.
+        y: (N, D, H, W) in the dtype of x, channels_last; overwritten, rounded once.
 
     Returns:
         ``y``.
     """
     p, flat = packed, [side for size in sizes for side in size]
-    torch.ops.pyranet_fast.pooled_pyramid_(x, flat, p.filters, p.biases, p.expand, p.expand_bias, y)
-    return y
+    wide = y.float()  # y itself where it is float32
+    torch.ops.pyranet_fast.pooled_pyramid_(x.float(), flat, p.filters, p.biases, p.expand, p.expand_bias, wide)
+    return y if wide is y else y.copy_(wide)

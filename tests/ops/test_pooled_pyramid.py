@@ -58,6 +58,21 @@ def test_against_its_operators(shape):
     assert torch.equal(pooled_pyramid.run_(x.contiguous(), sizes, packed, y.clone()), results[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_is_rounded_once(dtype):
+    x, y, sizes, filters, expand = problem(*SHAPES[1])
+    low = [t.to(dtype) for t in (x, y)]
+    assert pooled_pyramid.serves(*low, filters[0][0].to(dtype))
+    large = [torch.empty(2, t.shape[1], 64, 64, dtype=dtype).to(memory_format=torch.channels_last) for t in low]
+    assert not pooled_pyramid.serves(*large, filters[0][0].to(dtype))
+    packed = pooled_pyramid.pack(filters, expand)
+    exact = pooled_pyramid.run_(low[0].float(), sizes, packed, low[1].float())
+    got = pooled_pyramid.run_(low[0], sizes, packed, low[1])
+    assert got is low[1] and torch.equal(got, exact.to(dtype))
+    halved = [(w.to(dtype), b.to(dtype)) for w, b in (*filters, expand)]
+    assert torch.equal(pooled_pyramid.pack(halved[:-1], halved[-1]).expand_bias, halved[-1][1].float())
+
+
 def test_nan_stays_where_it_is_read():
     x, y, sizes, filters, expand = problem(1, 28, 28, 64, 32, 32, 4, 1)
     x[0, 5, 3, 4] = float("nan")
@@ -85,5 +100,6 @@ def test_what_is_refused():
         torch.ops.pyranet_fast.pooled_pyramid_(x, [4, 4], [], [], packed.expand, packed.expand_bias, y)
     with pytest.raises(RuntimeError, match="weight must be"):
         torch.ops.pyranet_fast.pyramid_pack(torch.randn(3, 3))
-    assert not pooled_pyramid.serves(x.double(), y, filters[0][0])
+    assert not pooled_pyramid.serves(x.bfloat16(), y, filters[0][0])
+    assert not pooled_pyramid.serves(x.double(), y.double(), filters[0][0].double())
     assert not pooled_pyramid.serves(x, y.contiguous(), filters[0][0])
