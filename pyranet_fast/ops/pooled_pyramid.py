@@ -1,9 +1,9 @@
 """A unit's pooled pyramid in one call, for inference: pool, 3x3 filters, upsample, add, ReLU, 1x1, add, ReLU.
 
 Pooled and upsampled maps exist only row by row in a core's cache, and the many small maps of an hourglass cost one call
-instead of a dozen. It computes in float32; small maps in bfloat16 or float16 are converted, two passes that cost less than
-the calls. On the CPU with windows of evaluation; elsewhere `fractional_max_pool_pyramid`, convolutions and `upsample_sum` do
-the same in more passes.
+instead of a dozen. It computes in float32; small maps in bfloat16 or float16 are converted, two passes that cost less
+than the calls. On the CPU with windows of evaluation; elsewhere `fractional_max_pool_pyramid`, convolutions and
+`upsample_sum` do the same in more passes.
 """
 
 from __future__ import annotations
