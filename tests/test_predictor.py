@@ -6,8 +6,6 @@ pixels, a right crop and a right way back.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
 
 import cv2
@@ -22,7 +20,7 @@ from pyranet_fast.data.images import write_image
 from pyranet_fast.data.transforms import MEAN
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
-from pyranet_fast.pose import LSP, framing
+from pyranet_fast.pose import LSP
 from pyranet_fast.pose.framing import checked_box
 from pyranet_fast.predictor import Predictor
 
@@ -195,47 +193,6 @@ def test_a_person_upside_down_is_turned(predictor):
     assert pose.as_dict()["rotation"] == 180
     predictor.search = False
     assert predictor(image).mean_score < 0.2
-
-
-def test_the_search_keeps_the_surest(predictor):
-    poses = predictor.predict_batch([np.full((90, 200, 3), 120, np.uint8)])
-    first, seen = poses[0], []
-
-    def look(framings, careful):
-        seen.append((len(framings), careful))
-        return [
-            dataclasses.replace(
-                first, scores=np.full(14, 0.3 if f.rotation == 90 else 0.1, np.float32),
-                box=f.box, rotation=f.rotation,
-            )
-            for f in framings
-        ]  # fmt: skip
-
-    best = framing.search(dataclasses.replace(first, scores=np.full(14, 0.2, np.float32)), (90, 200, 3), look)
-    assert best.rotation == 90 and seen[0] == (len(framing.others((90, 200))), False) and seen[1] == (3, True)
-    kept = dataclasses.replace(first, scores=np.full(14, 0.31, np.float32))
-    assert framing.search(kept, (90, 200, 3), look) is kept
-
-
-def test_chances_decide_on_the_search_where_they_are_known(predictor):
-    (pose,) = predictor.predict_batch([np.full((90, 200, 3), 120, np.uint8)])
-    low, high = (dataclasses.replace(pose, scores=np.full(14, score, np.float32)) for score in (0.3, 0.9))
-    assert framing.unsure(low) and not framing.unsure(high)
-    assert not framing.unsure(dataclasses.replace(low, chances=np.full(14, 0.8)))
-    assert framing.unsure(dataclasses.replace(high, chances=np.full(14, 0.5)))
-
-
-@pytest.mark.parametrize("shape", [(90, 200), (200, 90), (100, 100), (1, 900), (1, 1)])
-def test_framings_cover_the_image(shape):
-    framings = framing.others(shape)
-    assert framings == framing.others((*shape, 3)) and 10 <= len(framings) <= 30
-    for share, _ in framing.WINDOWS:
-        side = share * max(shape)
-        windows = [f.box for f in framings if f.box[2] == side]
-        for axis in (0, 1):
-            starts = sorted({box[axis] for box in windows})
-            assert starts[0] <= 0 and starts[-1] + side >= shape[1 - axis] - 1e-9
-            assert all(b - a < side for a, b in itertools.pairwise(starts))  # they overlap
 
 
 def test_blank_tiny_and_huge_images_give_a_pose(predictor):
