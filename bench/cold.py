@@ -89,7 +89,7 @@ def main() -> int:
     request = json.loads(sys.argv[1])
     torch.set_num_threads(request["threads"])
     if request["keep_pages"]:
-        from pyranet_fast.memory import keep_pages
+        from pyranet_fast.cli import keep_pages
 
         keep_pages()
     print(MARK + json.dumps(here(FORMS[request["form"]], Case(**request["case"]))), flush=True)

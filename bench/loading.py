@@ -18,7 +18,7 @@ import numpy as np
 
 from pyranet_fast import cli
 from pyranet_fast.data import Augmentation, CachedSource, CropDataset, Subset, open_dataset
-from pyranet_fast.data.subset import with_images
+from pyranet_fast.data.dataset import with_images
 
 
 def main(argv: Sequence[str] | None = None) -> int:

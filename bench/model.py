@@ -24,7 +24,7 @@ import torch
 from bench import cold, record, timing
 from bench.forms import FORMS, MODES, Case, Data, Form, Prepared, difference, forms_of, prepare, tolerance
 from pyranet_fast import cli
-from pyranet_fast.memory import keep_pages
+from pyranet_fast.cli import keep_pages
 from pyranet_fast.models import complexity
 
 ISOLATE = ("all", "compiled", "uncompiled", "none")

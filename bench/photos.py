@@ -22,13 +22,12 @@ import torch
 
 from bench import record
 from pyranet_fast import Predictor, cli
-from pyranet_fast.atomic import atomic_write
-from pyranet_fast.data.base import Image, PeopleSource
-from pyranet_fast.data.images import write_image
+from pyranet_fast.data.dataset import Image, PeopleSource, Subset
+from pyranet_fast.data.image_io import write_image
 from pyranet_fast.data.registry import open_dataset
-from pyranet_fast.data.subset import Subset
 from pyranet_fast.errors import UserError
-from pyranet_fast.pose.draw import contact_sheet, draw_pose
+from pyranet_fast.io import atomic_write
+from pyranet_fast.visualization import contact_sheet, draw_pose
 
 Floats = npt.NDArray[np.float64]
 Photo = tuple[Image, Floats]

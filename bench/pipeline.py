@@ -24,14 +24,12 @@ from bench import model, record
 from bench.timing import figure
 from pyranet_fast import cli
 from pyranet_fast.data import Augmentation, CachedSource, CropDataset, Subset, open_dataset
-from pyranet_fast.data.base import PeopleSource
 from pyranet_fast.data.crops import worker_init
-from pyranet_fast.data.subset import with_images
+from pyranet_fast.data.dataset import PeopleSource, with_images
 from pyranet_fast.errors import UserError
+from pyranet_fast.evaluation.evaluator import evaluate_pose
+from pyranet_fast.inference.heatmaps import SIX_SCALES, ready
 from pyranet_fast.models import PyraNet
-from pyranet_fast.pose.evaluation import evaluate_pose
-from pyranet_fast.pose.inference import ready
-from pyranet_fast.pose.multiscale import SIX_SCALES
 
 
 def people_of(name: str, root: str | None, split: str, count: int) -> PeopleSource:

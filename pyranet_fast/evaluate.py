@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from . import cli
-from .memory import keep_pages
+from .cli import keep_pages
+from .data import open_dataset
+from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose
+from .evaluation.prediction_reader import read_pair, score_pair
+from .evaluation.report import mpii_numbers, write_curves, write_metrics, write_predictions, write_worst
+from .inference.heatmaps import SIX_SCALES, ready
+from .keypoints import resolve_skeleton
+from .metrics import CONVENTIONS, relative_errors, torso_length
+from .models.zoo import build_model, find_checkpoint, load_checkpoint
 
 SCALES = (1, 6)
 MPII_VALIDATION = 2958  # people
@@ -112,10 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score_files(arguments: argparse.Namespace) -> int:
-    from .pose.conventions import CONVENTIONS, relative_errors
-    from .pose.metrics import torso_length
-    from .pose.prediction_files import read_pair, score_pair
-    from .pose.results import write_curves, write_metrics
 
     predicted, truth = read_pair(
         arguments.predictions, arguments.ground_truth, arguments.people, pixels=arguments.pixels
@@ -138,15 +142,6 @@ def _score_files(arguments: argparse.Namespace) -> int:
 
 def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace, formats: list[str]) -> int:
     device = cli.device(arguments.device)
-
-    from .data import open_dataset
-    from .pose.evaluation import SINGLE_SCALE, evaluate_pose
-    from .pose.inference import ready
-    from .pose.multiscale import SIX_SCALES
-    from .pose.partial import Partial
-    from .pose.results import mpii_numbers, write_metrics, write_predictions, write_worst
-    from .pose.skeleton import resolve_skeleton
-    from .training.checkpoint import build_model, find_checkpoint, load_checkpoint
 
     file = find_checkpoint(arguments.checkpoint).resolve()
     checkpoint = load_checkpoint(file)
@@ -172,7 +167,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     }
     what = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}
     what |= {"file": f"{file} {file.stat().st_mtime_ns}", "root": str(arguments.root)}
-    state = Partial(
+    state = EvaluationState(
         len(people), len(people.skeleton), output / "evaluation.part", what, go_on=arguments.resume == "auto"
     )
     if state.done.any():

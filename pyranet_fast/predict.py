@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from . import cli
+from .cli import keep_pages
+from .data.image_io import read_image, write_image
 from .errors import UserError
-from .memory import keep_pages
-from .pose.pose import Pose
+from .inference.predictor import Predictor
+from .inference.result import Pose
+from .io import atomic_write
+from .visualization import draw_pose
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,11 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
     device = cli.device(arguments.device)
-
-    from .atomic import atomic_write
-    from .data.images import read_image, write_image
-    from .pose.draw import draw_pose
-    from .predictor import Predictor
 
     predictor = Predictor(
         arguments.checkpoint, device, flip=arguments.flip, search=arguments.search, precision=arguments.precision

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pyranet_fast import cli
-from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
-from pyranet_fast.data.images import read_image, write_image
+from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
+from pyranet_fast.data.image_io import read_image, write_image
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
 from pyranet_fast.pose import LSP
@@ -131,7 +131,7 @@ def test_overlay_names_spare_the_inputs(tmp_path):
     ],
 )
 def test_bad_flags_get_one_line_and_status_2(checkpoint, tmp_path, capsys, monkeypatch, options, words):
-    monkeypatch.setattr("pyranet_fast.models.shipped.FOLDER", tmp_path)
+    monkeypatch.setattr("pyranet_fast.models.zoo.FOLDER", tmp_path)
     image = picture(tmp_path / "a.png")
     real = {"CHECKPOINT": str(checkpoint), "FILE": str(image)}
     for name, path in real.items():

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-import pyranet_fast.predictor as module
-from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
-from pyranet_fast.data.images import write_image
+import pyranet_fast.inference.predictor as module
+from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
+from pyranet_fast.data.image_io import write_image
 from pyranet_fast.data.transforms import MEAN
 from pyranet_fast.errors import UserError
+from pyranet_fast.inference.crop_search import checked_box
+from pyranet_fast.inference.predictor import Predictor
 from pyranet_fast.models import PyraNet
 from pyranet_fast.pose import LSP
-from pyranet_fast.pose.framing import checked_box
-from pyranet_fast.predictor import Predictor
 
 SIZE = 64
 NETWORK = {"stacks": 1, "joints": len(LSP), "features": 32, "depth": 2, "levels": 2}
@@ -286,7 +286,7 @@ def test_boxes_that_reach_over_the_edge_are_fine():
 
 
 def test_bad_checkpoints_get_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyranet_fast.models.shipped.FOLDER", tmp_path)
+    monkeypatch.setattr("pyranet_fast.models.zoo.FOLDER", tmp_path)
     with pytest.raises(UserError, match="no weights are shipped"):
         Predictor()
     with pytest.raises(UserError, match=r"nowhere\.pt does not exist"):

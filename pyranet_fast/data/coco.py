@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
-from pyranet_fast.data.coco_category import skeleton_of
-from pyranet_fast.data.images import read_image
-from pyranet_fast.data.people_table import Table, is_held_out, numbers, read_json
-from pyranet_fast.errors import UserError
-from pyranet_fast.pose.skeleton import Skeleton
+from ..errors import UserError
+from ..keypoints import Skeleton, skeleton_of
+from .annotations import Annotations, is_held_out, numbers, read_json
+from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from .image_io import read_image
 
 # The crop's side in longer sides of the person's box, as for boxes given to the predictor.
 _MARGIN = 1.25
@@ -80,7 +79,7 @@ class COCOSource(PeopleSource):
         self.notes += tuple(f"{self.path}: {note}" for note in notes)
         self._folder = self._image_folder(Path(root))
 
-    def _people(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Table:
+    def _people(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Annotations:
         names, joints, labelled, centres, scales, sides = [], [], [], [], [], []
         self._ids = {image["file_name"]: key for key, image in images.items()}
         count = len(self.skeleton)
@@ -116,7 +115,7 @@ class COCOSource(PeopleSource):
             centres.append((x + width / 2 - 0.5, y + height / 2 - 0.5))
             sides.append(max(width, height))
             scales.append(_MARGIN * sides[-1] / PIXELS_PER_SCALE)
-        return Table(
+        return Annotations(
             names,
             np.array(joints, dtype=np.float64).reshape(-1, count, 2),
             np.array(labelled, dtype=bool).reshape(-1, count),

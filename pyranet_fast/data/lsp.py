@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person, folder_below
-from pyranet_fast.data.images import read_image
-from pyranet_fast.errors import UserError
-from pyranet_fast.pose.skeleton import LSP
+from ..errors import UserError
+from ..keypoints import LSP
+from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person, folder_below
+from .image_io import read_image
 
 _NAME = re.compile(r"im0*(\d+)\.(jpe?g|png)", re.IGNORECASE)
 _RIGHT_HIP, _LEFT_SHOULDER = 2, 9

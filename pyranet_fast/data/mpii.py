@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from pyranet_fast.data.base import Image, PeopleSource, Person, folder_below
-from pyranet_fast.data.images import read_image
-from pyranet_fast.data.mpii_files import (
+from ..errors import UserError
+from ..keypoints import MPII
+from .annotations import Annotations, is_held_out
+from .dataset import Image, PeopleSource, Person, folder_below
+from .image_io import read_image
+from .mpii_annotations import (
     HEAD_FACTOR,
     estimated_heads,
     head_boxes,
     heads_by_joints,
     read_annotations,
     read_hdf5,
+    read_matlab,
 )
-from pyranet_fast.data.mpii_matlab import read_matlab
-from pyranet_fast.data.people_table import Table, is_held_out
-from pyranet_fast.errors import UserError
-from pyranet_fast.pose.skeleton import MPII
 
 FORMS = ("json", "hdf5", "mat")
 _JSON = ("mpii_annotations.json", "mpii_annotations.json.gz")
@@ -109,7 +109,7 @@ class MPIISource(PeopleSource):
     def _first(self, names: tuple[str, ...]) -> Path | None:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
-    def _read(self, split: str) -> Table:
+    def _read(self, split: str) -> Annotations:
         if self.form == "json":
             table, held_out = read_annotations(self._first(_JSON) or self.folder / _JSON[0])
             return table.chosen(held_out if split == "val" else ~held_out)

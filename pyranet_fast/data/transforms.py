@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image
+from .dataset import PIXELS_PER_SCALE, Image
 
 # Mean of the training images (RGB, 0..1), subtracted from every input; there is no division.
 MEAN = (0.4404, 0.4440, 0.4327)
@@ -25,7 +25,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Draw:
+class AugmentationSample:
     """One draw of the augmentation, ready to apply."""
 
     scale: float = 1.0
@@ -72,14 +72,14 @@ class Augmentation:
         turn = math.cos(math.radians(angle)) + math.sin(math.radians(angle))
         return 0.5 * (1 + self.scale) * turn
 
-    def draw(self, rng: np.random.Generator) -> Draw:
+    def draw(self, rng: np.random.Generator) -> AugmentationSample:
         """Draw one set of changes; always the same amount of randomness, whatever the settings."""
         normals = rng.standard_normal(2)
         uniforms = rng.random(5)
         scale = 1 + self.scale * float(np.clip(normals[0], -1, 1))
         rotation = self.rotation * float(np.clip(normals[1], -2, 2))
         gains = 1 + self.colour * (2 * uniforms[2:] - 1)
-        return Draw(
+        return AugmentationSample(
             scale=scale,
             rotation=rotation if uniforms[0] < self.rotation_probability else 0.0,
             flip=bool(uniforms[1] < self.flip),
@@ -201,7 +201,7 @@ def apply_gains(image: Image, gains: tuple[float, float, float]) -> Image:
     return cv2.LUT(image, table.reshape(1, 256, 3))  # type: ignore[return-value]
 
 
-def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def normalize(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Turn uint8 images (N, 3, H, W) into the network's input, image / 255 - mean, on their device."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..cuda_graphs import Capture
+from ..models.optimized.graphs import Capture
 
 WARM_UPS = 3
 """Steps with batches of one shape before they are recorded. They train like any other."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pyranet_fast.data.base import PeopleSource, Person
+from pyranet_fast.data.dataset import PeopleSource, Person
 from pyranet_fast.errors import UserError
 from pyranet_fast.pose import LSP
 

@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from pyranet_fast.data.cifar10 import CLASSES, MEAN, STD, load_cifar10
-from pyranet_fast.data.labelled import augment, draw_augmentation, normalise
-from pyranet_fast.data.shapes import load_shapes
+from pyranet_fast.data.classification import (
+    CIFAR10_CLASSES,
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    augment,
+    load_cifar10,
+    load_shapes,
+    normalize_by_channel,
+    sample_augmentation,
+)
 from pyranet_fast.errors import UserError
 
 
@@ -34,7 +41,7 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "cifar-10-batches-py"
     for seed, name in enumerate(("data_batch_1", "data_batch_4", "test_batch")):
         write(folder / name, batch(seed))
-    write(folder / "batches.meta", {b"label_names": [name.encode() for name in CLASSES]})
+    write(folder / "batches.meta", {b"label_names": [name.encode() for name in CIFAR10_CLASSES]})
     return tmp_path
 
 
@@ -42,7 +49,7 @@ def test_the_files_that_are_there_are_read_in_order(root: Path) -> None:
     data = load_cifar10(root, "train")
     assert data.name == "CIFAR-10 train, 40 images (2 of 5 files)" and len(data) == 40
     assert data.images.dtype == torch.uint8 and data.images.shape == (40, 3, 32, 32)
-    assert data.labels.dtype == torch.int64 and data.classes == CLASSES
+    assert data.labels.dtype == torch.int64 and data.classes == CIFAR10_CLASSES
     for part, seed in enumerate((0, 1)):
         expected = batch(seed)
         chosen = slice(20 * part, 20 * part + 20)
@@ -51,16 +58,16 @@ def test_the_files_that_are_there_are_read_in_order(root: Path) -> None:
     test = load_cifar10(root / "cifar-10-batches-py", "test")
     assert test.name == "CIFAR-10 test, 20 images" and test.labels.tolist() == batch(2)[b"labels"]
     (root / "cifar-10-batches-py" / "batches.meta").unlink()
-    assert load_cifar10(root, "test").classes == CLASSES
+    assert load_cifar10(root, "test").classes == CIFAR10_CLASSES
 
 
 def test_the_real_files(data_root: Path) -> None:
     if not (data_root / "cifar-10-batches-py").is_dir():
         pytest.skip("no CIFAR-10 there")
     data, test = load_cifar10(data_root, "train"), load_cifar10(data_root, "test")
-    assert len(data) % 10_000 == 0 and len(test) == 10_000 and data.classes == CLASSES
+    assert len(data) % 10_000 == 0 and len(test) == 10_000 and data.classes == CIFAR10_CLASSES
     assert test.labels.bincount().tolist() == [1000] * 10
-    x = normalise(test.images, MEAN, STD)
+    x = normalize_by_channel(test.images, CIFAR10_MEAN, CIFAR10_STD)
     assert x.mean((0, 2, 3)).abs().max() < 0.05 and (x.std((0, 2, 3)) - 1).abs().max() < 0.05
 
 
@@ -135,9 +142,9 @@ def test_wrong_class_names_are_named(root: Path) -> None:
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone() -> None:
     indices = np.arange(5000)
-    drawn = draw_augmentation(3, np.full(5000, 7), indices)
-    assert np.array_equal(draw_augmentation(3, [7, 7], [4999, 12]), drawn[[4999, 12]])
-    for other in (draw_augmentation(4, np.full(5000, 7), indices), draw_augmentation(3, np.full(5000, 8), indices)):
+    drawn = sample_augmentation(3, np.full(5000, 7), indices)
+    assert np.array_equal(sample_augmentation(3, [7, 7], [4999, 12]), drawn[[4999, 12]])
+    for other in (sample_augmentation(4, np.full(5000, 7), indices), sample_augmentation(3, np.full(5000, 8), indices)):
         same = (other == drawn).mean(0)
         assert np.allclose(same, [1 / 9, 1 / 9, 1 / 2], atol=0.03)
     for axis in (0, 1):
@@ -148,7 +155,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone() -> None:
 
 def test_crops_are_those_of_a_padded_and_mirrored_image() -> None:
     images = torch.randint(0, 256, (50, 3, 12, 9), dtype=torch.uint8)
-    drawn = draw_augmentation(0, np.zeros(50), np.arange(50))
+    drawn = sample_augmentation(0, np.zeros(50), np.arange(50))
     before = images.clone()
     changed = augment(images, drawn)
     assert changed.dtype == torch.uint8 and changed.shape == images.shape and torch.equal(images, before)
@@ -168,10 +175,12 @@ def test_crops_are_those_of_a_padded_and_mirrored_image() -> None:
 
 def test_normalise() -> None:
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
-    expected = (images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    torch.testing.assert_close(normalise(images, MEAN, STD), expected.float())
+    expected = (images.double() / 255 - torch.tensor(CIFAR10_MEAN).view(3, 1, 1)) / torch.tensor(CIFAR10_STD).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(normalize_by_channel(images, CIFAR10_MEAN, CIFAR10_STD), expected.float())
     with pytest.raises(ValueError, match="images must be uint8"):
-        normalise(images.float(), MEAN, STD)
+        normalize_by_channel(images.float(), CIFAR10_MEAN, CIFAR10_STD)
 
 
 def test_the_coloured_shapes_repeat() -> None:

@@ -8,14 +8,7 @@ import pytest
 import torch
 from people import MemorySource, person, smooth_image
 
-from pyranet_fast.data import (
-    Augmentation,
-    CachedSource,
-    ConcatSource,
-    CropDataset,
-    SyntheticSource,
-    worker_init,
-)
+from pyranet_fast.data import Augmentation, CachedSource, ConcatSource, CropDataset, SyntheticSource, worker_init
 from pyranet_fast.data.transforms import MEAN, from_map, transform_points
 from pyranet_fast.errors import UserError
 

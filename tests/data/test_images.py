@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyranet_fast.data.images import as_rgb, read_image, truncation, write_image
+from pyranet_fast.data.image_io import as_rgb, read_image, truncation, write_image
 from pyranet_fast.data.transforms import MEAN
 from pyranet_fast.errors import UserError
 

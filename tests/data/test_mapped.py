@@ -9,10 +9,10 @@ from people import MemorySource, lspet_joints, person, smooth_image, write_relea
 
 from pyranet_fast.data import ConcatSource, CropDataset, LSPExtendedSource, MappedSource, open_dataset
 from pyranet_fast.data import registry as registry_module
-from pyranet_fast.data.mapped import LSP_TO_MPII
+from pyranet_fast.data.dataset import LSP_TO_MPII
 from pyranet_fast.errors import UserError
+from pyranet_fast.evaluation.evaluator import score_predictions
 from pyranet_fast.pose import LSP, MPII
-from pyranet_fast.pose.evaluation import score_predictions
 
 
 def mapped(labelled=None) -> MappedSource:

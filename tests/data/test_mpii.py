@@ -22,7 +22,7 @@ from mpii_people import (
 
 from pyranet_fast.data import CropDataset, MPIISource, Subset, open_dataset
 from pyranet_fast.errors import DataWarning, UserError
-from pyranet_fast.pose.evaluation import score_predictions
+from pyranet_fast.evaluation.evaluator import score_predictions
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_first_form_found_is_used(folder):
 
 
 def test_matlab_splits_by_name_where_nothing_else_does(folder):
-    from pyranet_fast.data.people_table import is_held_out
+    from pyranet_fast.data.annotations import is_held_out
 
     people = [{**p, "img_paths": f"{k:09d}.jpg"} for k in range(40) for p in raw_people(1)]
     write_matlab(folder, people)
@@ -254,7 +254,7 @@ def test_real_forms_agree_and_the_published_row_comes_out(data_root):
 def test_real_estimated_heads(data_root):
     if not (data_root / "mpii" / "detections_our_format.mat").is_file():
         pytest.skip("no MPII head boxes")
-    from pyranet_fast.data.mpii_files import HEAD_FACTOR, estimated_heads
+    from pyranet_fast.data.mpii_annotations import HEAD_FACTOR, estimated_heads
 
     val = MPIISource(data_root, "val")
     persons = [val.person(i) for i in range(len(val))]

@@ -26,13 +26,13 @@ from pyranet_fast.data import (
     open_dataset,
 )
 from pyranet_fast.data import pack as command
+from pyranet_fast.data.crops import ScaledCrops
 from pyranet_fast.data.pack import HELD_OUT_REACH, pack
-from pyranet_fast.data.packed_file import PackedFile
-from pyranet_fast.data.scaled_crops import ScaledCrops
+from pyranet_fast.data.packed import PackedFile
 from pyranet_fast.errors import DataWarning, UserError
+from pyranet_fast.inference.heatmaps import SIX_SCALES
+from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.pose import MPII
-from pyranet_fast.pose.multiscale import SIX_SCALES
-from pyranet_fast.training.checkpoint import load_checkpoint
 
 
 def test_labels_lead_back(demo, file):
@@ -200,8 +200,8 @@ def test_command_train_and_evaluate(tmp_path, capsys, monkeypatch):
 def test_predictions_are_written_in_pixels_of_the_image(file, demo, tmp_path):
     import h5py
 
-    from pyranet_fast.pose.evaluation import score_predictions
-    from pyranet_fast.pose.results import write_predictions
+    from pyranet_fast.evaluation.evaluator import score_predictions
+    from pyranet_fast.evaluation.report import write_predictions
 
     scores = []
     for folder, people in (("a", demo[1]), ("b", PackedSource(file, "val"))):

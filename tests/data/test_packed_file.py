@@ -11,9 +11,9 @@ from packed_people import same_labels
 from people import MemorySource, person, smooth_image
 
 from pyranet_fast.data import Augmentation, CropDataset, PackedSource, open_dataset, worker_init
+from pyranet_fast.data.crops import ScaledCrops
 from pyranet_fast.data.pack import pack
-from pyranet_fast.data.packed_file import PackedFile
-from pyranet_fast.data.scaled_crops import ScaledCrops
+from pyranet_fast.data.packed import PackedFile
 from pyranet_fast.errors import DataWarning, UserError
 
 

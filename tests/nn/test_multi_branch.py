@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyranet_fast.models import PyraNet, resnext, wide_resnet
-from pyranet_fast.nn.init import initialize_, kaiming_, multi_branch_, xavier_
-from pyranet_fast.nn.multi_branch import variance
+from pyranet_fast.nn.init import initialize_, kaiming_, multi_branch_, variance, xavier_
 
 
 def counts(model: nn.Module, shape: tuple[int, ...], **options: str) -> dict[str, tuple[float, float]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pyranet_fast.metrics import columns_of, pck_box
 from pyranet_fast.pose import LSP, Skeleton
-from pyranet_fast.pose.box_metric import columns_of, pck_box
 
 DOG = Skeleton("dog", ("nose", "left_ear", "right_ear", "tail"), ((1, 2),), ((0, 1),))
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from pyranet_fast.pose.calibration import calibrate, plot_calibration
-from pyranet_fast.pose.conventions import CONVENTIONS
-from pyranet_fast.pose.results import write_calibration
+from pyranet_fast.evaluation.report import write_calibration
+from pyranet_fast.inference.calibration import calibrate, plot_calibration
+from pyranet_fast.metrics import CONVENTIONS
 
 
 def test_bins_of_equal_size_by_hand():

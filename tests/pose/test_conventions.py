@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from pyranet_fast.evaluation.curves import Curve, auc, pck_curve
+from pyranet_fast.metrics import PCK, PCKH, readings, relative_errors
 from pyranet_fast.pose import pck, pckh
-from pyranet_fast.pose.conventions import PCK, PCKH, readings, relative_errors
-from pyranet_fast.pose.curves import Curve, auc, pck_curve
 
 GOLDEN = {
     "PCKh@0.5, mean over 14 joints, every joint weighs the same": 90.27,
@@ -23,7 +23,7 @@ GOLDEN = {
 @pytest.fixture(scope="module")
 def golden(data_root):
     """Errors in head sizes and the flags of the authors' six-scale predictions."""
-    from pyranet_fast.pose.prediction_files import read_ground_truth, read_predictions
+    from pyranet_fast.evaluation.prediction_reader import read_ground_truth, read_predictions
 
     files = data_root / "mpii" / "pred_multiscale_250.h5", data_root / "mpii" / "detections_our_format.mat"
     if not all(file.is_file() for file in files):

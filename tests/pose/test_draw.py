@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyranet_fast.pose import LSP, MPII
-from pyranet_fast.pose.draw import COLOURS, contact_sheet, draw_pose, side_of
+from pyranet_fast.visualization import COLORS, contact_sheet, draw_pose, side_of
 
 GREY = 90
 
@@ -34,7 +34,7 @@ def test_joints_are_drawn_at_their_places_in_the_colour_of_their_side(skeleton):
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
     assert (image == GREY).all()
     for name, (x, y) in zip(skeleton.joints, joints, strict=True):
-        assert near(drawn, round(x), round(y), COLOURS[side_of(name)]), name
+        assert near(drawn, round(x), round(y), COLORS[side_of(name)]), name
 
 
 def test_every_bone_is_drawn():
@@ -45,7 +45,7 @@ def test_every_bone_is_drawn():
         drawn = draw_pose(canvas(), only, None, MPII, long_side=None)
         x, y = np.rint(joints[[a, b]].mean(axis=0)).astype(int)
         sides = {side_of(MPII.joints[a]), side_of(MPII.joints[b])} - {"centre"}
-        colour = COLOURS[sides.pop()] if len(sides) == 1 else COLOURS["centre"]
+        colour = COLORS[sides.pop()] if len(sides) == 1 else COLORS["centre"]
         assert near(drawn, x, y, colour), (MPII.joints[a], MPII.joints[b])
 
 
@@ -56,8 +56,8 @@ def test_low_scores_are_hollow_and_faint_and_nan_is_not_drawn():
     certain = draw_pose(canvas(), joints, None, LSP, long_side=None)
     doubtful = draw_pose(canvas(), joints, scores, LSP, long_side=None)
     x, y = np.rint(joints[0]).astype(int)
-    assert near(certain, x, y, COLOURS["right"], 0)
-    assert not near(doubtful, x, y, COLOURS["right"], 0)
+    assert near(certain, x, y, COLORS["right"], 0)
+    assert not near(doubtful, x, y, COLORS["right"], 0)
     x, y = np.rint(joints[[0, 1]].mean(axis=0)).astype(int)
     change = [np.abs(drawn[y, x].astype(int) - GREY).max() for drawn in (certain, doubtful)]
     assert 0 < change[1] < 0.6 * change[0]
@@ -70,7 +70,7 @@ def test_small_images_are_enlarged_and_large_ones_reduced():
     drawn = draw_pose(canvas(20, 30), joints, None, LSP)
     assert drawn.shape == (341, 512, 3)
     zoom = 512 / 30
-    assert near(drawn, round(15.5 * zoom - 0.5), round(3.5 * zoom - 0.5), COLOURS["centre"])
+    assert near(drawn, round(15.5 * zoom - 0.5), round(3.5 * zoom - 0.5), COLORS["centre"])
     assert draw_pose(canvas(3000, 100), joints, None, LSP).shape == (2048, 68, 3)
     assert draw_pose(canvas(1, 1), joints, None, LSP).shape == (512, 512, 3)
     assert draw_pose(canvas(1, 5000), joints, None, LSP).shape == (1, 2048, 3)

@@ -13,11 +13,9 @@ from torch import nn
 
 from pyranet_fast.data.transforms import crop, crop_matrix
 from pyranet_fast.errors import UserError
+from pyranet_fast.evaluation.evaluator import EvaluationState, evaluate_pose, prefetch
+from pyranet_fast.inference.heatmaps import SIX_SCALES, decode_scales, score_maps
 from pyranet_fast.pose import LSP
-from pyranet_fast.pose.evaluation import evaluate_pose, in_advance
-from pyranet_fast.pose.inference import score_maps
-from pyranet_fast.pose.multiscale import SIX_SCALES, decode_scales
-from pyranet_fast.pose.partial import Partial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from people import MemorySource, person, smooth_image
@@ -75,21 +73,21 @@ def test_an_interrupted_evaluation_goes_on(scales, tmp_path):
     options = {"flip": True, "scales": scales, "batch_size": 2 * len(scales)}
     score, whole = evaluate_pose(Network(), people, SIZE, **options)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_pose(Network(1), people, SIZE, **options, partial=Partial(5, 14, path, what))
-    state = Partial(5, 14, path, what)
+        evaluate_pose(Network(1), people, SIZE, **options, partial=EvaluationState(5, 14, path, what))
+    state = EvaluationState(5, 14, path, what)
     assert state.done.tolist() == [True, True, False, False, False]
     network = Network()
     again, predictions = evaluate_pose(network, people, SIZE, **options, partial=state)
     np.testing.assert_array_equal(predictions, whole)
     assert again.mean == score.mean and again.columns == score.columns
     assert 10**9 - network.left == 2  # three people in batches of two
-    assert not Partial(5, 14, path, {"scales": 2}).done.any()  # of another evaluation
-    assert not Partial(5, 14, path, what, go_on=False).done.any()
+    assert not EvaluationState(5, 14, path, {"scales": 2}).done.any()  # of another evaluation
+    assert not EvaluationState(5, 14, path, what, go_on=False).done.any()
     state.finish()
     assert not path.exists()
     path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(UserError, match=r"state of an interrupted evaluation, cannot be read; delete it"):
-        Partial(5, 14, path, what)
+        EvaluationState(5, 14, path, what)
 
 
 def test_missing_images_are_counted_and_no_image_is_an_error():
@@ -111,9 +109,9 @@ def test_items_are_made_ahead_in_order_and_errors_arrive():
         yield 2
         raise ValueError("the third")
 
-    got = in_advance(items())
+    got = prefetch(items())
     assert next(got) == 1 and started.wait(5)
     assert next(got) == 2
     with pytest.raises(ValueError, match="the third"):
         next(got)
-    assert list(in_advance([])) == []
+    assert list(prefetch([])) == []

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pyranet_fast.errors import UserError
+from pyranet_fast.evaluation.prediction_reader import read_predictions
+from pyranet_fast.evaluation.prediction_writer import read_mpii_mat, write_coco_json, write_hdf5, write_mpii_mat
 from pyranet_fast.pose import LSP, MPII
-from pyranet_fast.pose.export_predictions import read_mpii_mat, write_coco_json, write_hdf5, write_mpii_mat
-from pyranet_fast.pose.prediction_files import read_predictions
 
 scipy_io = pytest.importorskip("scipy.io")
 

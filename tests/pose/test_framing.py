@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pyranet_fast.pose import framing
-from pyranet_fast.pose.pose import Pose
+from pyranet_fast.inference import crop_search as framing
+from pyranet_fast.inference.result import Pose
 
 
 def pose(score: float) -> Pose:

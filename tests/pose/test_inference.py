@@ -9,8 +9,8 @@ from torch import nn
 
 from pyranet_fast import ops
 from pyranet_fast.data.transforms import crop_matrix, invert, to_map, transform_points
+from pyranet_fast.inference.heatmaps import decode, score_maps
 from pyranet_fast.pose import LSP, MPII
-from pyranet_fast.pose.inference import decode, score_maps
 
 SIZE = 64
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyranet_fast.pose import multiscale
-from pyranet_fast.pose.multiscale import SIX_SCALES, decode_scales
+from pyranet_fast.inference import heatmaps as multiscale
+from pyranet_fast.inference.heatmaps import SIX_SCALES, decode_scales
 
 
 def scenes(n=3, k=4, size=16, scales=SIX_SCALES, noise=0.05, seed=0):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pyranet_fast.errors import UserError
+from pyranet_fast.evaluation.prediction_reader import parse_people, read_ground_truth, read_predictions, score_files
 from pyranet_fast.pose import LSP
-from pyranet_fast.pose.prediction_files import parse_people, read_ground_truth, read_predictions, score_files
 
 h5py = pytest.importorskip("h5py")
 savemat = pytest.importorskip("scipy.io").savemat

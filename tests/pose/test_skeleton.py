@@ -7,8 +7,8 @@ import json
 import pytest
 
 from pyranet_fast.errors import UserError
+from pyranet_fast.keypoints import pairs_by_name, split_side
 from pyranet_fast.pose import LSP, MPII, SKELETONS, Skeleton, resolve_skeleton
-from pyranet_fast.pose.sides import pairs_by_name, split_side
 
 
 @pytest.mark.parametrize("skeleton", [MPII, LSP], ids=lambda s: s.name)
@@ -145,7 +145,7 @@ def test_pairs_by_name():
 def test_any_skeleton_can_be_drawn():
     import numpy as np
 
-    from pyranet_fast.pose.draw import draw_pose
+    from pyranet_fast.visualization import draw_pose
 
     image = np.full((100, 100, 3), 128, np.uint8)
     joints = [[50, 20], [80, 80], [20, 80]]

@@ -6,9 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
+from pyranet_fast.evaluation.curves import pck_curve
+from pyranet_fast.evaluation.report import (
+    COLUMNS,
+    FORMATS,
+    PUBLISHED,
+    Row,
+    plot_curves,
+    published_beside,
+    results_table,
+    row_of,
+)
 from pyranet_fast.pose import pck, pckh
-from pyranet_fast.pose.curves import pck_curve
-from pyranet_fast.pose.tables import COLUMNS, FORMATS, PUBLISHED, Row, plot_curves, published_beside, row_of, table
 
 
 def score_of_pckh(wrong: int = 0):
@@ -48,7 +57,7 @@ def test_published_rows():
 
 def test_text():
     rows = [row_of(score_of_pckh(1), "ours", "MPII test", "one scale"), PUBLISHED["mpii-test-hourglass"]]
-    lines = table(rows).splitlines()
+    lines = results_table(rows).splitlines()
     assert lines[0].split() == ["Method", "Metric", "People", *COLUMNS, "Mean"]
     assert lines[2].split() == [
         "ours", "[1]", "PCKh@0.5", "MPII", "test", "100.00", "100.00", "100.00", "83.33", "100.00", "100.00", "100.00",
@@ -63,23 +72,25 @@ def test_text():
 
 
 def test_notes_are_numbered_once():
-    text = table(published_beside("PCKh@0.5", "MPII validation"))
+    text = results_table(published_beside("PCKh@0.5", "MPII validation"))
     assert text.count("ablation with 2 stacks") == 1 and text.count("[1]") == 4 and "[2]" not in text
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_different_people_are_never_side_by_side_without_a_word(format):
     rows = [row_of(score_of_pck(), "ours", "LSP 1001-1500"), PUBLISHED["lsp-test-prm"]]
-    text = table(rows, format)
+    text = results_table(rows, format)
     assert "cannot be compared" in text and "LSP 1001-1500; PCK@0.2 on LSP 1001-2000" in text
-    assert "cannot be compared" not in table(rows[1:], format)
-    assert "cannot be compared" not in table([rows[1], rows[1]], format)
-    assert "cannot be compared" in table([row_of(score_of_pckh(), "a", "x"), row_of(score_of_pck(), "a", "x")], format)
+    assert "cannot be compared" not in results_table(rows[1:], format)
+    assert "cannot be compared" not in results_table([rows[1], rows[1]], format)
+    assert "cannot be compared" in results_table(
+        [row_of(score_of_pckh(), "a", "x"), row_of(score_of_pck(), "a", "x")], format
+    )
 
 
 def test_markdown():
     row = Row("a|b_c", "PCK@0.2", "LSP", float("nan"), {"Head": 12.345}, note="<b>")
-    lines = table([row], "markdown").splitlines()
+    lines = results_table([row], "markdown").splitlines()
     assert lines[1] == "|---|---|---|" + "---:|" * 8
     assert lines[2] == r"| a\|b\_c \[1\] | PCK@0.2 | LSP | 12.35 | - | - | - | - | - | - | - |"
     assert lines[3:] == ["", r"\[1\] \<b\>"]
@@ -87,7 +98,7 @@ def test_markdown():
 
 def test_latex():
     row = Row("50 % & more_", "PCK@0.2", "LSP", 1.0, note="C:\\x")
-    lines = table([row], "latex").splitlines()
+    lines = results_table([row], "latex").splitlines()
     assert lines[0] == r"\begin{tabular}{lllrrrrrrrr}" and lines[-3] == r"\end{tabular}"
     assert lines[4].startswith(r"{}50 \% \& more\_ [1] & PCK@0.2 & LSP & -- & ") and lines[4].endswith(r"& 1.00 \\")
     assert lines[4].count(" & ") == 10 and lines[-1] == r"\noindent [1] C:\textbackslash{}x"
@@ -96,9 +107,12 @@ def test_latex():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: table([]), "rows is empty"),
-        (lambda: table([PUBLISHED["lsp-test-prm"]], "html"), "format is 'html'; text, markdown, latex"),
-        (lambda: table([Row("x", "PCK", "LSP", 1.0, {"Nose": 1.0})]), "row 'x' has the column 'Nose'; Head, Shoulder"),
+        (lambda: results_table([]), "rows is empty"),
+        (lambda: results_table([PUBLISHED["lsp-test-prm"]], "html"), "format is 'html'; text, markdown, latex"),
+        (
+            lambda: results_table([Row("x", "PCK", "LSP", 1.0, {"Nose": 1.0})]),
+            "row 'x' has the column 'Nose'; Head, Shoulder",
+        ),
     ],
 )
 def test_bad_tables_are_named(call, message):

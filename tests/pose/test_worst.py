@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pyranet_fast.data import open_dataset
-from pyranet_fast.data.subset import FirstPeople
+from pyranet_fast.data.dataset import FirstPeople
 from pyranet_fast.errors import UserError
-from pyranet_fast.pose.worst import people_errors, worst_page
+from pyranet_fast.evaluation.worst_page import people_errors, worst_page
 
 COUNT = 5
 

@@ -1,14 +1,17 @@
-"""A colour layer and a shade layer, and the rounded solids that are drawn on both."""
+"""A color layer and a shade layer, the rounded solids that are drawn on both, and the camera."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Colour = tuple[float, float, float]
+from .kinematics import Vector
+
+Color = tuple[float, float, float]
 Circle = tuple[float, float, float]  # x, y, radius in pixels
 Image = npt.NDArray[np.uint8]
 Hull = npt.NDArray[np.int32]
@@ -21,7 +24,7 @@ _RINGS = np.array([1.0, 0.83, 0.6, 0.32], dtype=np.float32)
 _SHADES = np.array([86, 108, 124, 137], dtype=np.float32)
 
 
-class Canvas:
+class Painting:
     """A picture under construction: colours, and how light or dark each pixel is (128 = unchanged).
 
     Parts are recorded and drawn together by ``finish``, so that the geometry of all of them is computed at
@@ -41,7 +44,7 @@ class Canvas:
     def solid(
         self,
         chains: Sequence[Sequence[Circle]],
-        colour: Colour,
+        colour: Color,
         axis: Sequence[tuple[float, float]] | None = None,
         dim: float = 1.0,
         cloth: tuple[Image, npt.NDArray[np.float64]] | None = None,
@@ -74,7 +77,7 @@ class Canvas:
 
         self._jobs.append(draw)
 
-    def patch(self, points: npt.NDArray[np.floating], colour: Colour, shade: float | None = None) -> None:
+    def patch(self, points: npt.NDArray[np.floating], colour: Color, shade: float | None = None) -> None:
         """Draw a flat convex patch; with ``shade``, its brightness too."""
         hull = cv2.convexHull((points * (1 << _SHIFT) + 0.5).astype(np.int32))
 
@@ -85,7 +88,7 @@ class Canvas:
 
         self._jobs.append(draw)
 
-    def dot(self, x: float, y: float, radius: float, colour: Colour) -> None:
+    def dot(self, x: float, y: float, radius: float, colour: Color) -> None:
         """Draw a small flat disc."""
         scale = 1 << _SHIFT
         centre, reach = (round(x * scale), round(y * scale)), max(1, round(radius * scale))
@@ -143,3 +146,23 @@ class Canvas:
             shifted = outline - np.array([left << _SHIFT, top << _SHIFT], dtype=np.int32)
             cv2.fillConvexPoly(mask, shifted, 255, cv2.LINE_8, _SHIFT)
         cv2.copyTo(pattern, mask, self.colour[top:bottom, left:right])
+
+
+@dataclass
+class View:
+    """How the body's units become pixels: a camera ``distance`` heights away, ``zoom`` px per height."""
+
+    zoom: float
+    distance: float
+    x: float = 0.0
+    y: float = 0.0
+
+    def project(self, point: Vector) -> tuple[float, float, float]:
+        """Return x and y in pixels, and pixels per unit at that depth."""
+        px = self.zoom * self.distance / (self.distance - float(point[2]))
+        return self.x + px * float(point[0]), self.y - px * float(point[1]), px
+
+    def circle(self, point: Vector, radius: float) -> Circle:
+        """Return a ball's outline."""
+        x, y, px = self.project(point)
+        return x, y, px * radius

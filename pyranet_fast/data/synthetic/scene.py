@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.synthetic.kinematics import Rng
+from .kinematics import Rng
 
 Picture = npt.NDArray[np.uint8]
 

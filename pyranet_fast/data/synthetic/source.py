@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
-from pyranet_fast.data.synthetic import scene
-from pyranet_fast.data.synthetic.canvas import Canvas
-from pyranet_fast.data.synthetic.figure import Figure
-from pyranet_fast.data.synthetic.kinematics import MPII_POINTS, build, draw_pose, draw_proportions
-from pyranet_fast.data.synthetic.look import draw_look
-from pyranet_fast.data.synthetic.view import View
-from pyranet_fast.pose.skeleton import MPII
+from ...keypoints import MPII
+from ..dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from . import scene
+from .canvas import Painting, View
+from .figure import Figure, sample_look
+from .kinematics import MPII_POINTS, build, sample_pose, sample_proportions
 
 _HEIGHT = 256
 _WIDEST = 384
@@ -94,8 +92,8 @@ class SyntheticSource(PeopleSource):
 
 
 def _render(rng: np.random.Generator, variety: float) -> _Rendered:
-    body = build(draw_pose(rng, variety), draw_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
-    look = draw_look(rng)
+    body = build(sample_pose(rng, variety), sample_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
+    look = sample_look(rng)
     # Every point of the body decides how large it is drawn, joints alone where it is cropped.
     view = View(zoom=1.0, distance=float(rng.uniform(3.5, 9.0)))
     points = np.array([view.project(point)[:2] for point in body.points.values()])
@@ -118,7 +116,7 @@ def _render(rng: np.random.Generator, variety: float) -> _Rendered:
         scene.shadow(rng, place, float(feet[:, 0].mean()), float(box_high[1] + 0.03 * zoom), 0.35 * zoom)
     angle = rng.uniform(-np.pi, 0)  # light comes from above
     light = (float(np.cos(angle)), float(np.sin(angle)))
-    canvas = Canvas(place, light, contrast=float(rng.uniform(0.6, 1.25)))
+    canvas = Painting(place, light, contrast=float(rng.uniform(0.6, 1.25)))
     figure.draw(canvas)
     image = canvas.finish()
     scene.foreground(rng, image, (*box_low.tolist(), *box_high.tolist()), 0.28 * variety)
