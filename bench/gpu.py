@@ -20,6 +20,7 @@ from bench.forms import Case
 from bench.gpu_operators import CASES, DTYPES, measure
 from bench.paired import COPY, LAYOUTS
 from pyranet_fast import cli
+from pyranet_fast.models.zoo import resolve_device
 
 FORMS = (
     "eager channels_last fp32",
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the GPU's)")
     arguments = parser.parse_args(argv)
     model.check(parser, arguments)
-    device = str(cli.device(arguments.device))
+    device = str(resolve_device(arguments.device))
     if device == "cpu" and not arguments.tiny:
         parser.error("--device cpu goes with --tiny alone; python -m bench.model and pytest bench are for the CPU")
     begun = time.perf_counter()

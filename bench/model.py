@@ -26,6 +26,7 @@ from bench.forms import FORMS, MODES, Case, Data, Form, Prepared, difference, fo
 from pyranet_fast import cli
 from pyranet_fast.cli import keep_pages
 from pyranet_fast.models import complexity
+from pyranet_fast.models.zoo import resolve_device
 
 ISOLATE = ("all", "compiled", "uncompiled", "none")
 # Windows are drawn in a compiled training step, so its loss is only near the one with fixed windows.
@@ -241,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flags(parser)
     arguments = parser.parse_args(argv)
     check(parser, arguments)
-    device = str(cli.device(arguments.device))
+    device = str(resolve_device(arguments.device))
     on_gpu = torch.device(device).type == "cuda"
     kept = set_up(device, arguments.threads, arguments.keep_pages)
     batches = {

@@ -26,7 +26,7 @@ from pyranet_fast.data.dataset import Image, PeopleSource, Subset
 from pyranet_fast.data.image_io import write_image
 from pyranet_fast.data.registry import open_dataset
 from pyranet_fast.errors import UserError
-from pyranet_fast.io import atomic_write
+from pyranet_fast.io import atomic_write, output_folder
 from pyranet_fast.visualization import contact_sheet, draw_pose
 
 Floats = npt.NDArray[np.float64]
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.count < 1:
         parser.error(f"--count is {arguments.count}; a whole number above 0 is accepted")
     torch.set_num_threads(arguments.threads)
-    folder = cli.output_folder(arguments.output)
+    folder = output_folder(arguments.output)
     people = open_dataset(arguments.dataset, arguments.root, "test")
     rows = []
     for search in (False, True):

@@ -30,6 +30,7 @@ from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import evaluate_pose
 from pyranet_fast.inference.heatmaps import SIX_SCALES, ready
 from pyranet_fast.models import PyraNet
+from pyranet_fast.models.zoo import resolve_device
 
 
 def people_of(name: str, root: str | None, split: str, count: int) -> PeopleSource:
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(arguments.workers) < 0:
         parser.error(f"--workers is {min(arguments.workers)}; 0 or more is accepted")
     model.check(parser, argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k != "workers"}))
-    device = str(cli.device(arguments.device))
+    device = str(resolve_device(arguments.device))
     model.set_up(device, arguments.threads, keep=False)
     rows: list[dict[str, Any]] = []
     names = ["demo", *(["lsp"] if arguments.root else [])]

@@ -12,6 +12,7 @@ from . import cli
 from .ablation import contest
 from .ablation.contest import contest_table, write_contest
 from .ablation.variance import write_variance
+from .io import output_folder
 
 # What a contest is about, the title of its pictures, and the command that trains.
 CONTESTS = {
@@ -25,7 +26,7 @@ CONTESTS = {
         "pyramid levels C",
         "train",
     ),
-    "initialization": ("PRM-B* with every initialisation, under one budget (figure 9 c)", "initialisation", "train"),
+    "initialization": ("PRM-B* with every initialization, under one budget (figure 9 c)", "initialization", "train"),
     "control": (
         "plain and PRM-B* networks without and with variance control, under one budget (figure 9 d)",
         "variance control",
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if train_flags:
         parser.error(f"{arguments.study} trains nothing: flags after -- are accepted by {', '.join(CONTESTS)}")
 
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     command = f"python -m pyranet_fast.ablate variance --seed {arguments.seed}"
     print(write_variance(output, command, arguments.seed))
     print(f"wrote {output}: table.md, variance.json, branches.png, stacks.png, resnet.png, hourglass.png")
@@ -109,7 +110,7 @@ def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, tra
         if unknown:
             parser.error(f"--only has {unknown[0]!r}; there are {', '.join(c.name for c in networks)}")
         networks = [c for c in networks if c.name in wanted]
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     results = contest.hold(networks, Path(output), flags, arguments.seeds, trainer, arguments.jobs)
     again = ["--seeds", str(arguments.seeds), *(["--only", arguments.only] if arguments.only else [])]
     again += ["--", *train_flags] if train_flags else []

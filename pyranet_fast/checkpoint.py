@@ -38,10 +38,10 @@ class Checkpoint:
         skeleton: name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one that came with the data;
             ``resolve_skeleton`` reads both. Empty for a classifier.
         input_size: side of the square network input, pixels.
-        training: everything needed to continue: raw weights, optimiser, random state, position, settings.
+        training: everything needed to continue: raw weights, optimizer, random state, position, settings.
         metrics: validation results at the time of saving.
         kind: what the network is for, ``"pose"`` or ``"classification"``.
-        images: a classifier's names of classes and normalisation: ``classes``, ``mean``, ``std``, ``dataset``.
+        images: a classifier's names of classes and normalization: ``classes``, ``mean``, ``std``, ``dataset``.
     """
 
     model: dict[str, Any]

@@ -9,12 +9,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import DataWarning, UserError
+from .errors import DataWarning, UserError, one_line
 
 BAD_INPUT = 2  # exit status of everything the user can mend; argparse uses the same
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect after Ctrl-C
@@ -69,55 +68,6 @@ def sentence_of(error: BaseException) -> str | None:
         return None
     what = cause.strerror or str(cause) or type(cause).__name__
     return one_line(f"{cause.filename}: {what}" if cause.filename is not None else what)
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks and runs of spaces."""
-    return " ".join(text.split())
-
-
-def output_folder(path: str | Path) -> Path:
-    """Make a folder for results, with its parents, and return it.
-
-    Raises:
-        UserError: a file is in the way, or the folder cannot be made or written to.
-    """
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = "a file is in the way" if in_the_way else error.strerror
-        raise UserError(f"output folder {path} cannot be made: {reason}") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"output folder {path} cannot be written to: permission denied")
-    return path
-
-
-def device(name: str | torch.device | None = "auto") -> torch.device:
-    """The device of a name; ``"auto"`` and None mean the GPU where there is one, else the CPU.
-
-    Raises:
-        UserError: not a name of a device, or a device that this machine or this build of torch does not have.
-    """
-    if name is None or name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(name)
-    except (RuntimeError, TypeError):
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise UserError(f"device {str(name)!r} is not known; accepted are auto, cpu, cuda and cuda:N")
-    if chosen.type == "cuda":
-        asked = f"device {str(name)!r} was asked for, but"
-        if not torch.backends.cuda.is_built():
-            raise UserError(f"{asked} torch {torch.__version__} is built without CUDA; use cpu or auto")
-        if not torch.cuda.is_available():
-            raise UserError(f"{asked} torch finds no CUDA GPU on this machine; use cpu or auto")
-        count = torch.cuda.device_count()
-        if (chosen.index or 0) >= count:
-            raise UserError(f"{asked} the last GPU of this machine is cuda:{count - 1}")
-    return chosen
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h

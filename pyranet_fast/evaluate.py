@@ -15,9 +15,10 @@ from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose
 from .evaluation.prediction_reader import read_pair, score_pair
 from .evaluation.report import mpii_numbers, write_curves, write_metrics, write_predictions, write_worst
 from .inference.heatmaps import SIX_SCALES, ready
+from .io import output_folder
 from .keypoints import resolve_skeleton
 from .metrics import CONVENTIONS, relative_errors, torso_length
-from .models.zoo import build_model, find_checkpoint, load_checkpoint
+from .models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 
 SCALES = (1, 6)
 MPII_VALIDATION = 2958  # people
@@ -125,15 +126,15 @@ def _score_files(arguments: argparse.Namespace) -> int:
         arguments.predictions, arguments.ground_truth, arguments.people, pixels=arguments.pixels
     )
     score = score_pair(predicted, truth)
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     name = arguments.name or Path(arguments.predictions).name
     everybody = truth.kind == "mpii" and len(truth) == MPII_VALIDATION
     people = f"{truth.first}-{truth.last}"
     data = "MPII validation" if everybody else f"LSP {people}" if truth.kind == "lsp" else f"{truth.path.name} {people}"
     text, files = write_metrics(output, score, name, data)
-    length = truth.head_size if truth.head_size is not None else torso_length(truth.points, truth.labelled)
+    length = truth.head_size if truth.head_size is not None else torso_length(truth.points, truth.labeled)
     errors = relative_errors(predicted.points, truth.points, length)
-    errors[~truth.labelled] = float("nan")
+    errors[~truth.labeled] = float("nan")
     files += write_curves(output, errors, CONVENTIONS["pckh" if truth.kind == "mpii" else "pck"], name, data)
     print(text)
     _say_files(files)
@@ -141,7 +142,7 @@ def _score_files(arguments: argparse.Namespace) -> int:
 
 
 def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace, formats: list[str]) -> int:
-    device = cli.device(arguments.device)
+    device = resolve_device(arguments.device)
 
     file = find_checkpoint(arguments.checkpoint).resolve()
     checkpoint = load_checkpoint(file)
@@ -157,7 +158,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         mpii_numbers(people)  # fails now, not after hours
     model, autocast = ready(build_model(checkpoint, file), device, arguments.precision)
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     settings: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint or file.stem),
         "dataset": dataset,

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and the folders they are written to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from .errors import UserError
 
 
 def atomic_write(path: Path, write: Any) -> None:
@@ -33,3 +35,21 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def output_folder(path: str | Path) -> Path:
+    """Make a folder for results, with its parents, and return it.
+
+    Raises:
+        UserError: a file is in the way, or the folder cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in the way" if in_the_way else error.strerror
+        raise UserError(f"output folder {path} cannot be made: {reason}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {path} cannot be written to: permission denied")
+    return path

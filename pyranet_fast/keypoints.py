@@ -166,7 +166,7 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+")
 
 
 def split_side(name: str) -> tuple[str, str]:
-    """Return ``("left" | "right" | "centre", name without the side)``.
+    """Return ``("left" | "right" | "center", name without the side)``.
 
     A side is a whole word, ``left``, ``right``, ``l`` or ``r`` in any case, first or last in the name, or
     ``left``/``right`` glued to its beginning (``lefteye``). The rest is in small letters, words one space apart.
@@ -181,7 +181,7 @@ def split_side(name: str) -> tuple[str, str]:
     for side in ("left", "right"):
         if words and words[0].startswith(side):
             return side, " ".join([words[0].removeprefix(side), *words[1:]])
-    return "centre", " ".join(words)
+    return "center", " ".join(words)
 
 
 def pairs_by_name(joints: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
@@ -197,12 +197,12 @@ def pairs_by_name(joints: Sequence[str]) -> tuple[list[tuple[int, int]], list[st
     lonely: list[str] = []
     for index, joint in enumerate(joints):
         side, rest = split_side(joint)
-        if side == "centre":
+        if side == "center":
             first, tail = joint[:1].lower(), joint[1:].lower()
             partner = {"l": "r", "r": "l"}.get(first, "")
             if partner and tail and any(other.lower() == partner + tail for other in joints):
                 side, rest = _SIDES[first], f"*{tail}"
-        if side == "centre":
+        if side == "center":
             continue
         if (side, rest) in places:  # two names for the same: no telling which belongs to which
             lonely.append(joint)

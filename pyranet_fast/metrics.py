@@ -141,8 +141,8 @@ def percent_right(
     for joint in range(errors.shape[1]):
         ordered = np.sort(errors[seen[:, joint], joint])
         hits[:, joint] = np.searchsorted(ordered, limits, side=side)  # type: ignore[call-overload]
-    labelled = seen.sum(axis=0)
-    return np.where(labelled > 0, 100.0 * hits / np.maximum(labelled, 1), np.nan), hits
+    labeled = seen.sum(axis=0)
+    return np.where(labeled > 0, 100.0 * hits / np.maximum(labeled, 1), np.nan), hits
 
 
 def mean_of(values: Float64Array) -> Float64Array:
@@ -175,7 +175,7 @@ def readings(errors: Float64Array, seen: BoolArray, threshold: float, convention
     columns = np.array([mean_of(per_joint[list(c)]) for c in convention.columns.values()])
     result = {
         f"{name}, mean over {len(chosen)} joints, every joint weighs the same": float(mean_of(per_joint[chosen])),
-        f"{name}, {len(chosen)} joints pooled, every labelled joint of every person weighs the same": _pooled(
+        f"{name}, {len(chosen)} joints pooled, every labeled joint of every person weighs the same": _pooled(
             hits, seen, chosen
         ),
     }
@@ -261,7 +261,7 @@ class Score:
         outside = self.settings.get("joints_outside_image")
         if outside:
             which = (
-                "1 labelled joint lies outside its" if outside == 1 else f"{outside} labelled joints lie outside their"
+                "1 labeled joint lies outside its" if outside == 1 else f"{outside} labeled joints lie outside their"
             )
             lines.append(f"{which} image; such joints are scored like the others")
         return "\n".join(lines)
@@ -283,11 +283,11 @@ def pck(
     Args:
         predictions: (N, 14, 2), x and y in image pixels. A NaN is a wrong answer.
         ground_truth: (N, 14, 2), in the same pixels.
-        visible: (N, 14), true where labelled; None means wherever the truth is finite. People without both
+        visible: (N, 14), true where labeled; None means wherever the truth is finite. People without both
             torso joints, or with a torso of length 0, have no unit of length: they are left out of ``count``
-            and counted in ``settings["left_out"]``, as are people without any labelled joint.
+            and counted in ``settings["left_out"]``, as are people without any labeled joint.
         threshold: fraction of the torso.
-        image_size: (N, 2), width and height of each person's image in pixels. With it, labelled joints outside
+        image_size: (N, 2), width and height of each person's image in pixels. With it, labeled joints outside
             the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
 
     Returns:
@@ -330,19 +330,19 @@ def pckh(
     """PCKh of the MPII Human Pose data.
 
     A joint is right where error / head_size < ``threshold``, strictly. Joints that are not
-    labelled are left out. Mean is over 14 joints, pelvis and thorax left out, each joint
-    weighing the same however often it is labelled.
+    labeled are left out. Mean is over 14 joints, pelvis and thorax left out, each joint
+    weighing the same however often it is labeled.
 
     Args:
         predictions: (N, 16, 2), x and y in image pixels. A NaN is a wrong answer.
         ground_truth: (N, 16, 2), in the same pixels.
         head_size: (N,), 0.6 times the diagonal of the head box, in the same pixels.
-        visible: (N, 16), true where labelled; None means wherever the truth is finite. People without any
-            labelled joint are not in ``count`` but in ``settings["left_out"]``.
+        visible: (N, 16), true where labeled; None means wherever the truth is finite. People without any
+            labeled joint are not in ``count`` but in ``settings["left_out"]``.
         threshold: fraction of ``head_size``.
         on_bad_size: what a head size does that is zero, negative or not finite: ``"raise"`` ValueError, or
             ``"leave_out"`` the person, counted in ``settings["left_out"]``.
-        image_size: (N, 2), width and height of each person's image in pixels. With it, labelled joints outside
+        image_size: (N, 2), width and height of each person's image in pixels. With it, labeled joints outside
             the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
 
     Returns:
@@ -401,7 +401,7 @@ def checked(
     unknown = np.argwhere(seen & ~finite)
     if len(unknown):
         person, joint = unknown[0]
-        raise ValueError(f"ground_truth[{person}, {joint}] is not finite, but visible says that it is labelled")
+        raise ValueError(f"ground_truth[{person}, {joint}] is not finite, but visible says that it is labeled")
     return predicted, truth, seen
 
 
@@ -416,10 +416,10 @@ def score_errors(
     settings: dict[str, Any],
     image_size: npt.ArrayLike | None,
 ) -> Score:
-    """Score the people who have a length (not NaN) and a labelled joint; count the others."""
-    labelled = seen.any(axis=1)
-    measurable = labelled & ~np.isnan(length)
-    reasons = {"no labelled joint": ~labelled, without_length: labelled & ~measurable}
+    """Score the people who have a length (not NaN) and a labeled joint; count the others."""
+    labeled = seen.any(axis=1)
+    measurable = labeled & ~np.isnan(length)
+    reasons = {"no labeled joint": ~labeled, without_length: labeled & ~measurable}
     settings["left_out"] = {why: int(which.sum()) for why, which in reasons.items() if which.any()}
     if image_size is not None:
         settings["joints_outside_image"] = _outside(truth, seen, image_size)
@@ -440,7 +440,7 @@ def _outside(truth: Float64Array, seen: BoolArray, image_size: npt.ArrayLike) ->
     size = np.asarray(image_size, dtype=np.float64)
     if size.shape != (len(truth), 2):
         raise ValueError(f"image_size has shape {size.shape}; it must be ({len(truth)}, 2), width and height")
-    # A pixel reaches half a pixel to each side of its centre.
+    # A pixel reaches half a pixel to each side of its center.
     inside = ((truth >= -0.5) & (truth <= size[:, None] - 0.5)).all(axis=-1)
     return int((seen & ~inside).sum())
 
@@ -479,14 +479,14 @@ def pck_box(
         ground_truth: (N, K, 2), in the same pixels.
         box_size: (N,), the longer side of each person's box, in the same pixels. People whose box has no size are
             left out, counted in ``settings["left_out"]``.
-        visible: (N, K), true where labelled; None means everywhere.
+        visible: (N, K), true where labeled; None means everywhere.
         skeleton: meaning of the K joints. A flip pair is one column, called by the joints' name without the side,
             the mean of the two; any other joint is a column of its own.
         threshold: fraction of ``box_size``.
         image_size: as for ``pckh``.
 
     Returns:
-        A Score in percent; its mean is over all K joints, each weighing the same however often it is labelled.
+        A Score in percent; its mean is over all K joints, each weighing the same however often it is labeled.
 
     Raises:
         ValueError: wrong shapes, N = 0, or a threshold that is not positive.

@@ -12,6 +12,7 @@ import torch
 
 from . import cli
 from .cli import keep_pages
+from .io import output_folder
 from .training import distributed
 from .training.classification import ClassificationTask
 from .training.config import TORCHRUN, ClassifierConfig, add_arguments
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(settings: ClassifierConfig, device: torch.device) -> None:
 
     started = time.perf_counter()
-    cli.output_folder(settings.output)
+    output_folder(settings.output)
     task = ClassificationTask(settings, device)
     parameters = sum(p.numel() for p in task.model.parameters())
     if distributed.leads():

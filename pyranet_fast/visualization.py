@@ -14,8 +14,8 @@ Image = npt.NDArray[np.uint8]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-# RGB; orange and blue stay apart for colour-blind eyes and on most photographs.
-COLORS = {"right": (255, 122, 20), "left": (40, 150, 255), "centre": (120, 220, 90)}
+# RGB; orange and blue stay apart for color-blind eyes and on most photographs.
+COLORS = {"right": (255, 122, 20), "left": (40, 150, 255), "center": (120, 220, 90)}
 _OUTLINE = (16, 16, 20)
 _PAPER = (28, 28, 32)
 _INK = (225, 225, 225)
@@ -71,19 +71,19 @@ def draw_pose(
     canvas = np.asarray(cv2.addWeighted(layer, _FAINT, canvas, 1 - _FAINT, 0), dtype=np.uint8)
     _draw_bones(canvas, points, shown, skeleton, width, lambda a, b: bool(solid[a] and solid[b]))
     for joint in np.flatnonzero(shown):
-        colour = COLORS[side_of(skeleton.joints[joint])]
-        _draw_joint(canvas, points[joint], colour, width, bool(solid[joint]))
+        color = COLORS[side_of(skeleton.joints[joint])]
+        _draw_joint(canvas, points[joint], color, width, bool(solid[joint]))
     return canvas
 
 
 def side_of(name: str) -> str:
-    """``"left"``, ``"right"`` or ``"centre"`` from a joint's name."""
+    """``"left"``, ``"right"`` or ``"center"`` from a joint's name."""
     return split_side(name)[0]
 
 
-def _bone_colour(first: str, second: str) -> tuple[int, int, int]:
-    sides = {side_of(first), side_of(second)} - {"centre"}
-    return COLORS[sides.pop()] if len(sides) == 1 else COLORS["centre"]
+def _bone_color(first: str, second: str) -> tuple[int, int, int]:
+    sides = {side_of(first), side_of(second)} - {"center"}
+    return COLORS[sides.pop()] if len(sides) == 1 else COLORS["center"]
 
 
 def _resized(image: Image, long_side: tuple[int, int] | None) -> tuple[Image, float]:
@@ -122,12 +122,12 @@ def _draw_bones(
     for a, b in bones:
         cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), _OUTLINE, outline, cv2.LINE_AA, _SHIFT)
     for a, b in bones:
-        colour = _bone_colour(skeleton.joints[a], skeleton.joints[b])
+        color = _bone_color(skeleton.joints[a], skeleton.joints[b])
         ends = _fixed(points[a]), _fixed(points[b])
-        cv2.line(canvas, *ends, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
+        cv2.line(canvas, *ends, color, max(1, round(width)), cv2.LINE_AA, _SHIFT)
 
 
-def _draw_joint(canvas: Image, point: Float64Array, colour: tuple[int, int, int], width: float, solid: bool) -> None:
+def _draw_joint(canvas: Image, point: Float64Array, color: tuple[int, int, int], width: float, solid: bool) -> None:
     def disc(radius: float, fill: tuple[int, int, int], thickness: int = -1) -> None:
         cv2.circle(canvas, _fixed(point), round(radius * (1 << _SHIFT)), fill, thickness, cv2.LINE_AA, _SHIFT)
 
@@ -136,10 +136,10 @@ def _draw_joint(canvas: Image, point: Float64Array, colour: tuple[int, int, int]
     if solid:
         disc(radius + max(1.0, 0.3 * width), _OUTLINE)
         disc(radius, (255, 255, 255))
-        disc(0.65 * radius, colour)
+        disc(0.65 * radius, color)
     else:
         disc(radius, _OUTLINE, line + 2)
-        disc(radius, colour, line)
+        disc(radius, color, line)
 
 
 def contact_sheet(

@@ -1,6 +1,6 @@
-"""From pictures of coloured dots to poses: crops, boxes, the second look, and every wrong argument.
+"""From pictures of colored dots to poses: crops, boxes, the second look, and every wrong argument.
 
-The network of most tests is made by hand: it finds dots by their colour, so that a right pose needs right
+The network of most tests is made by hand: it finds dots by their color, so that a right pose needs right
 pixels, a right crop and a right way back.
 """
 
@@ -35,12 +35,12 @@ def tiny(**changes) -> Checkpoint:
     return Checkpoint(**(content | changes))
 
 
-# Saturated colours, far apart from each other and from the grey ground.
-COLOURS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 255) for b in (0, 128, 255)], np.uint8)[: len(LSP)]
+# Saturated colors, far apart from each other and from the gray ground.
+COLORS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 255) for b in (0, 128, 255)], np.uint8)[: len(LSP)]
 
 
 class DotFinder(nn.Module):
-    """Score map k is high where the picture has the colour of joint k; ``sure`` scales all scores."""
+    """Score map k is high where the picture has the color of joint k; ``sure`` scales all scores."""
 
     multiple = 4
 
@@ -50,10 +50,10 @@ class DotFinder(nn.Module):
         self.inputs = []
 
     def forward(self, x):
-        colour = torch.from_numpy(COLOURS).float()[:, :, None, None] / 255
+        color = torch.from_numpy(COLORS).float()[:, :, None, None] / 255
         rgb = x + torch.tensor(MEAN)[None, :, None, None]
         self.inputs.append(rgb)
-        distance = ((rgb[:, None] - colour) ** 2).sum(2)
+        distance = ((rgb[:, None] - color) ** 2).sum(2)
         # Smoothed over more than a dot's size, so that the maximum is the dot's middle and not its corner.
         hits = nn.functional.avg_pool2d(torch.exp(-distance / 0.02), 9, 1, 4)
         return [self.sure * 4 * nn.functional.avg_pool2d(hits, 4)]
@@ -67,20 +67,20 @@ def predictor():
     return made
 
 
-def person(centre, extent, seed=3):
+def person(center, extent, seed=3):
     """14 joints near a grid that is ``extent`` pixels high, shuffled."""
     x, y = np.meshgrid(np.arange(3), np.arange(5))
     grid = np.stack([x.ravel(), y.ravel()], axis=1)[: len(LSP)].astype(float)
     rng = np.random.default_rng(seed)
     grid = grid[rng.permutation(len(grid))] + rng.uniform(-0.15, 0.15, grid.shape)
-    return (grid - np.array((1, 2))) * extent / 4 + centre
+    return (grid - np.array((1, 2))) * extent / 4 + center
 
 
 def picture(height, width, joints, radius):
     image = np.full((height, width, 3), [round(255 * m) for m in MEAN], np.uint8)
-    for (x, y), colour in zip(joints, COLOURS, strict=True):
+    for (x, y), color in zip(joints, COLORS, strict=True):
         at = round(16 * x), round(16 * y)
-        cv2.circle(image, at, round(16 * radius), colour.tolist(), -1, cv2.LINE_AA, 4)
+        cv2.circle(image, at, round(16 * radius), color.tolist(), -1, cv2.LINE_AA, 4)
     return image
 
 
@@ -215,8 +215,8 @@ def test_every_form_of_a_picture_gives_the_same(predictor, tmp_path):
         torch.from_numpy(rgb.transpose(2, 0, 1).copy()),
     ):
         np.testing.assert_array_equal(predictor(form).joints, expected.joints)
-    grey = predictor(rgb[..., 1])
-    assert np.isfinite(grey.joints).all()
+    gray = predictor(rgb[..., 1])
+    assert np.isfinite(gray.joints).all()
 
 
 def test_a_batch_equals_single_calls(predictor):

@@ -101,7 +101,7 @@ def scales(train_flags: Sequence[str], counts: Sequence[int] = range(2, 9)) -> l
 
 
 def initializations(train_flags: Sequence[str]) -> list[Contestant]:
-    """PRM-B* with every initialisation (figure 9 c)."""
+    """PRM-B* with every initialization (figure 9 c)."""
     return [Contestant(name, ("--init", name)) for name in INITIALIZERS]
 
 
@@ -301,7 +301,7 @@ def _draw_scores(results: Sequence[Result], path: Path, title: str) -> None:
 def _draw_curves(results: Sequence[Result], path: Path, title: str) -> None:
     """Validation of the first seed over the epochs."""
     figure, (axis,) = new_figure(title)
-    styles = ("-", "--", "-.", ":")  # told apart without colour too
+    styles = ("-", "--", "-.", ":")  # told apart without color too
     for number, r in enumerate(results):
         epochs, scores = zip(*r.curves[0], strict=True)
         axis.plot(epochs, scores, styles[number % 4], marker="o", markersize=3, label=r.name)

@@ -40,7 +40,7 @@ class Trace:
 
 
 class BranchModule(nn.Module):
-    """ReLU, then ``branches`` 1x1 convolutions of it side by side, added up; no normalisation (section 4.1)."""
+    """ReLU, then ``branches`` 1x1 convolutions of it side by side, added up; no normalization (section 4.1)."""
 
     def __init__(self, channels: int, branches: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def trace(model: nn.Module, places: Mapping[str, nn.Module], x: Tensor, *, backw
 def stacks_of_branches(
     rule: str, branches: Sequence[int] = (4,) * 20, *, channels: int = 512, networks: int = 8, seed: int = 0
 ) -> Trace:
-    """20 modules of parallel convolutions without batch norm, initialised by a rule, forwards and backwards.
+    """20 modules of parallel convolutions without batch norm, initialized by a rule, forwards and backwards.
 
     By equation 15's derivation a module multiplies the variance by C under He's rule, by C / 2 under Glorot's
     (C = C_i, the number of branches) and by about 1 under the paper's. That is the expectation over the weights: in a
@@ -144,7 +144,7 @@ def hourglass_sums(variance_control: bool, *, features: int = 64, depth: int = 4
     """Figure 6: the sums of two branches in one plain hourglass, the innermost first.
 
     Without variance control both branches end in an identity skip, and every sum adds up what came so far; with it
-    the lower branch begins anew from a normalised response.
+    the lower branch begins anew from a normalized response.
     """
     torch.manual_seed(seed)
     model = PyraNet(1, 16, features=features, depth=depth, variant="plain", variance_control=variance_control).train()
@@ -154,7 +154,7 @@ def hourglass_sums(variance_control: bool, *, features: int = 64, depth: int = 4
 
 
 def stacked_hourglasses(rule: str, *, stacks: int = 8, features: int = 64, seed: int = 0) -> Trace:
-    """Outputs of the hourglasses of a PRM-B* network, initialised by a rule, forwards and backwards."""
+    """Outputs of the hourglasses of a PRM-B* network, initialized by a rule, forwards and backwards."""
     torch.manual_seed(seed)
     model = PyraNet(stacks, 16, features=features, depth=3).train()
     x = torch.randn(4, 3, 128, 128)
@@ -190,7 +190,7 @@ def tables(found: dict[str, dict[str, Trace]]) -> str:
         "20 modules of 4 parallel 1x1 convolutions without batch norm, 512 channels, mean of 8 networks; factor of one "
         "module (geometric mean), lowest and highest variance relative to the first module (gradients: the last):",
         "",
-        "| initialisation | forward, a module | range | backward, a module | range |",
+        "| initialization | forward, a module | range | backward, a module | range |",
         "|---|---:|---:|---:|---:|",
     ]
     for rule, one in found["branches"].items():
@@ -213,7 +213,7 @@ def tables(found: dict[str, dict[str, Trace]]) -> str:
         "",
         "Outputs of the hourglasses in 8 stacks of PRM-B* (with batch norm, 64 features), first and last stack:",
         "",
-        "| initialisation | response, stack 1 | stack 8 | gradient, stack 8 | stack 1 |",
+        "| initialization | response, stack 1 | stack 8 | gradient, stack 8 | stack 1 |",
         "|---|---:|---:|---:|---:|",
     ]
     for rule, t in found["stacks"].items():
@@ -237,7 +237,7 @@ def write_variance(folder: Path, command: str, seed: int = 0) -> str:
 
 
 def _draw_lines(traces: dict[str, Trace], path: Path, title: str, place: str) -> None:
-    """Responses forwards and gradients backwards, a line for each initialisation."""
+    """Responses forwards and gradients backwards, a line for each initialization."""
     figure, axes = new_figure(title, columns=2)
     styles = ("-", "--", "-.", ":")
     for (rule, one), style in zip(traces.items(), styles, strict=False):
@@ -253,8 +253,8 @@ def _draw_lines(traces: dict[str, Trace], path: Path, title: str, place: str) ->
 
 def _draw_resnet(one: Trace, path: Path) -> None:
     figure, (axis,) = new_figure("ResNet-112 as it starts: variance after every unit")
-    colours = ["tab:orange" if name.endswith("1x1") else "tab:blue" for name in one.names]
-    axis.bar(range(1, len(colours) + 1), one.responses, color=colours)
+    colors = ["tab:orange" if name.endswith("1x1") else "tab:blue" for name in one.names]
+    axis.bar(range(1, len(colors) + 1), one.responses, color=colors)
     axis.set(xlabel="unit (orange: a 1x1 instead of the identity skip)", ylabel="variance")
     figure.savefig(path, dpi=110)
 

@@ -1,4 +1,4 @@
-"""Many labelled people as arrays, whatever file they were read from, and what reading files has in common."""
+"""Many labeled people as arrays, whatever file they were read from, and what reading files has in common."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Annotations:
 
     Attributes:
         names: N image names, relative to the folder of images.
-        joints: (N, K, 2) float64; meaningless where not labelled.
-        labelled: (N, K) bool.
-        centres: (N, 2) float64, scales: (N,) float64: the crop, as in ``Person``.
+        joints: (N, K, 2) float64; meaningless where not labeled.
+        labeled: (N, K) bool.
+        centers: (N, 2) float64, scales: (N,) float64: the crop, as in ``Person``.
         lengths: (N,) float64, the metric's unit in pixels; NaN where not known.
         numbers: (N, 2) int64, the image's and the person's place in a published list, from 1; None: not known.
     """
 
     names: list[str]
     joints: npt.NDArray[np.float64]
-    labelled: npt.NDArray[np.bool_]
-    centres: npt.NDArray[np.float64]
+    labeled: npt.NDArray[np.bool_]
+    centers: npt.NDArray[np.float64]
     scales: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.float64]
     numbers: npt.NDArray[np.int64] | None = None
@@ -46,8 +46,8 @@ class Annotations:
         """Return one of them."""
         return Person(
             joints=self.joints[index].astype(np.float32),
-            labelled=self.labelled[index],
-            centre=self.centres[index].astype(np.float32),
+            labeled=self.labeled[index],
+            center=self.centers[index].astype(np.float32),
             scale=float(self.scales[index]),
         )
 
@@ -57,8 +57,8 @@ class Annotations:
         return Annotations(
             [self.names[row] for row in rows],
             self.joints[rows],
-            self.labelled[rows],
-            self.centres[rows],
+            self.labeled[rows],
+            self.centers[rows],
             self.scales[rows],
             self.lengths[rows],
             None if self.numbers is None else self.numbers[rows],

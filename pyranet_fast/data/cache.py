@@ -64,8 +64,8 @@ def store_region(source: PeopleSource, index: int, reach: float, detail: float =
     if math.isfinite(reach):
         # Two pixels more than the geometry asks for, for the bilinear taps at the rim.
         half = reach * side + 2
-        left, right = _span(float(person.centre[0]), half, image.shape[1])
-        top, bottom = _span(float(person.centre[1]), half, image.shape[0])
+        left, right = _span(float(person.center[0]), half, image.shape[1])
+        top, bottom = _span(float(person.center[1]), half, image.shape[0])
         image = image[top:bottom, left:right]
         corner = np.array([left, top], dtype=np.float64)
     cut = image.shape != whole.shape
@@ -74,14 +74,14 @@ def store_region(source: PeopleSource, index: int, reach: float, detail: float =
         # Sizes are left to OpenCV: given them, it would stretch the axes by different ratios.
         small = cv2.resize(image, None, fx=1 / ratio, fy=1 / ratio, interpolation=cv2.INTER_AREA)
         image = np.asarray(small, dtype=np.uint8)
-    moved = (np.stack([*person.joints, person.centre]).astype(np.float64) - corner + 0.5) / ratio - 0.5
+    moved = (np.stack([*person.joints, person.center]).astype(np.float64) - corner + 0.5) / ratio - 0.5
     frame = source.frame(index, whole) - [*corner, 0, 0]
     return StoredRegion(
         pixels=image,
         person=Person(
             joints=moved[:-1].astype(np.float32),
-            labelled=person.labelled,
-            centre=moved[-1].astype(np.float32),
+            labeled=person.labeled,
+            center=moved[-1].astype(np.float32),
             scale=person.scale / ratio,
         ),
         reference_length=source.reference_length(index) / ratio,
@@ -116,12 +116,12 @@ def check_stored(source: PeopleSource, reach: float, input_size: int, *, strict:
     """
     if reach > source.reach + 1e-6:
         less = (
-            f"{source.name}: pictures that reach {reach:.3g} crop sides from a person's centre are asked for, and "
+            f"{source.name}: pictures that reach {reach:.3g} crop sides from a person's center are asked for, and "
             f"{source.reach:.3g} were kept"
         )
         if strict:
             raise UserError(f"{less}; scales up to {2 * source.reach:.3g} are accepted, or the original images")
-        warnings.warn(f"{less}; what lies beyond is grey", DataWarning, stacklevel=2)
+        warnings.warn(f"{less}; what lies beyond is gray", DataWarning, stacklevel=2)
     if input_size > source.detail:
         warnings.warn(
             f"{source.name}: large people were kept with {source.detail:g} pixels along a crop's side, less than the "

@@ -28,7 +28,7 @@ class LabeledImages:
         images: (N, 3, H, W) uint8 RGB.
         labels: (N,) int64, 0 to len(classes) - 1.
         classes: names of the labels.
-        mean, std: of the three channels, of values in [0, 1]; see `normalise`.
+        mean, std: of the three channels, of values in [0, 1]; see `normalize`.
     """
 
     name: str
@@ -257,7 +257,7 @@ _SHIFT = 4  # OpenCV's drawing functions take coordinates in 1/16 pixels
 
 
 def load_shapes(split: str) -> LabeledImages:
-    """32x32 pictures of one shape each, in random colours, sizes and places, on a noisy background.
+    """32x32 pictures of one shape each, in random colors, sizes and places, on a noisy background.
 
     Args:
         split: ``"train"`` (2,400 pictures) or ``"test"`` (600 others); always the same ones.
@@ -271,28 +271,28 @@ def load_shapes(split: str) -> LabeledImages:
     labels = rng.permutation(np.arange(SHAPE_COUNTS[split]) % len(SHAPES))
     pictures = np.stack([draw_shape(SHAPES[label], rng) for label in labels])
     images = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
-    name = f"coloured shapes {split}, {len(images)} images"
+    name = f"colored shapes {split}, {len(images)} images"
     return LabeledImages(name, images, torch.from_numpy(labels.astype(np.int64)), SHAPES, (0.5,) * 3, (0.25,) * 3)
 
 
 def draw_shape(shape: str, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """One picture (32, 32, 3) uint8."""
-    colour, ground = rng.uniform(0, 255, (2, 3))
-    if np.abs(colour - ground).max() < 90:  # too alike to see
-        colour = (ground + 128) % 256
+    color, ground = rng.uniform(0, 255, (2, 3))
+    if np.abs(color - ground).max() < 90:  # too alike to see
+        color = (ground + 128) % 256
     mask = np.zeros((SHAPE_SIDE, SHAPE_SIDE), np.uint8)
     radius = rng.uniform(6, 12)
-    centre = rng.uniform(radius + 1, SHAPE_SIDE - radius - 2, 2)
-    _draw(mask, shape, centre, radius, rng.uniform(-0.25, 0.25))
+    center = rng.uniform(radius + 1, SHAPE_SIDE - radius - 2, 2)
+    _draw(mask, shape, center, radius, rng.uniform(-0.25, 0.25))
     share = mask[:, :, None] / 255.0
-    picture = ground + rng.normal(0, 18, (SHAPE_SIDE, SHAPE_SIDE, 3)) + share * (colour - ground)
+    picture = ground + rng.normal(0, 18, (SHAPE_SIDE, SHAPE_SIDE, 3)) + share * (color - ground)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _draw(mask: npt.NDArray[np.uint8], shape: str, centre: npt.NDArray[np.float64], radius: float, turn: float) -> None:
+def _draw(mask: npt.NDArray[np.uint8], shape: str, center: npt.NDArray[np.float64], radius: float, turn: float) -> None:
     """A shape in white, turned by some radians."""
     scale = 1 << _SHIFT
-    middle = (round(centre[0] * scale), round(centre[1] * scale))
+    middle = (round(center[0] * scale), round(center[1] * scale))
     if shape in ("disc", "ring"):
         outer = round(radius * scale)
         cv2.circle(mask, middle, outer, 255, -1, cv2.LINE_AA, _SHIFT)
@@ -308,5 +308,5 @@ def _draw(mask: npt.NDArray[np.uint8], shape: str, centre: npt.NDArray[np.float6
     }[shape]
     rotation = np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
     for part in parts:
-        corners = np.round((part @ rotation * radius + centre) * scale).astype(np.int32)
+        corners = np.round((part @ rotation * radius + center) * scale).astype(np.int32)
         cv2.fillConvexPoly(mask, corners, 255, cv2.LINE_AA, _SHIFT)

@@ -23,11 +23,11 @@ class COCOSource(PeopleSource):
     """People of a COCO keypoint file.
 
     ``images`` lists ``id`` and ``file_name`` (which may hold folders), ``annotations`` the people: ``image_id``,
-    ``category_id``, ``keypoints`` [x, y, v] for each joint, labelled where v > 0, and ``bbox`` [x, y, width,
+    ``category_id``, ``keypoints`` [x, y, v] for each joint, labeled where v > 0, and ``bbox`` [x, y, width,
     height]. ``categories`` gives the joints, see ``skeleton_of``.
 
-    Keypoints are taken as 0-based pixel indices: (0, 0) is the centre of the first pixel. The box counts from
-    the picture's corner, as the predictor's does: its centre is half a pixel less. The crop is the square of 1.25
+    Keypoints are taken as 0-based pixel indices: (0, 0) is the center of the first pixel. The box counts from
+    the picture's corner, as the predictor's does: its center is half a pixel less. The crop is the square of 1.25
     times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
 
     Attributes:
@@ -75,12 +75,12 @@ class COCOSource(PeopleSource):
         self.name = f"coco {self.path.name}" + ("" if part == "all" else f" {part}")
         notes = [f"{count} annotations {reason} were left out" for reason, count in sorted(self.skipped.items())]
         if self._outside:
-            notes.append(f"{self._outside} labelled joints lie outside their image; they count like all others")
+            notes.append(f"{self._outside} labeled joints lie outside their image; they count like all others")
         self.notes += tuple(f"{self.path}: {note}" for note in notes)
         self._folder = self._image_folder(Path(root))
 
     def _people(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Annotations:
-        names, joints, labelled, centres, scales, sides = [], [], [], [], [], []
+        names, joints, labeled, centers, scales, sides = [], [], [], [], [], []
         self._ids = {image["file_name"]: key for key, image in images.items()}
         count = len(self.skeleton)
         for number, entry in enumerate(annotations):
@@ -99,7 +99,7 @@ class COCOSource(PeopleSource):
                 continue
             points = numbers(entry, "keypoints", (3 * count,), where).reshape(count, 3)
             if not np.any(points[:, 2] > 0):
-                self.skipped["without labelled keypoints"] += 1
+                self.skipped["without labeled keypoints"] += 1
                 continue
             key = entry.get("image_id")
             image = images.get(key) if isinstance(key, int | str) else None
@@ -111,15 +111,15 @@ class COCOSource(PeopleSource):
             self._outside += _outside(points, image)
             names.append(image["file_name"])
             joints.append(points[:, :2])
-            labelled.append(points[:, 2] > 0)
-            centres.append((x + width / 2 - 0.5, y + height / 2 - 0.5))
+            labeled.append(points[:, 2] > 0)
+            centers.append((x + width / 2 - 0.5, y + height / 2 - 0.5))
             sides.append(max(width, height))
             scales.append(_MARGIN * sides[-1] / PIXELS_PER_SCALE)
         return Annotations(
             names,
             np.array(joints, dtype=np.float64).reshape(-1, count, 2),
-            np.array(labelled, dtype=bool).reshape(-1, count),
-            np.array(centres, dtype=np.float64).reshape(-1, 2),
+            np.array(labeled, dtype=bool).reshape(-1, count),
+            np.array(centers, dtype=np.float64).reshape(-1, 2),
             np.array(scales, dtype=np.float64),
             np.array(sides, dtype=np.float64),
         )
@@ -236,7 +236,7 @@ def _image_records(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[s
 
 
 def _outside(points: np.ndarray, image: Mapping[str, Any]) -> int:
-    """How many labelled joints lie outside an image whose size the file gives."""
+    """How many labeled joints lie outside an image whose size the file gives."""
     size = [image.get("width"), image.get("height")]
     if not all(isinstance(side, int | float) for side in size):
         return 0

@@ -42,10 +42,10 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     - ``image`` (3, S, S) uint8 RGB;
     - ``joints`` (K, 2) float32, x and y in map pixels;
-    - ``weight`` (K,) float32, 1 where the joint is labelled and inside the crop, else 0;
+    - ``weight`` (K,) float32, 1 where the joint is labeled and inside the crop, else 0;
     - ``index`` int;
     - ``inverse`` (2, 3) float32, input pixels to image pixels (it undoes the mirroring too);
-    - ``valid`` bool, False where a corrupt image was replaced by a grey one of weight 0.
+    - ``valid`` bool, False where a corrupt image was replaced by a gray one of weight 0.
 
     Its randomness comes from (seed, epoch, index) alone: a resumed run sees the same pictures,
     whatever the number of workers.
@@ -113,7 +113,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             change = self.augmentation.draw(np.random.default_rng((self.seed, epoch, index)))
         person = self.source.person(index)
         size = self.size(epoch)
-        matrix = crop_matrix(person.centre, person.scale * change.scale, change.rotation, size, change.flip)
+        matrix = crop_matrix(person.center, person.scale * change.scale, change.rotation, size, change.flip)
         # The border has its gain taken out beforehand, so that it is the data mean in the end.
         border = tuple(min(255.0, 255 * m / max(g, 1e-3)) for m, g in zip(MEAN, change.gains, strict=True))
         image = crop(self.source.image(index), matrix, size, (border[0], border[1], border[2]))
@@ -121,12 +121,12 @@ class CropDataset(Dataset[dict[str, Any]]):
             image = apply_gains(image, change.gains)
 
         points = transform_points(matrix, person.joints)
-        labelled = person.labelled
+        labeled = person.labeled
         if change.flip:
-            points, labelled = points[self._mirror], labelled[self._mirror]
+            points, labeled = points[self._mirror], labeled[self._mirror]
         inside = np.all((points >= -0.5) & (points < size - 0.5), axis=1)
-        weight = inside & labelled
-        joints = np.where(labelled[:, None], to_map(points), 0.0)
+        weight = inside & labeled
+        joints = np.where(labeled[:, None], to_map(points), 0.0)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "joints": torch.from_numpy(joints.astype(np.float32)),
@@ -138,9 +138,9 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def _grey(self, epoch: int, index: int) -> dict[str, Any]:
         size, joints = self.size(epoch), len(self.source.skeleton)
-        grey = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
+        gray = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
         return {
-            "image": grey.view(3, 1, 1).repeat(1, size, size),
+            "image": gray.view(3, 1, 1).repeat(1, size, size),
             "joints": torch.zeros(joints, 2),
             "weight": torch.zeros(joints),
             "index": index,
@@ -156,11 +156,11 @@ class ScaledCrops(Dataset[dict[str, Any]]):
 
     - ``images`` (S, 3, I, I) uint8 RGB;
     - ``inverse`` (2, 3) float64, input pixels of the crop of scale 1 to image pixels;
-    - ``centre`` (2,) float64 and ``side`` float64, of the crop of scale 1 in image pixels;
+    - ``center`` (2,) float64 and ``side`` float64, of the crop of scale 1 in image pixels;
     - ``frame`` (4,) float64, x and y of the published image's corner, its width and height, see
       ``PeopleSource.frame``;
     - ``index`` int;
-    - ``valid`` bool, False where an image that cannot be read was replaced by grey.
+    - ``valid`` bool, False where an image that cannot be read was replaced by gray.
     """
 
     def __init__(
@@ -175,10 +175,10 @@ class ScaledCrops(Dataset[dict[str, Any]]):
         """Wrap ``source``.
 
         Args:
-            source: who is tested; their centre and scale choose the crop.
+            source: who is tested; their center and scale choose the crop.
             input_size: side of the network's input, pixels.
             scales: what the crop's side is multiplied by.
-            on_error: ``"skip"`` gives a grey picture for an image that cannot be read.
+            on_error: ``"skip"`` gives a gray picture for an image that cannot be read.
             start: the people to take, by index; None is all of them.
 
         Raises:
@@ -201,11 +201,11 @@ class ScaledCrops(Dataset[dict[str, Any]]):
         except UserError:
             if self.on_error == "raise":
                 raise
-            grey = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8).view(3, 1, 1)
+            gray = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8).view(3, 1, 1)
             return {
-                "images": grey.repeat(len(self.scales), 1, size, size),
+                "images": gray.repeat(len(self.scales), 1, size, size),
                 "inverse": torch.eye(2, 3, dtype=torch.float64),
-                "centre": torch.zeros(2, dtype=torch.float64),
+                "center": torch.zeros(2, dtype=torch.float64),
                 "side": 1.0,
                 "frame": torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64),
                 "index": index,
@@ -213,12 +213,12 @@ class ScaledCrops(Dataset[dict[str, Any]]):
             }
         images = np.empty((len(self.scales), 3, size, size), np.uint8)
         for place, scale in zip(images, self.scales, strict=True):
-            matrix = crop_matrix(person.centre, person.scale * scale, 0.0, size)
+            matrix = crop_matrix(person.center, person.scale * scale, 0.0, size)
             place[:] = crop(image, matrix, size).transpose(2, 0, 1)
         return {
             "images": torch.from_numpy(images),
-            "inverse": torch.from_numpy(invert(crop_matrix(person.centre, person.scale, 0.0, size))),
-            "centre": torch.from_numpy(np.asarray(person.centre, dtype=np.float64)),
+            "inverse": torch.from_numpy(invert(crop_matrix(person.center, person.scale, 0.0, size))),
+            "center": torch.from_numpy(np.asarray(person.center, dtype=np.float64)),
             "side": PIXELS_PER_SCALE * float(person.scale),
             "frame": torch.from_numpy(self.source.frame(index, image)),
             "index": index,

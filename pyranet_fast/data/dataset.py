@@ -30,18 +30,18 @@ PIXELS_PER_SCALE = 200.0
 
 @dataclass
 class Person:
-    """One labelled person.
+    """One labeled person.
 
     Attributes:
-        joints: (K, 2) float32, x and y in image pixels; meaningless where not labelled.
-        labelled: (K,) bool; occluded joints are labelled like all others.
-        centre: (2,) float32, the middle of the crop in image pixels.
+        joints: (K, 2) float32, x and y in image pixels; meaningless where not labeled.
+        labeled: (K,) bool; occluded joints are labeled like all others.
+        center: (2,) float32, the middle of the crop in image pixels.
         scale: side of the crop square / 200 px.
     """
 
     joints: Float32Array
-    labelled: BoolArray
-    centre: Float32Array
+    labeled: BoolArray
+    center: Float32Array
     scale: float
 
 
@@ -268,8 +268,8 @@ LSP_TO_MPII: Rule = {
 class MappedSource(PeopleSource):
     """Another source's people with the joints of ``skeleton``.
 
-    A joint that ``rule`` makes from several is their mean, labelled where all of them are; a joint that it does not
-    name is never labelled. The unit of length of the new metric is not in the old labels: ``reference_length`` is
+    A joint that ``rule`` makes from several is their mean, labeled where all of them are; a joint that it does not
+    name is never labeled. The unit of length of the new metric is not in the old labels: ``reference_length`` is
     NaN, so these people are trained on and never scored.
     """
 
@@ -308,11 +308,11 @@ class MappedSource(PeopleSource):
     def person(self, index: int) -> Person:
         person = self.source.person(index)
         joints = np.zeros((len(self.skeleton), 2), dtype=np.float32)
-        labelled = np.zeros(len(self.skeleton), dtype=bool)
+        labeled = np.zeros(len(self.skeleton), dtype=bool)
         for joint, origins in self._rule:
             joints[joint] = person.joints[origins].mean(axis=0)
-            labelled[joint] = person.labelled[origins].all()
-        return Person(joints=joints, labelled=labelled, centre=person.centre, scale=person.scale)
+            labeled[joint] = person.labeled[origins].all()
+        return Person(joints=joints, labeled=labeled, center=person.center, scale=person.scale)
 
     def reference_length(self, index: int) -> float:
         return float("nan")

@@ -31,7 +31,7 @@ _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 def read_image(path: str | Path) -> Image:
     """Read an image file.
 
-    Grey becomes three equal channels, 16 bits become 8, an EXIF orientation is applied. Transparent pixels
+    Gray becomes three equal channels, 16 bits become 8, an EXIF orientation is applied. Transparent pixels
     are filled with the mean of the training images, which the network sees as nothing at all and which is
     also what lies outside an image's border. (The orientation tag is not applied to an image with
     transparency.)
@@ -87,10 +87,10 @@ def decode(data: bytes) -> Image:
                 whole = cv2.convertScaleAbs(whole, alpha=1 / 257)
             if whole.dtype == np.uint8:
                 return _on_mean(cv2.cvtColor(whole, cv2.COLOR_BGRA2RGBA))
-    colour = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    if colour is None or colour.size == 0:
+    color = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    if color is None or color.size == 0:
         raise ValueError(_NOT_AN_IMAGE)
-    return np.asarray(cv2.cvtColor(colour, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(color, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _on_mean(rgba: NDArray[Any]) -> Image:
@@ -107,7 +107,7 @@ def _on_mean(rgba: NDArray[Any]) -> Image:
 def truncation(data: bytes) -> str | None:
     """What is missing at the end of a JPEG, PNG or WebP file, or None where nothing is.
 
-    Decoders differ in what they do with half a file: some versions of OpenCV return a partly grey picture.
+    Decoders differ in what they do with half a file: some versions of OpenCV return a partly gray picture.
     Bytes after the end are allowed; cameras put films and maps there.
     """
     if data.startswith(b"\xff\xd8"):

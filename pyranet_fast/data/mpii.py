@@ -33,13 +33,13 @@ class MPIISource(PeopleSource):
     """MPII's people from ``root/mpii/``: ``images/`` and annotations in one of these forms, the first one found.
 
     - ``"json"``: ``mpii_annotations.json`` or ``.json.gz``, the raw list with ``isValidation``;
-    - ``"hdf5"``: ``train.h5``, ``valid.h5``, ``test.h5``, in which centre and scale have been adjusted already
+    - ``"hdf5"``: ``train.h5``, ``valid.h5``, ``test.h5``, in which center and scale have been adjusted already
       and joints are whole pixels;
     - ``"mat"``: the official ``mpii_human_pose_v1_u12_1.mat``. Its validation images are those of ``valid.h5`` or
       of the JSON list where one is beside it, otherwise a fixed tenth of the images by a hash of their names.
 
-    The crop is the published one: 15 scales below ``objpos``, 1.25 times as wide. A joint is labelled where
-    x > 0; occluded joints are labelled like all others. ``reference_length`` is the head size, 0.6 times the
+    The crop is the published one: 15 scales below ``objpos``, 1.25 times as wide. A joint is labeled where
+    x > 0; occluded joints are labeled like all others. ``reference_length`` is the head size, 0.6 times the
     diagonal of the head box: from ``detections_our_format.mat`` (validation), from ``normalize`` of the HDF5 file
     of the split, or from the boxes in the .mat. Where none of these has it, it is 0.75 times the distance from
     upper neck to head top; the factor is a least squares fit on the validation people, of whom 98 of 100 come out
@@ -74,9 +74,9 @@ class MPIISource(PeopleSource):
         title = f"mpii {split} ({self.form})"
         if not len(self._table):
             raise UserError(f"{title}: there is nobody in this split of {self.folder}")
-        if not self._table.labelled.any():
+        if not self._table.labeled.any():
             raise UserError(
-                f"{title}: nobody in {self.folder} has a labelled joint; labels of MPII's test people are not "
+                f"{title}: nobody in {self.folder} has a labeled joint; labels of MPII's test people are not "
                 "public, the split 'val' has labels"
             )
         self.estimated, unknown = self._fill_heads(split)
@@ -145,7 +145,7 @@ class MPIISource(PeopleSource):
                 table.lengths = sizes
         estimated = 0
         if self.form != "mat" and not np.isfinite(table.lengths).any():
-            table.lengths = estimated_heads(table.joints, table.labelled)
+            table.lengths = estimated_heads(table.joints, table.labeled)
             estimated = int(np.isfinite(table.lengths).sum())
         return estimated, int(np.isnan(table.lengths).sum())
 

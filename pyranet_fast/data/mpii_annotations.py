@@ -14,31 +14,31 @@ from .annotations import Annotations, numbers, read_json
 
 JOINTS = 16
 UPPER_NECK, HEAD_TOP = 8, 9
-# Raw annotations centre on the torso; the crop's centre lies this many scales lower, and is this much wider.
+# Raw annotations center on the torso; the crop's center lies this many scales lower, and is this much wider.
 _LOWER, _WIDER = 15.0, 1.25
 # Head size in units of upper neck to head top. Least squares on the 2,932 validation people where both are
-# labelled gives 0.74999, with a spread of 0.003: MPII draws both joints from the head box.
+# labeled gives 0.74999, with a spread of 0.003: MPII draws both joints from the head box.
 HEAD_FACTOR = 0.75
 
 
 def placed(
     objpos: npt.NDArray[np.float64], raw_scale: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Turn raw ``objpos`` (N, 2), from 1, and scale (N,) into crop centres, from 0, and scales."""
+    """Turn raw ``objpos`` (N, 2), from 1, and scale (N,) into crop centers, from 0, and scales."""
     lower = np.stack([np.zeros_like(raw_scale), _LOWER * raw_scale], axis=1)
     return objpos + lower - 1, _WIDER * raw_scale
 
 
 def present(joints: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Labelled joints (N, K) of raw coordinates (N, K, 2), which count from 1: x > 0."""
+    """Labeled joints (N, K) of raw coordinates (N, K, 2), which count from 1: x > 0."""
     found: npt.NDArray[np.bool_] = joints[..., 0] > 0
     return found
 
 
-def estimated_heads(joints: npt.NDArray[np.float64], labelled: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def estimated_heads(joints: npt.NDArray[np.float64], labeled: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Head sizes (N,) from upper neck and head top; NaN where one is missing or both are one point."""
     span = np.linalg.norm(joints[:, HEAD_TOP] - joints[:, UPPER_NECK], axis=1)
-    known = labelled[:, UPPER_NECK] & labelled[:, HEAD_TOP] & (span > 0)
+    known = labeled[:, UPPER_NECK] & labeled[:, HEAD_TOP] & (span > 0)
     return np.where(known, HEAD_FACTOR * span, np.nan)
 
 
@@ -79,17 +79,17 @@ def read_annotations(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
         if "annolist_index" in entry and "people_index" in entry:
             places.append([int(numbers(entry, field, (), where)) for field in ("annolist_index", "people_index")])
     raw = np.stack(joints)
-    centres, wide = placed(np.stack(objpos), np.stack(scales))
-    table = Annotations(names, raw - 1, present(raw), centres, wide, np.full(len(names), np.nan))
+    centers, wide = placed(np.stack(objpos), np.stack(scales))
+    table = Annotations(names, raw - 1, present(raw), centers, wide, np.full(len(names), np.nan))
     table.numbers = np.array(places) if len(places) == len(names) else None
     return table, np.array(held_out)
 
 
 def read_hdf5(path: Path) -> Annotations:
-    """Read ``train.h5``, ``valid.h5`` or ``test.h5``, whose centres and scales have been adjusted already.
+    """Read ``train.h5``, ``valid.h5`` or ``test.h5``, whose centers and scales have been adjusted already.
 
     Its joints are the raw ones with their fractions cut off, so up to a pixel from the raw ones. A joint
-    between 0 and 1 has become 0 there; it counts as labelled, as in the raw form, by its y.
+    between 0 and 1 has become 0 there; it counts as labeled, as in the raw form, by its y.
 
     Raises:
         UserError: the file cannot be read, or a data set is missing or of another shape.
@@ -106,17 +106,17 @@ def read_hdf5(path: Path) -> Annotations:
     names = _image_names(content.get("imgname"), path)
     count = len(names)
     joints = _column(content, "part", (count, JOINTS, 2), path)
-    centres = _column(content, "center", (count, 2), path)
+    centers = _column(content, "center", (count, 2), path)
     scales = _column(content, "scale", (count,), path)
     if not np.all(scales > 0):
         worst = int(np.argmin(scales))
         raise UserError(f"{path}: scale of person {worst} ({names[worst]}) is {scales[worst]:g}; it must be above 0")
-    labelled = present(joints) | ((joints[..., 0] == 0) & (joints[..., 1] > 0))
+    labeled = present(joints) | ((joints[..., 0] == 0) & (joints[..., 1] > 0))
     lengths = np.full(count, np.nan)
     if "normalize" in content:
         lengths = _column(content, "normalize", (count,), path, finite=False)
         lengths = np.where(np.isfinite(lengths) & (lengths > 0), lengths, np.nan)
-    table = Annotations(names, joints - 1, labelled, centres - 1, scales, lengths)
+    table = Annotations(names, joints - 1, labeled, centers - 1, scales, lengths)
     if "index" in content and "person" in content:  # from 0 in these files
         places = [_column(content, name, (count,), path) for name in ("index", "person")]
         table.numbers = np.stack(places, axis=1).astype(np.int64) + 1
@@ -176,8 +176,8 @@ def head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] | Non
         return None
     # The same people in the same order: most joints of each agree (a few were corrected between the releases).
     distance = np.abs(truth.transpose(2, 0, 1) - 1 - people.joints).max(axis=2)
-    close = ((distance <= 1.0) & people.labelled).sum(axis=1)
-    if np.any(2 * close < people.labelled.sum(axis=1)):
+    close = ((distance <= 1.0) & people.labeled).sum(axis=1)
+    if np.any(2 * close < people.labeled.sum(axis=1)):
         return None
     return box_sizes(boxes.transpose(2, 0, 1).astype(np.float64))
 
@@ -185,17 +185,17 @@ def head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] | Non
 def heads_by_joints(known: Annotations, people: Annotations) -> npt.NDArray[np.float64]:
     """Head sizes (N,) of ``people`` from the same ones in ``known``; NaN where somebody is not there.
 
-    The same are people of one image with the same joints labelled, none more than a pixel apart.
+    The same are people of one image with the same joints labeled, none more than a pixel apart.
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(known.names):
         rows.setdefault(name, []).append(row)
     sizes = np.full(len(people), np.nan)
     for index, name in enumerate(people.names):
-        labelled = people.labelled[index]
+        labeled = people.labeled[index]
         for row in rows.get(name, ()):
-            apart = np.abs(known.joints[row] - people.joints[index])[labelled]
-            if np.array_equal(known.labelled[row], labelled) and np.all(apart <= 1.01):
+            apart = np.abs(known.joints[row] - people.joints[index])[labeled]
+            if np.array_equal(known.labeled[row], labeled) and np.all(apart <= 1.01):
                 sizes[index] = known.lengths[row]
     return sizes
 
@@ -204,7 +204,7 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
     """Read everybody whose labels are public.
 
     People who are not in ``single_person`` are left out where that list is there, and so are people without
-    ``objpos``, ``scale`` or any labelled joint. Lengths are 0.6 times the diagonal of the head box.
+    ``objpos``, ``scale`` or any labeled joint. Lengths are 0.6 times the diagonal of the head box.
 
     Returns:
         The people, and how many were left out, by reason.
@@ -245,8 +245,8 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
         raise UserError(f"{path} holds nobody with public labels (img_train = 1, joints in annopoints)")
     names, places, joints, objpos, scales, boxes = zip(*rows, strict=True)
     raw = np.stack(joints)
-    centres, wide = placed(np.stack(objpos), np.array(scales))
-    table = Annotations(list(names), raw - 1, present(raw), centres, wide, box_sizes(np.stack(boxes)), np.array(places))
+    centers, wide = placed(np.stack(objpos), np.array(scales))
+    table = Annotations(list(names), raw - 1, present(raw), centers, wide, box_sizes(np.stack(boxes)), np.array(places))
     return table, left_out
 
 
@@ -285,7 +285,7 @@ def _person(person: Any, where: str) -> tuple[np.ndarray, np.ndarray, float, np.
         raise UserError(f"{where}: scale is {scale:g}; a number above 0 is accepted")
     annopoints = _items(getattr(person, "annopoints", None))
     points = _items(getattr(annopoints[0], "point", None)) if annopoints else []
-    joints = np.zeros((JOINTS, 2))  # is_visible is not asked for: occluded joints are labelled too
+    joints = np.zeros((JOINTS, 2))  # is_visible is not asked for: occluded joints are labeled too
     for point in points:
         x, y, joint = (_number(point, field, f"{where}, annopoints") for field in ("x", "y", "id"))
         if x is None or y is None or joint is None:
@@ -294,7 +294,7 @@ def _person(person: Any, where: str) -> tuple[np.ndarray, np.ndarray, float, np.
             raise UserError(f"{where}: a point of annopoints has id {joint:g}; 0 to {JOINTS - 1} is accepted")
         joints[int(joint)] = x, y
     if not present(joints).any():
-        return "without labelled joints"
+        return "without labeled joints"
     corners = [_number(person, field, where) for field in ("x1", "y1", "x2", "y2")]
     box = np.zeros(4) if None in corners else np.array(corners, dtype=np.float64)
     return joints, np.array(place, dtype=np.float64), scale, box.reshape(2, 2)

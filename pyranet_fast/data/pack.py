@@ -21,9 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import __version__, cli
-from ..cli import one_line
-from ..errors import UserError
-from ..io import atomic_write
+from ..errors import UserError, one_line
+from ..io import atomic_write, output_folder
 from .cache import store_region
 from .dataset import Image, PeopleSource
 from .image_io import decode
@@ -32,7 +31,7 @@ from .registry import SPLITS, open_dataset
 from .transforms import MAP_STRIDE, Augmentation
 
 _WORST = 5  # no limit forces a lower quality
-_FULL_CHROMA = 90  # from this quality on, colour is kept at every pixel
+_FULL_CHROMA = 90  # from this quality on, color is kept at every pixel
 _AT_ONCE = 64  # people in work
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
 
@@ -146,8 +145,8 @@ def _pack_one(source: PeopleSource, index: int, plan: Plan) -> _One:
     origin, right, down = source.to_original(index, kept.back(_CORNERS))
     row = {
         "joints": kept.person.joints,
-        "labelled": kept.person.labelled,
-        "centre": kept.person.centre,
+        "labelled": kept.person.labeled,
+        "centre": kept.person.center,
         "scale": kept.person.scale,
         "reference_length": kept.reference_length,
         "transform": np.stack([right - origin, down - origin, origin], axis=1),
@@ -269,7 +268,7 @@ def pack(
     output = Path(output)
     if output.is_dir():
         raise UserError(f"output {output} is a folder; a file to write is accepted")
-    folder = cli.output_folder(output.parent)
+    folder = output_folder(output.parent)
     train = Plan(reach, float(input_size), quality, limit)
     held_out = Plan(HELD_OUT_REACH, 2.0 * input_size, held_out_quality)
     contents: dict[str, dict[str, Any]] = {}

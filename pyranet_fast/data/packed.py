@@ -236,8 +236,8 @@ class PackedSource(PeopleSource):
             raise self._missing(index)
         return Person(
             joints=self._of["joints"][index],
-            labelled=self._of["labelled"][index],
-            centre=self._of["centre"][index],
+            labeled=self._of["labelled"][index],
+            center=self._of["centre"][index],
             scale=float(self._of["scale"][index]),
         )
 

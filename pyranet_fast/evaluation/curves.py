@@ -19,7 +19,7 @@ class Curve:
         metric: ``"PCK"`` or ``"PCKh"``.
         thresholds: (T,) ascending, in units of the metric.
         mean: (T,) percent, the convention's mean over joints.
-        columns: (T,) percent for each of the paper's columns; NaN where nobody was labelled.
+        columns: (T,) percent for each of the paper's columns; NaN where nobody was labeled.
         count: people with at least one joint that counts.
     """
 
@@ -97,7 +97,7 @@ def auc(curve: Curve, highest: float | None = None, column: str | None = None) -
         column: one of the curve's columns; None is the mean.
 
     Returns:
-        0 to 100; NaN where the column was never labelled.
+        0 to 100; NaN where the column was never labeled.
 
     Raises:
         ValueError: a column or an upper end that the curve does not have, or a curve of one point.

@@ -130,7 +130,7 @@ def evaluate_pose(
 
     Args:
         model: PyraNet in eval mode.
-        people: who to predict; their centre and scale choose the crop (no ground-truth joints are used for it).
+        people: who to predict; their center and scale choose the crop (no ground-truth joints are used for it).
         input_size: side of the network's input, pixels.
         flip: average the score maps of each image and its mirror.
         scales: what the crop's side is multiplied by. One scale: maximum and a quarter pixel (`decode`); several:
@@ -209,7 +209,7 @@ def _decode(
         return decode(maps, batch["inverse"])
     of_scales = maps.unflatten(0, (-1, len(scales)))
     corner, size = batch["frame"][:, :2], batch["frame"][:, 2:]
-    joints, scores = decode_scales(of_scales, scales, batch["centre"] - corner, batch["side"], size)
+    joints, scores = decode_scales(of_scales, scales, batch["center"] - corner, batch["side"], size)
     return joints + corner[:, None].float().numpy(), scores
 
 
@@ -221,26 +221,26 @@ def score_predictions(
 ) -> Score:
     """Score predictions (N, K, 2 or 3) in the pixels of ``people.image(i)`` with the data set's metric.
 
-    People without a unit of length are left out, counted in the score's settings; so are labelled joints outside
+    People without a unit of length are left out, counted in the score's settings; so are labeled joints outside
     of the published image where ``frames`` (N, 4), as ``PeopleSource.frame`` gives them, is there.
     """
     chosen = np.arange(len(people)) if readable is None else np.flatnonzero(readable)
     persons = [people.person(int(i)) for i in chosen]
     truth = np.stack([p.joints for p in persons])
-    labelled = np.stack([p.labelled for p in persons])
+    labeled = np.stack([p.labeled for p in persons])
     points = predictions[chosen, :, :2]
     sizes = None
     if frames is not None:  # metrics count pixels from the image's corner
         corner, sizes = frames[chosen, None, :2].astype(np.float32), frames[chosen, 2:]
         truth, points = truth - corner, points - corner
     if people.metric == "pck":
-        score = pck(points, truth, labelled, image_size=sizes)
+        score = pck(points, truth, labeled, image_size=sizes)
     else:
         lengths = np.array([people.reference_length(int(i)) for i in chosen], np.float32)
         if people.metric == "pck-box":
-            score = pck_box(points, truth, lengths, labelled, people.skeleton, image_size=sizes)
+            score = pck_box(points, truth, lengths, labeled, people.skeleton, image_size=sizes)
         else:
-            score = pckh(points, truth, lengths, labelled, on_bad_size="leave_out", image_size=sizes)
+            score = pckh(points, truth, lengths, labeled, on_bad_size="leave_out", image_size=sizes)
     if score.count == 0:
         why = ", ".join(f"{count} have {reason}" for reason, count in score.settings["left_out"].items())
         raise UserError(f"{people.name}: not one of {len(chosen)} people can be scored: {why}")

@@ -165,7 +165,7 @@ class GroundTruth:
     Attributes:
         kind: ``"mpii"`` (scored by PCKh@0.5) or ``"lsp"`` (PCK@0.2).
         points: (N, K, 2) x and y, 0-based pixels.
-        labelled: (N, K), true where a joint is labelled; occluded joints are.
+        labeled: (N, K), true where a joint is labeled; occluded joints are.
         head_size: (N,) pixels, or None for LSP.
         first, last: the people that were taken, counted from 1.
         available: people in the file.
@@ -174,7 +174,7 @@ class GroundTruth:
 
     kind: Literal["mpii", "lsp"]
     points: Floats
-    labelled: Flags
+    labeled: Flags
     head_size: Floats | None
     first: int
     last: int
@@ -236,8 +236,8 @@ def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTrut
 
     Args:
         path: MPII's ``detections_our_format.mat`` (``pos_gt_src``, ``jnt_missing``, ``headboxes_src``), or the
-            ``joints.mat`` of LSP, (3, 14, N) with all joints labelled, or of LSP-extended, (14, 3, N) with a third
-            column that is 1 where labelled. Pixels are 1-based in all of them.
+            ``joints.mat`` of LSP, (3, 14, N) with all joints labeled, or of LSP-extended, (14, 3, N) with a third
+            column that is 1 where labeled. Pixels are 1-based in all of them.
         people: a range such as ``"1001-2000"`` or ``"1001-"`` (to the end), counted from 1; None is everybody.
 
     Raises:
@@ -249,10 +249,10 @@ def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTrut
     kind: Literal["mpii", "lsp"]
     if "pos_gt_src" in arrays:
         kind = "mpii"
-        points, labelled, head_size = _mpii_truth(arrays, path)
+        points, labeled, head_size = _mpii_truth(arrays, path)
     elif "joints" in arrays:
         kind = "lsp"
-        points, labelled = _lsp_truth(_numbers(arrays["joints"], path, "joints"), path)
+        points, labeled = _lsp_truth(_numbers(arrays["joints"], path, "joints"), path)
     else:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise UserError(
@@ -263,7 +263,7 @@ def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTrut
     return GroundTruth(
         kind=kind,
         points=points[chosen] - 1,
-        labelled=labelled[chosen],
+        labeled=labeled[chosen],
         head_size=None if head_size is None else head_size[chosen],
         first=first,
         last=last,
@@ -344,9 +344,9 @@ def score_files(
 def score_pair(predicted: Predictions, truth: GroundTruth) -> Score:
     """Score what ``read_pair`` gives."""
     if truth.head_size is None:
-        score = pck(predicted.points, truth.points, truth.labelled)
+        score = pck(predicted.points, truth.points, truth.labeled)
     else:
-        score = pckh(predicted.points, truth.points, truth.head_size, truth.labelled, on_bad_size="leave_out")
+        score = pckh(predicted.points, truth.points, truth.head_size, truth.labeled, on_bad_size="leave_out")
     score.settings.update(
         predictions=predicted.attrs["file"],
         ground_truth=str(truth.path),
@@ -377,8 +377,8 @@ def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Floats, Flags, Fl
     points = points.transpose(2, 0, 1)
     corners = boxes.transpose(2, 0, 1)
     # A joint that is not a number cannot be scored, whatever the flag says.
-    labelled = np.asarray((absent.T == 0) & np.isfinite(points).all(axis=-1))
-    return points, labelled, _HEAD_SHARE * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
+    labeled = np.asarray((absent.T == 0) & np.isfinite(points).all(axis=-1))
+    return points, labeled, _HEAD_SHARE * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
 
 
 def _lsp_truth(joints: Floats, path: Path) -> tuple[Floats, Flags]:
@@ -389,9 +389,9 @@ def _lsp_truth(joints: Floats, path: Path) -> tuple[Floats, Flags]:
         )
     people = joints.transpose(2, 1, 0) if sizes[0] == 3 else joints.transpose(2, 0, 1)
     finite = np.isfinite(people[..., :2]).all(axis=-1)
-    # LSP's third row says occluded, and occluded joints count; LSP-extended's third column says labelled.
-    labelled = finite if sizes[0] == 3 else finite & (people[..., 2] > 0.5)
-    return people[..., :2], np.asarray(labelled)
+    # LSP's third row says occluded, and occluded joints count; LSP-extended's third column says labeled.
+    labeled = finite if sizes[0] == 3 else finite & (people[..., 2] > 0.5)
+    return people[..., :2], np.asarray(labeled)
 
 
 def _numbers(array: Array, path: Path, name: str) -> Floats:

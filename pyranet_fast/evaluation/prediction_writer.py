@@ -1,6 +1,6 @@
 """Predictions as files for others: HDF5, MPII's submission layout, COCO's list of results.
 
-All take 0-based pixels, an integer being a pixel's centre; each file gets the pixels its readers expect. Files
+All take 0-based pixels, an integer being a pixel's center; each file gets the pixels its readers expect. Files
 are written whole or not at all.
 """
 

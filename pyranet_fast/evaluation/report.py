@@ -219,7 +219,7 @@ def plot_curves(path: str | Path, curves: Mapping[str, Curve], *, column: str | 
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    styles = ("-", "--", "-.", ":")  # told apart without colour too
+    styles = ("-", "--", "-.", ":")  # told apart without color too
     for number, (name, curve) in enumerate(curves.items()):
         values = curve.mean if column is None else curve.columns[column]
         # Names that begin with an underscore would be left out of the legend, and $ would start a formula.

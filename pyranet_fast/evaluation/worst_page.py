@@ -60,7 +60,7 @@ def people_errors(people: PeopleSource, predictions: npt.ArrayLike) -> Float64Ar
         predictions: (N, K, 2 or 3), x and y in the pixels of ``people.image(i)``.
 
     Returns:
-        (N, K): infinite where there is no prediction, NaN where a joint is not labelled or the person has no unit
+        (N, K): infinite where there is no prediction, NaN where a joint is not labeled or the person has no unit
         of length or cannot be read.
 
     Raises:
@@ -75,7 +75,7 @@ def people_errors(people: PeopleSource, predictions: npt.ArrayLike) -> Float64Ar
             lengths[index] = people.reference_length(index)
         except (UserError, OSError):
             continue
-        truth[index] = np.where(person.labelled[:, None], person.joints, np.nan)
+        truth[index] = np.where(person.labeled[:, None], person.joints, np.nan)
     return relative_errors(points, truth, lengths)
 
 
@@ -89,7 +89,7 @@ def worst_page(
     """Write ``worst.html`` and its pictures into a folder: the people with the greatest mean error, worst first.
 
     The page links to its pictures relatively and needs no network. A picture shows the square around the person
-    with the prediction in colours, the truth in thin white lines, and a line from the worst joint's prediction to
+    with the prediction in colors, the truth in thin white lines, and a line from the worst joint's prediction to
     where it belongs. A person whose image cannot be read becomes a line.
 
     Args:
@@ -166,7 +166,7 @@ def _picture(image: Image, person: Person, points: Float64Array, skeleton: Skele
     """The square around a person, with the predicted pose, the true one, and the worst joint's miss."""
     side = max(float(person.scale) * PIXELS_PER_SCALE, 8.0)
     zoom = _SIDE / side
-    corner = np.asarray(person.centre, dtype=np.float64) - side / 2
+    corner = np.asarray(person.center, dtype=np.float64) - side / 2
     matrix = np.array([[zoom, 0, -zoom * corner[0]], [0, zoom, -zoom * corner[1]]])
     if zoom < 0.7:
         # warpAffine does not average: a large image is reduced first.
@@ -176,13 +176,13 @@ def _picture(image: Image, person: Person, points: Float64Array, skeleton: Skele
         matrix[:, :2] /= np.array([size[0] / width, size[1] / height])
     canvas = cv2.warpAffine(image, matrix, (_SIDE, _SIDE), flags=cv2.INTER_CUBIC, borderValue=_DARK)
     placed = (points - corner) * zoom
-    truth = np.where(person.labelled[:, None], (person.joints.astype(np.float64) - corner) * zoom, np.nan)
+    truth = np.where(person.labeled[:, None], (person.joints.astype(np.float64) - corner) * zoom, np.nan)
     drawn = draw_pose(np.asarray(canvas, dtype=np.uint8), placed, skeleton=skeleton, long_side=None)
     # Thin lines, dark below white: they are seen on the pose and on any photograph.
     bones = [(truth[a], truth[b]) for a, b in skeleton.bones]
-    for colour, width in ((_DARK, 3), (_TRUTH, 1)):
+    for color, width in ((_DARK, 3), (_TRUTH, 1)):
         for a, b in bones:
-            _line(drawn, a, b, colour, width)
+            _line(drawn, a, b, color, width)
     _line(drawn, placed[joint], truth[joint], _DARK, 4)
     _line(drawn, placed[joint], truth[joint], _MISS, 2)
     if np.isfinite(truth[joint]).all():
@@ -191,9 +191,9 @@ def _picture(image: Image, person: Person, points: Float64Array, skeleton: Skele
     return drawn
 
 
-def _line(canvas: Image, a: Float64Array, b: Float64Array, colour: tuple[int, int, int], width: int) -> None:
+def _line(canvas: Image, a: Float64Array, b: Float64Array, color: tuple[int, int, int], width: int) -> None:
     if np.isfinite(a).all() and np.isfinite(b).all():
-        cv2.line(canvas, _fixed(a), _fixed(b), colour, width, cv2.LINE_AA, _SHIFT)
+        cv2.line(canvas, _fixed(a), _fixed(b), color, width, cv2.LINE_AA, _SHIFT)
 
 
 def _fixed(point: Float64Array) -> tuple[int, int]:
@@ -229,8 +229,8 @@ def _page(people: PeopleSource, shown: Sequence[Worst], errors: Float64Array) ->
         "a mean over the joints that were scored."
     )
     legend = "".join(
-        f'<span class="swatch" style="background: rgb{colour}"></span>{html.escape(name)}'
-        for name, colour in (*((f"predicted, {side}", COLORS[side]) for side in COLORS), ("worst joint", _MISS))
+        f'<span class="swatch" style="background: rgb{color}"></span>{html.escape(name)}'
+        for name, color in (*((f"predicted, {side}", COLORS[side]) for side in COLORS), ("worst joint", _MISS))
     )
     items = "\n".join(_item(rank, entry, unit) for rank, entry in enumerate(shown, 1))
     nobody = "" if shown else "<p>Nobody was scored.</p>"

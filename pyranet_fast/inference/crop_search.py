@@ -41,7 +41,7 @@ class Framing:
     """A square of an image.
 
     Attributes:
-        box: (x, y, width, height) in image pixels, x and y the top left corner; the square has its centre.
+        box: (x, y, width, height) in image pixels, x and y the top left corner; the square has its center.
         margin: side of the square in longer sides of the box.
         rotation: degrees that the picture is turned by, counter-clockwise, before the network sees it.
     """
@@ -53,9 +53,9 @@ class Framing:
     def matrix(self, input_size: int) -> Matrix:
         """The (2, 3) map from image pixels to those of a crop of ``input_size``."""
         x, y, width, height = self.box
-        # x and y are a corner; the first pixel's centre is half a pixel inside it.
-        centre = (x + width / 2 - 0.5, y + height / 2 - 0.5)
-        return crop_matrix(centre, self.margin * max(width, height) / PIXELS_PER_SCALE, self.rotation, input_size)
+        # x and y are a corner; the first pixel's center is half a pixel inside it.
+        center = (x + width / 2 - 0.5, y + height / 2 - 0.5)
+        return crop_matrix(center, self.margin * max(width, height) / PIXELS_PER_SCALE, self.rotation, input_size)
 
 
 def whole(shape: Sequence[int], margin: float = IMAGE_MARGIN, rotation: float = 0.0) -> Framing:

@@ -48,7 +48,7 @@ def score_maps(
     """Score maps of the last stack.
 
     With ``flip`` they are the mean of the maps of each image and of its mirror (mirrored back, left and right
-    joints changed over, no one-pixel shift: with pixel centres at (input + 0.5) / 4 - 0.5 the two agree
+    joints changed over, no one-pixel shift: with pixel centers at (input + 0.5) / 4 - 0.5 the two agree
     exactly). Both go through the network in one batch.
 
     Args:
@@ -106,7 +106,7 @@ def _last(outputs: Any) -> Tensor:
 
 
 def decode(maps: Tensor, inverse: Tensor | npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Joints in image pixels: maximum, a quarter pixel toward the larger neighbour, affine map back.
+    """Joints in image pixels: maximum, a quarter pixel toward the larger neighbor, affine map back.
 
     Args:
         maps: (N, K, h, w) float.
@@ -182,7 +182,7 @@ def _places(u: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], size: in
 def decode_scales(
     maps: Tensor,
     scales: Sequence[float],
-    centres: npt.ArrayLike,
+    centers: npt.ArrayLike,
     sides: npt.ArrayLike,
     image_sizes: npt.ArrayLike,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -191,9 +191,9 @@ def decode_scales(
     Args:
         maps: (N, S, K, h, w) float, for every scale the maps of the crop of that scale.
         scales: S positive numbers that the crop's side was multiplied by.
-        centres: (N, 2), middle of the crops in image pixels, x and y.
+        centers: (N, 2), middle of the crops in image pixels, x and y.
         sides: (N,), side of the crop of scale 1 in image pixels.
-        image_sizes: (N, 2), width and height; joints are looked for between the centres of the corner pixels.
+        image_sizes: (N, 2), width and height; joints are looked for between the centers of the corner pixels.
 
     Returns:
         ``(joints, scores)``: joints (N, K, 2) float32, x and y in image pixels; scores (N, K) float32, the mean
@@ -205,8 +205,8 @@ def decode_scales(
     if maps.dim() != 5 or maps.shape[1] != len(scales) or not all(scale > 0 for scale in scales):
         raise ValueError(f"maps has shape {tuple(maps.shape)} for scales {tuple(scales)}; (N, S, K, h, w) is accepted")
     n, s, k, h, w = maps.shape
-    middle, side, size = (np.asarray(a, dtype=np.float64) for a in (centres, sides, image_sizes))
-    for name, array, shape in (("centres", middle, (n, 2)), ("sides", side, (n,)), ("image_sizes", size, (n, 2))):
+    middle, side, size = (np.asarray(a, dtype=np.float64) for a in (centers, sides, image_sizes))
+    for name, array, shape in (("centers", middle, (n, 2)), ("sides", side, (n,)), ("image_sizes", size, (n, 2))):
         if array.shape != shape or not np.isfinite(array).all():
             raise ValueError(f"{name} has shape {array.shape}; {shape} finite numbers are accepted")
     if n * k == 0:

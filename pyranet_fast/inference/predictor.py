@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import cli
 from ..checkpoint import CALIBRATION, Checkpoint
 from ..data.dataset import Image
 from ..data.image_io import as_rgb, read_image
 from ..data.transforms import MAP_STRIDE, crop, invert
 from ..errors import UserError
 from ..keypoints import resolve_skeleton
-from ..models.zoo import build_model, find_checkpoint, load_checkpoint
+from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 from .calibration import Calibration
 from .crop_search import BOX_MARGIN, Framing, checked_box, closer, search, unsure, whole
 from .heatmaps import PRECISIONS, decode, ready, score_maps
@@ -69,7 +68,7 @@ class Predictor:
             self.skeleton = resolve_skeleton(checkpoint.skeleton)
         except UserError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
-        self.device = cli.device(device)
+        self.device = resolve_device(device)
         model = build_model(checkpoint, path)
         joints = checkpoint.model.get("joints", 16)
         if joints != len(self.skeleton):
@@ -97,7 +96,7 @@ class Predictor:
             image: a path; a uint8 array (H, W), (H, W, 3) in RGB order or (H, W, 4); or a uint8 tensor
                 (C, H, W) with C = 1, 3 or 4.
             box: the person's tight box (x, y, width, height) in pixels, x and y the top left corner; the crop
-                is the square around its centre of 1.25 times its longer side. None: the whole image is tried,
+                is the square around its center of 1.25 times its longer side. None: the whole image is tried,
                 then once more the box of the joints found; the second is kept unless it is less sure. Where less
                 than 72 % of its joints are expected to be right (where the weights do not know that: where the mean
                 of its scores is below 0.45) the person is then searched for elsewhere (``search``).

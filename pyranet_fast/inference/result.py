@@ -18,7 +18,7 @@ class Pose:
     """A predicted pose.
 
     Attributes:
-        joints: (K, 2) float32, x and y in image pixels, 0-based, an integer is a pixel's centre.
+        joints: (K, 2) float32, x and y in image pixels, 0-based, an integer is a pixel's center.
         scores: (K,) float32, the peak of each score map: near 1 where the network is sure, else near 0.
         heatmaps: (K, h, w) float32 score maps of the crop.
         skeleton: the joints' meaning: a name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one

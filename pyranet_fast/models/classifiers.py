@@ -43,7 +43,7 @@ class Classifier(nn.Module):
         """Class scores (logits).
 
         Args:
-            image: (N, 3, H, W), normalised, 32x32 pixels in CIFAR-10.
+            image: (N, 3, H, W), normalized, 32x32 pixels in CIFAR-10.
 
         Returns:
             (N, classes).
@@ -56,13 +56,13 @@ class Classifier(nn.Module):
         if image.dim() != 4 or image.shape[1] != 3:
             raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
         if not torch.is_floating_point(image):
-            raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalised image is accepted")
+            raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalized image is accepted")
         if image.shape[2] < self.smallest or image.shape[3] < self.smallest:
             h, w = image.shape[2], image.shape[3]
             raise ValueError(f"image is {h}x{w} (height x width); {self.name} accepts {self.smallest} or more of each")
         return self.linear(F.adaptive_avg_pool2d(self.features(image), 1).flatten(1))
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """He et al.'s rule with the fan-out, as both papers' code: Var[w] = 2 / (k² out); linear bias 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -124,7 +124,7 @@ class WideResNet(Classifier):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.bn = BatchNormReLU(inputs)
-        self.initialise()
+        self.initialize()
 
     def features(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, 64 width, H / 4, W / 4)."""
@@ -215,7 +215,7 @@ class ResNeXt(Classifier):
                 blocks.append(ResNeXtBlock(inputs, width, outputs, cardinality, stride, extra))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.initialise()
+        self.initialize()
 
     def features(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, 1024, H / 4, W / 4)."""

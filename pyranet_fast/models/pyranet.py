@@ -205,7 +205,7 @@ class PyraNet(nn.Module):
         """Score maps of every stack.
 
         Args:
-            image: (N, 3, H, W), normalised, H and W multiples of 4 * 2^depth.
+            image: (N, 3, H, W), normalized, H and W multiples of 4 * 2^depth.
 
         Returns:
             ``stacks`` tensors (N, joints, H/4, W/4), the last the best.
@@ -229,7 +229,7 @@ def check_image(image: Tensor, multiple: int) -> None:
     if image.dim() != 4 or image.shape[1] != 3:
         raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
     if not torch.is_floating_point(image):
-        raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalised image is accepted")
+        raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalized image is accepted")
     h, w = image.shape[2], image.shape[3]
     if h < 1 or w < 1 or h % multiple or w % multiple:
         raise ValueError(f"image is {h}x{w} (height x width); multiples of {multiple} = 4 * 2^depth are accepted")

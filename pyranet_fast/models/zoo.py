@@ -144,3 +144,29 @@ def available(folder: str | Path | None = None) -> list[Available]:
         description = str(about.get("description", ""))
         found.append(Available(path.stem, path, description, megabytes=path.stat().st_size / 1e6, **fields))
     return sorted(found, key=lambda one: -one.parameters)
+
+
+def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
+    """The device of a name; ``"auto"`` and None mean the GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: not a name of a device, or a device that this machine or this build of torch does not have.
+    """
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except (RuntimeError, TypeError):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device {str(name)!r} is not known; accepted are auto, cpu, cuda and cuda:N")
+    if chosen.type == "cuda":
+        asked = f"device {str(name)!r} was asked for, but"
+        if not torch.backends.cuda.is_built():
+            raise UserError(f"{asked} torch {torch.__version__} is built without CUDA; use cpu or auto")
+        if not torch.cuda.is_available():
+            raise UserError(f"{asked} torch finds no CUDA GPU on this machine; use cpu or auto")
+        count = torch.cuda.device_count()
+        if (chosen.index or 0) >= count:
+            raise UserError(f"{asked} the last GPU of this machine is cuda:{count - 1}")
+    return chosen

@@ -1,4 +1,4 @@
-"""Building blocks: residual unit, Pyramid Residual Module, pyramid branch, hourglass, initialisation."""
+"""Building blocks: residual unit, Pyramid Residual Module, pyramid branch, hourglass, initialization."""
 
 from __future__ import annotations
 

@@ -37,13 +37,13 @@ Two decisions need their reason.
 
 *An identity skip is one branch.* In x + P(x) the next layer reads two branches, x and P(x), however many responses x
 itself is the sum of; and of what makes x, one reader is P and one the addition. That is the count of section 4.1, whose
-networks normalise what every branch reads. Without any normalisation it is too small: x is a sum of L + 1 responses
+networks normalize what every branch reads. Without any normalization it is too small: x is a sum of L + 1 responses
 after L units, and their variance then grows by half with every unit. ``skips="sum"`` follows skips to their end
-instead, L + 1 branches forwards and backwards, and keeps such a network bounded. In a network with normalisation it
-would do harm: what the normalised branches add does not shrink with x, so counts that shrink x (its responses have many
+instead, L + 1 branches forwards and backwards, and keeps such a network bounded. In a network with normalization it
+would do harm: what the normalized branches add does not shrink with x, so counts that shrink x (its responses have many
 readers) make the gradients of the branches explode (8 stacks of PRM-B*, measured: by 10^9 from the last to the first).
 
-*Normalisation does not reset the count.* Equation 15 is derived without normalisation. Forwards a norm would make every
+*Normalization does not reset the count.* Equation 15 is derived without normalization. Forwards a norm would make every
 count 1, and equation 15 would be without effect in the network that the paper states it for, where sums of branches
 are always followed by BN-ReLU-1x1. Backwards it does not stop the sum of gradients either.
 """

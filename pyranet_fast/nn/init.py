@@ -62,7 +62,7 @@ def torch_(model: Model) -> Model:
     return model
 
 
-"""The initialisations by the names that commands accept, of a model and an example of its input."""
+"""The initializations by the names that commands accept, of a model and an example of its input."""
 
 
 LAYERS = (
@@ -191,8 +191,8 @@ def multi_branch_(
         example_input: what it is called with, a tensor or a tuple of arguments, on the model's device. The counts do
             not depend on its values; its size can be the smallest that the model accepts.
         alpha: 0.5 for ReLU, 1 for tanh and sigmoid.
-        skips: an identity skip counts as one ``"branch"``, as in networks that normalise what their branches read, or
-            as the ``"sum"`` of all that it carries, for residual networks without normalisation.
+        skips: an identity skip counts as one ``"branch"``, as in networks that normalize what their branches read, or
+            as the ``"sum"`` of all that it carries, for residual networks without normalization.
         explain: return the table of counts and variances instead of the model.
 
     Returns:
@@ -254,7 +254,7 @@ INITIALIZERS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
 
 
 def initialize_(model: Model, name: str, example_input: Tensor) -> Model:
-    """Initialise a model by one of `INITIALIZERS`' names.
+    """Initialize a model by one of `INITIALIZERS`' names.
 
     Args:
         model: changed in place.

@@ -149,7 +149,7 @@ class ClassificationTask:
         write_image(path, contact_sheet(cells, columns=8, cell=128, captions=captions))
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
-        """Network configuration, weights, classes and normalisation."""
+        """Network configuration, weights, classes and normalization."""
         return Checkpoint(
             model=self.config,
             weights=weights,

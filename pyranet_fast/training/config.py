@@ -90,7 +90,7 @@ class PoseConfig:
     weight_decay: float = _option(0.0, "RMSProp weight decay")
     ema: float = _option(0.0, "decay of the moving average of the weights that is saved for prediction; 0: none")
     weights: str | None = _option(
-        None, "start from the weights of this checkpoint, with a fresh optimiser and step 0: fine-tuning"
+        None, "start from the weights of this checkpoint, with a fresh optimizer and step 0: fine-tuning"
     )
     init: str = _option(
         "torch",
@@ -103,7 +103,7 @@ class PoseConfig:
         30.0, "augmentation: standard deviation of the rotation, degrees, cut at twice this"
     )
     rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated")
-    colour_noise: float = _option(0.2, "augmentation: each colour channel times U(1 - this, 1 + this)")
+    colour_noise: float = _option(0.2, "augmentation: each color channel times U(1 - this, 1 + this)")
     precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
     device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK")
     workers: int = _option(
@@ -203,7 +203,7 @@ EPOCHS = {"wrn": 200, "resnext": 300}
 class ClassifierConfig:
     """Settings of `python -m pyranet_fast.train_classifier`; the defaults are the published recipes."""
 
-    dataset: str = _option("demo", "demo (coloured shapes) or cifar10", choices=DATASETS)
+    dataset: str = _option("demo", "demo (colored shapes) or cifar10", choices=DATASETS)
     root: str | None = _option(None, "folder that holds cifar-10-batches-py/")
     output: str = _option("output", "folder for checkpoints, logs, curves and pictures")
     model: str = _option(

@@ -51,7 +51,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state dict with learning rates as numbers, and without the mark of an optimiser for graphs."""
+    """Its state dict with learning rates as numbers, and without the mark of an optimizer for graphs."""
     state = optimizer.state_dict()
     groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
     for group in groups:
@@ -61,7 +61,7 @@ def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_plain_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put the state back into an optimiser of either kind, which stays of its kind."""
+    """Put the state back into an optimizer of either kind, which stays of its kind."""
     groups = []
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         rate = own["lr"]

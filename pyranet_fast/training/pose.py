@@ -75,7 +75,7 @@ class PoseTask:
             scale=settings.scale_noise,
             rotation=settings.rotation_noise,
             rotation_probability=settings.rotation_probability,
-            colour=settings.colour_noise,
+            color=settings.colour_noise,
         )
         self.people = open_dataset(settings.dataset, settings.root, "train")
         self.held_out = open_dataset(settings.dataset, settings.root, "val")
@@ -234,7 +234,7 @@ def cached(people: PeopleSource, settings: PoseConfig, augmentation: Augmentatio
 
 
 def accuracy(maps: Tensor, joints: Tensor, weight: Tensor) -> Tensor:
-    """Share of labelled joints whose maximum lies within a twentieth of the map's side: a training indicator."""
+    """Share of labeled joints whose maximum lies within a twentieth of the map's side: a training indicator."""
     with torch.no_grad():
         coords, _ = ops.heatmap_argmax(maps)
         close = (coords - joints).square().sum(2).sqrt() <= maps.shape[-1] / 20

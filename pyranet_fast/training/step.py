@@ -1,4 +1,4 @@
-"""One step of training: forward, loss, backward, optimiser; kernel by kernel, or as one CUDA graph."""
+"""One step of training: forward, loss, backward, optimizer; kernel by kernel, or as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Step:
         return self._loss.detach(), accuracy, samples
 
     def update(self) -> None:
-        """Backward and optimiser."""
+        """Backward and optimizer."""
         assert self._loss is not None
         self._loss.backward()
         self._loss = None

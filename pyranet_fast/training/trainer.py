@@ -126,7 +126,7 @@ class Task(Protocol):
     steps_per_epoch: int
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """A fresh optimiser of the model's parameters."""
+        """A fresh optimizer of the model's parameters."""
 
     def learning_rate(self, step: int, total: int) -> float:
         """The rate of a step (0-based) in a run of ``total`` steps."""

@@ -12,7 +12,7 @@ DOG = {"id": 7, "name": "dog", "keypoints": ["nose", "left_ear", "right_ear", "t
 
 
 def dogs(count: int = 12, category: dict = DOG) -> dict:
-    """One dog in each of ``count`` images; the second one's tail is not labelled."""
+    """One dog in each of ``count`` images; the second one's tail is not labeled."""
     rng = np.random.default_rng(0)
     annotations = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""CIFAR-10's files, whole and broken; crops and mirroring; the coloured shapes."""
+"""CIFAR-10's files, whole and broken; crops and mirroring; the colored shapes."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_crops_are_those_of_a_padded_and_mirrored_image() -> None:
         augment(images[:, :, :4], drawn)
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     expected = (images.double() / 255 - torch.tensor(CIFAR10_MEAN).view(3, 1, 1)) / torch.tensor(CIFAR10_STD).view(
         3, 1, 1
@@ -183,7 +183,7 @@ def test_normalise() -> None:
         normalize_by_channel(images.float(), CIFAR10_MEAN, CIFAR10_STD)
 
 
-def test_the_coloured_shapes_repeat() -> None:
+def test_the_colored_shapes_repeat() -> None:
     one, other = load_shapes("train"), load_shapes("test")
     assert one.images.shape == (2400, 3, 32, 32) and other.images.shape == (600, 3, 32, 32)
     assert one.labels.bincount().tolist() == [400] * 6 and other.labels.bincount().tolist() == [100] * 6

@@ -24,13 +24,13 @@ def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def png(colour_type: int, depth: int, width: int, height: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+def png(color_type: int, depth: int, width: int, height: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
     """A PNG file from its raw rows (each with a leading 0), written by hand."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     parts = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
@@ -62,7 +62,7 @@ def test_round_trip_is_exact(tmp_path, suffix):
     np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), image)
 
 
-def test_colours_are_rgb(tmp_path):
+def test_colors_are_rgb(tmp_path):
     path = stored(tmp_path, "red.png", png(2, 8, 1, 1, bytes([0, 250, 10, 20])))
     assert read_image(path).tolist() == [[[250, 10, 20]]]
 
@@ -75,8 +75,8 @@ def test_names_in_any_script(tmp_path, name):
 
 
 def test_grey_and_sixteen_bits(tmp_path):
-    grey = read_image(stored(tmp_path, "g.png", png(0, 8, 2, 1, bytes([0, 10, 200]))))
-    assert grey.tolist() == [[[10] * 3, [200] * 3]]
+    gray = read_image(stored(tmp_path, "g.png", png(0, 8, 2, 1, bytes([0, 10, 200]))))
+    assert gray.tolist() == [[[10] * 3, [200] * 3]]
     deep = png(0, 16, 2, 1, b"\0" + struct.pack(">HH", 0xFFFF, 0x8000))
     assert read_image(stored(tmp_path, "g16.png", deep)).tolist() == [[[255] * 3, [128] * 3]]
 
@@ -84,7 +84,7 @@ def test_grey_and_sixteen_bits(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [(6, [0, 200, 100, 50, 255, 200, 100, 50, 0]), (4, [0, 77, 255, 77, 0])],
-    ids=["rgba", "grey with alpha"],
+    ids=["rgba", "gray with alpha"],
 )
 def test_transparency_is_filled_with_the_mean(tmp_path, kind, rows):
     image = read_image(stored(tmp_path, "t.png", png(kind, 8, 2, 1, bytes(rows))))
@@ -99,7 +99,7 @@ def test_sixteen_bit_and_half_transparency(tmp_path):
     np.testing.assert_allclose(pixel, expected, atol=1)
 
 
-def test_palette_with_a_transparent_colour(tmp_path):
+def test_palette_with_a_transparent_color(tmp_path):
     extra = ((b"PLTE", bytes([255, 0, 0, 0, 255, 0])), (b"tRNS", bytes([255, 0])))
     image = read_image(stored(tmp_path, "p.png", png(3, 8, 2, 1, bytes([0, 0, 1]), *extra)))
     assert image.tolist() == [[[255, 0, 0], MEAN_255]]
@@ -197,10 +197,10 @@ def test_arrays_and_tensors_become_rgb():
     rgb = smooth(5, 7)
     np.testing.assert_array_equal(as_rgb(rgb), rgb)
     np.testing.assert_array_equal(as_rgb(torch.from_numpy(rgb.transpose(2, 0, 1).copy())), rgb)
-    grey = rgb[..., 0]
-    for form in (grey, grey[..., None], torch.from_numpy(grey.copy()), torch.from_numpy(grey[None].copy())):
-        np.testing.assert_array_equal(as_rgb(form), np.stack([grey] * 3, axis=2))
-    rgba = np.dstack([rgb, np.where(grey > grey.mean(), 255, 0).astype(np.uint8)])
+    gray = rgb[..., 0]
+    for form in (gray, gray[..., None], torch.from_numpy(gray.copy()), torch.from_numpy(gray[None].copy())):
+        np.testing.assert_array_equal(as_rgb(form), np.stack([gray] * 3, axis=2))
+    rgba = np.dstack([rgb, np.where(gray > gray.mean(), 255, 0).astype(np.uint8)])
     filled = as_rgb(rgba)
     np.testing.assert_array_equal(filled[rgba[..., 3] == 255], rgb[rgba[..., 3] == 255])
     assert (filled[rgba[..., 3] == 0] == MEAN_255).all()

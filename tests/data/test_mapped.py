@@ -15,8 +15,8 @@ from pyranet_fast.evaluation.evaluator import score_predictions
 from pyranet_fast.pose import LSP, MPII
 
 
-def mapped(labelled=None) -> MappedSource:
-    source = MemorySource([smooth_image(90, 120)], [person(labelled=labelled)])
+def mapped(labeled=None) -> MappedSource:
+    source = MemorySource([smooth_image(90, 120)], [person(labeled=labeled)])
     return MappedSource(source, MPII, LSP_TO_MPII, "pckh")
 
 
@@ -26,22 +26,22 @@ def test_joints_keep_their_names():
         origin = {"upper neck": "neck"}.get(joint, joint)
         if origin in LSP.joints:
             np.testing.assert_array_equal(new.joints[index], old.joints[LSP.index(origin)])
-    assert new.labelled.all()
+    assert new.labeled.all()
     np.testing.assert_allclose(new.joints[6], (old.joints[2] + old.joints[3]) / 2)  # pelvis
     np.testing.assert_allclose(new.joints[7], (old.joints[8] + old.joints[9]) / 2)  # thorax
-    assert (new.scale, new.centre.tolist()) == (old.scale, old.centre.tolist())
+    assert (new.scale, new.center.tolist()) == (old.scale, old.center.tolist())
 
 
 @pytest.mark.parametrize(("missing", "lost"), [(2, {2, 6}), (9, {13, 7}), (12, {8}), (13, {9}), (0, {0})])
 def test_a_mean_needs_all_its_joints(missing, lost):
-    labelled = np.arange(14) != missing
-    assert set(np.flatnonzero(~mapped(labelled).person(0).labelled)) == lost
+    labeled = np.arange(14) != missing
+    assert set(np.flatnonzero(~mapped(labeled).person(0).labeled)) == lost
 
 
 def test_joints_without_a_rule_are_masked():
     source = MemorySource([smooth_image(90, 120)], [person()])
     head = MappedSource(source, MPII, {"head top": ("head top",)}, "pckh")
-    assert np.flatnonzero(head.person(0).labelled).tolist() == [9]
+    assert np.flatnonzero(head.person(0).labeled).tolist() == [9]
     assert CropDataset(head, 64, augmentation=None)[0]["weight"].sum() == 1
 
 
@@ -73,8 +73,8 @@ def test_mpii_and_lsp_are_one_set(tmp_path, monkeypatch):
     train = open_dataset("mpii+lsp", tmp_path, "train")
     assert isinstance(train, ConcatSource) and len(train) == 3 + 4 + 4
     assert train.skeleton is MPII and train.metric == "pckh" and train.notes
-    assert train.person(0).labelled.all() and train.image_name(3) == "im00001.jpg"
-    assert np.flatnonzero(~train.person(3).labelled).tolist() == [3, 6]  # the left hip, and so the pelvis
+    assert train.person(0).labeled.all() and train.image_name(3) == "im00001.jpg"
+    assert np.flatnonzero(~train.person(3).labeled).tolist() == [3, 6]  # the left hip, and so the pelvis
     assert "mpii+lsp" in registry_module.DATASETS
 
 

@@ -51,7 +51,7 @@ def test_pixels_lead_back():
     """Where a mark is in the picture, ``to_original`` finds it in the image."""
     image = np.full((300, 420, 3), 90, np.uint8)
     cv2.circle(image, (250, 130), 9, (255, 255, 255), -1)
-    packed = repacked(MemorySource([image], [person(centre=(240.0, 120.0), scale=0.7)]), input_size=64)
+    packed = repacked(MemorySource([image], [person(center=(240.0, 120.0), scale=0.7)]), input_size=64)
     bright = packed.image(0)[..., 1].astype(float) - 90
     bright[bright < 20] = 0
     y, x = np.mgrid[: bright.shape[0], : bright.shape[1]]
@@ -90,20 +90,20 @@ def test_six_scales_show_the_same(demo, file):
         assert difference.mean() < 2
         # The image's border, which bounds the search for the maximum, in units of the crop.
         borders = [
-            torch.cat([item["frame"][:2] - 0.5 - item["centre"], item["frame"][2:]]) / item["side"] for item in (a, b)
+            torch.cat([item["frame"][:2] - 0.5 - item["center"], item["frame"][2:]]) / item["side"] for item in (a, b)
         ]
         torch.testing.assert_close(*borders, atol=3e-3, rtol=0)
 
 
 def test_more_than_was_packed_is_said():
-    source = MemorySource([smooth_image(300, 300)], [person(centre=(150.0, 150.0), scale=0.6)])
+    source = MemorySource([smooth_image(300, 300)], [person(center=(150.0, 150.0), scale=0.6)])
     packed = repacked(source, input_size=64, reach=0.5)
     assert packed.reach == 0.5 and packed.detail == 64
     with pytest.raises(
         UserError, match=r"memory, packed: pictures that reach 0\.65 .* 0\.5 were kept; scales up to 1 "
     ):
         ScaledCrops(packed, 64, SIX_SCALES)
-    with pytest.warns(DataWarning, match=r"reach 0\.884 crop sides .* what lies beyond is grey"):
+    with pytest.warns(DataWarning, match=r"reach 0\.884 crop sides .* what lies beyond is gray"):
         CropDataset(packed, 64, augmentation=Augmentation())
     with pytest.warns(DataWarning, match="kept with 64 pixels along a crop's side, less than the input size 128"):
         ScaledCrops(packed, 128)
@@ -119,7 +119,7 @@ def test_more_than_was_packed_is_said():
 
 def test_a_limit_lowers_the_quality_of_long_pictures_alone():
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    source = MemorySource([noise, smooth_image(200, 200)], [person(centre=(100.0, 100.0), scale=1.0)] * 2)
+    source = MemorySource([noise, smooth_image(200, 200)], [person(center=(100.0, 100.0), scale=1.0)] * 2)
     sizes = {}
     for limit in (None, 6000):
         packed = repacked(source, limit=limit)
@@ -128,7 +128,7 @@ def test_a_limit_lowers_the_quality_of_long_pictures_alone():
     assert sizes[6000][0] > 5000  # the best that fits
 
 
-def test_lsp_with_unlabelled_joints_and_packing_twice(tmp_path):
+def test_lsp_with_unlabeled_joints_and_packing_twice(tmp_path):
     joints = lspet_joints(4)
     joints[9, 2, 1] = 0  # no torso
     write_release(tmp_path, "lspet_dataset", joints, 4, 5)
@@ -141,7 +141,7 @@ def test_lsp_with_unlabelled_joints_and_packing_twice(tmp_path):
     two = PackedSource(tmp_path / "two.pack", "train")
     for packed in (one, two):
         for index in range(7):
-            atol = 1e-3 if index < 3 else 1e-3 * 2  # an unlabelled joint is 500 px away
+            atol = 1e-3 if index < 3 else 1e-3 * 2  # an unlabeled joint is 500 px away
             same_labels(source, packed, index, atol)
         assert np.isnan(packed.reference_length(4)) and packed.metric == "pck"
 

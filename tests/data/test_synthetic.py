@@ -50,12 +50,12 @@ def test_pictures_and_labels_have_the_stated_form(people):
         assert image.dtype == np.uint8 and image.shape[0] == 256 and image.shape[2] == 3
         assert 140 <= image.shape[1] <= 384
         assert person.joints.shape == (16, 2) and person.joints.dtype == np.float32
-        assert person.labelled.all()
+        assert person.labeled.all()
         # The whole person is in the picture and in the crop.
         assert person.joints.min() >= 0
         assert np.all(person.joints.max(axis=0) <= np.array(image.shape[1::-1]) - 1)
         side = 200 * person.scale
-        assert np.abs(person.joints - person.centre).max() < side / 2
+        assert np.abs(person.joints - person.center).max() < side / 2
         box = np.ptp(person.joints, axis=0).max()
         assert 0.4 < box / side < 0.83
         # Twice the head's length is about 0.6 of its box's diagonal, seen in the crop.
@@ -68,7 +68,7 @@ def test_bodies_fill_three_quarters_of_the_crop(people):
 
 
 def test_people_and_poses_vary(people):
-    shapes = np.stack([(p.joints - p.centre) / (200 * p.scale) for _, p, _ in people])
+    shapes = np.stack([(p.joints - p.center) / (200 * p.scale) for _, p, _ in people])
     assert shapes.std(axis=0).min() > 0.02
     assert shapes[:, [10, 15]].std(axis=0).min() > 0.08  # wrists
     # Fronts and backs: the left hip is on the right of the picture for some, on the left for others.

@@ -79,7 +79,7 @@ def test_inception():
 
 
 class Residual(nn.Module):
-    """Units x + P(x) without normalisation."""
+    """Units x + P(x) without normalization."""
 
     def __init__(self, units: int, channels: int = 8) -> None:
         super().__init__()

@@ -30,16 +30,16 @@ def total(outputs: Tensor | list[Tensor]) -> Tensor:
 def train_twice(model: nn.Module, low: bool = False) -> tuple[list[Tensor], Tensor]:
     """All gradients of two steps, weights, statistics and counters; and the generator's state."""
     torch.manual_seed(1)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     gradients = []
     for _ in range(2):
         image = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             outputs = model(image)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total(outputs).backward()
         gradients += [p.grad for p in model.parameters()]
-        optimiser.step()
+        optimizer.step()
     return [*gradients, *model.state_dict().values()], torch.get_rng_state()
 
 
@@ -110,7 +110,7 @@ def test_what_is_kept_falls_to_a_few_maps_a_stack() -> None:
     assert saved_bytes(model, image) == plain
 
 
-def test_evaluation_and_the_optimised_copy_are_as_before() -> None:
+def test_evaluation_and_the_optimized_copy_are_as_before() -> None:
     model = pose_network().eval()
     image = torch.randn(1, 3, 64, 64)
     before, folded = model(image)[-1], optimize_for_inference(model)(image)[-1]

@@ -14,7 +14,7 @@ from pyranet_fast.pose import pck, pckh
 
 GOLDEN = {
     "PCKh@0.5, mean over 14 joints, every joint weighs the same": 90.27,
-    "PCKh@0.5, 14 joints pooled, every labelled joint of every person weighs the same": 90.65,
+    "PCKh@0.5, 14 joints pooled, every labeled joint of every person weighs the same": 90.65,
     "PCKh@0.5, all 16 joints pooled": 91.36,
     "PCKh@0.1, mean over 14 joints": 35.94,
 }
@@ -34,7 +34,7 @@ def golden(data_root):
 
 def test_golden_readings(golden):
     points, truth = golden
-    score = pckh(points, truth.points, truth.head_size, truth.labelled)
+    score = pckh(points, truth.points, truth.head_size, truth.labeled)
     assert {name: round(score.conventions[name], 2) for name in GOLDEN} == GOLDEN
     text = score.readings()
     assert all(f"{value:.2f}  {name}" in text for name, value in GOLDEN.items())
@@ -44,15 +44,15 @@ def test_golden_readings(golden):
 def test_golden_curve(golden):
     points, truth = golden
     errors = relative_errors(points, truth.points, truth.head_size)
-    curve = pck_curve(errors, truth.labelled, [0.1, 0.5])
+    curve = pck_curve(errors, truth.labeled, [0.1, 0.5])
     assert curve.mean.round(2).tolist() == [35.94, 90.27]
     assert curve.columns["Ankle"][1].round(2) == 83.89 and curve.count == 2958
-    for threshold, mean in zip([0.05, 0.3], pck_curve(errors, truth.labelled, [0.05, 0.3]).mean, strict=True):
-        alone = pckh(points, truth.points, truth.head_size, truth.labelled, threshold=threshold)
+    for threshold, mean in zip([0.05, 0.3], pck_curve(errors, truth.labeled, [0.05, 0.3]).mean, strict=True):
+        alone = pckh(points, truth.points, truth.head_size, truth.labeled, threshold=threshold)
         assert math.isclose(alone.mean, mean)
-    score = pckh(points, truth.points, truth.head_size, truth.labelled)
+    score = pckh(points, truth.points, truth.head_size, truth.labeled)
     name = "area under the PCKh curve, thresholds 0 to 0.5, mean over 14 joints"
-    assert math.isclose(score.conventions[name], auc(pck_curve(errors, truth.labelled)))
+    assert math.isclose(score.conventions[name], auc(pck_curve(errors, truth.labeled)))
 
 
 def people(joints: int, count: int = 4) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_readings_differ_as_they_say():
     wrong[:, 6] += 1000  # the pelvis, which is in no mean
     wrong[0, 0] += 1000
     visible = np.ones((4, 16), bool)
-    visible[1:, 0] = False  # the right ankle is labelled once, and wrong
+    visible[1:, 0] = False  # the right ankle is labeled once, and wrong
     values = list(pckh(wrong, truth, np.full(4, 10.0), visible).conventions.values())
     assert np.allclose(values[0], 100 * 13 / 14)
     assert np.allclose(values[1], 100 * (14 * 4 - 4) / (14 * 4 - 3))
@@ -83,7 +83,7 @@ def test_lsp_has_no_reading_that_says_the_same_twice():
     score = pck(lsp_people(), lsp_people())
     assert list(score.conventions) == [
         "PCK@0.2, mean over 14 joints, every joint weighs the same",
-        "PCK@0.2, 14 joints pooled, every labelled joint of every person weighs the same",
+        "PCK@0.2, 14 joints pooled, every labeled joint of every person weighs the same",
         "PCK@0.1, mean over 14 joints",
         "area under the PCK curve, thresholds 0 to 0.2, mean over 14 joints",
     ]
@@ -101,14 +101,14 @@ def test_people_who_cannot_be_scored_are_counted_and_change_nothing():
     visible[4] = False
     score = pckh(wrong, truth, sizes, visible, on_bad_size="leave_out")
     assert score.mean == 100 and score.count == 1
-    assert score.settings["left_out"] == {"no labelled joint": 1, "no head size": 4}
-    assert "1 person scored, 1 left out (no labelled joint), 4 left out (no head size)" in score.readings()
+    assert score.settings["left_out"] == {"no labeled joint": 1, "no head size": 4}
+    assert "1 person scored, 1 left out (no labeled joint), 4 left out (no head size)" in score.readings()
     with pytest.raises(ValueError, match=r"head_size\[1\] is 0; every head size must be positive"):
         pckh(wrong, truth, sizes, visible)
 
     truth = lsp_people()
     truth[1, 9] = truth[1, 2]  # no length
-    truth[2, 9] = np.nan  # without flags, NaN is not labelled
+    truth[2, 9] = np.nan  # without flags, NaN is not labeled
     score = pck(truth, truth)
     assert score.count == 2 and score.settings["left_out"] == {"no torso": 2} and score.mean == 100
 
@@ -134,7 +134,7 @@ def test_joints_outside_the_image_are_counted_and_scored():
     score = pckh(wrong, truth, np.ones(2), visible, image_size=sizes)
     assert score.settings["joints_outside_image"] == 2
     assert score.mean == pckh(wrong, truth, np.ones(2), visible).mean == 100 * 13.5 / 14
-    assert "2 labelled joints lie outside" in score.readings()
+    assert "2 labeled joints lie outside" in score.readings()
     assert "joints_outside_image" not in pckh(wrong, truth, np.ones(2)).settings
 
 
@@ -198,6 +198,6 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_readings_of_nobody_labelled():
+def test_readings_of_nobody_labeled():
     values = readings(np.zeros((2, 16)), np.zeros((2, 16), bool), 0.5, PCKH)
     assert all(math.isnan(value) for value in values.values())

@@ -1,4 +1,4 @@
-"""Skeletons land where the joints are, in the colours of their sides."""
+"""Skeletons land where the joints are, in the colors of their sides."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def canvas(height=400, width=300):
     return np.full((height, width, 3), GREY, np.uint8)
 
 
-def near(image, x, y, colour, reach=2):
-    """Whether a pixel of the colour lies within ``reach`` of the point."""
+def near(image, x, y, color, reach=2):
+    """Whether a pixel of the color lies within ``reach`` of the point."""
     part = image[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1].reshape(-1, 3)
-    return bool((np.abs(part.astype(int) - colour).max(axis=1) <= 12).any())
+    return bool((np.abs(part.astype(int) - color).max(axis=1) <= 12).any())
 
 
 def spread(skeleton, height=400, width=300):
@@ -28,7 +28,7 @@ def spread(skeleton, height=400, width=300):
 
 
 @pytest.mark.parametrize("skeleton", [MPII, LSP], ids=lambda s: s.name)
-def test_joints_are_drawn_at_their_places_in_the_colour_of_their_side(skeleton):
+def test_joints_are_drawn_at_their_places_in_the_color_of_their_side(skeleton):
     image, joints = canvas(), spread(skeleton)
     drawn = draw_pose(image, joints, None, skeleton, long_side=None)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
@@ -44,9 +44,9 @@ def test_every_bone_is_drawn():
         only[[a, b]] = joints[[a, b]]
         drawn = draw_pose(canvas(), only, None, MPII, long_side=None)
         x, y = np.rint(joints[[a, b]].mean(axis=0)).astype(int)
-        sides = {side_of(MPII.joints[a]), side_of(MPII.joints[b])} - {"centre"}
-        colour = COLORS[sides.pop()] if len(sides) == 1 else COLORS["centre"]
-        assert near(drawn, x, y, colour), (MPII.joints[a], MPII.joints[b])
+        sides = {side_of(MPII.joints[a]), side_of(MPII.joints[b])} - {"center"}
+        color = COLORS[sides.pop()] if len(sides) == 1 else COLORS["center"]
+        assert near(drawn, x, y, color), (MPII.joints[a], MPII.joints[b])
 
 
 def test_low_scores_are_hollow_and_faint_and_nan_is_not_drawn():
@@ -70,7 +70,7 @@ def test_small_images_are_enlarged_and_large_ones_reduced():
     drawn = draw_pose(canvas(20, 30), joints, None, LSP)
     assert drawn.shape == (341, 512, 3)
     zoom = 512 / 30
-    assert near(drawn, round(15.5 * zoom - 0.5), round(3.5 * zoom - 0.5), COLORS["centre"])
+    assert near(drawn, round(15.5 * zoom - 0.5), round(3.5 * zoom - 0.5), COLORS["center"])
     assert draw_pose(canvas(3000, 100), joints, None, LSP).shape == (2048, 68, 3)
     assert draw_pose(canvas(1, 1), joints, None, LSP).shape == (512, 512, 3)
     assert draw_pose(canvas(1, 5000), joints, None, LSP).shape == (1, 2048, 3)

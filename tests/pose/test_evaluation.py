@@ -51,10 +51,10 @@ def test_six_scales_are_the_crops_of_six_sizes_averaged():
         who, image = people.person(index), people.image(index)
         maps = []
         for scale in SIX_SCALES:
-            picture = crop(image, crop_matrix(who.centre, who.scale * scale, 0.0, SIZE), SIZE)
+            picture = crop(image, crop_matrix(who.center, who.scale * scale, 0.0, SIZE), SIZE)
             maps.append(score_maps(Network(), torch.from_numpy(picture.transpose(2, 0, 1))[None], LSP)[0])
         size = [[image.shape[1], image.shape[0]]]
-        joints, scores = decode_scales(torch.stack(maps)[None], SIX_SCALES, [who.centre], [200 * who.scale], size)
+        joints, scores = decode_scales(torch.stack(maps)[None], SIX_SCALES, [who.center], [200 * who.scale], size)
         np.testing.assert_allclose(predictions[index, :, :2], joints[0], atol=1e-2)
         np.testing.assert_allclose(predictions[index, :, 2], scores[0], rtol=1e-4, atol=1e-6)
 

@@ -57,11 +57,11 @@ def marked(count):
 def people(skeleton, seed=0, count=3):
     """Joints in image pixels with the crops around them, some far off the image's origin."""
     rng = np.random.default_rng(seed)
-    centres = np.array([[320.0, 200.5], [-40.25, 33.0], [2500.0, 10.0]])[:count]
+    centers = np.array([[320.0, 200.5], [-40.25, 33.0], [2500.0, 10.0]])[:count]
     scales = np.array([0.9, 2.3, 0.37])[:count]
-    matrices = np.stack([crop_matrix(c, s, 0.0, SIZE) for c, s in zip(centres, scales, strict=True)])
+    matrices = np.stack([crop_matrix(c, s, 0.0, SIZE) for c, s in zip(centers, scales, strict=True)])
     half = 200 * scales[:, None, None] / 2
-    joints = centres[:, None] + rng.uniform(-0.85, 0.85, (count, len(skeleton), 2)) * half
+    joints = centers[:, None] + rng.uniform(-0.85, 0.85, (count, len(skeleton), 2)) * half
     return joints, matrices, 200 * scales / SIZE
 
 
@@ -121,7 +121,7 @@ def test_flip_test_commutes_with_mirroring_for_any_network():
     assert not torch.allclose(straight, score_maps(model, images, LSP, flip=False))
 
 
-def test_the_network_sees_normalised_images_in_eval_mode_and_keeps_its_mode():
+def test_the_network_sees_normalized_images_in_eval_mode_and_keeps_its_mode():
     model = Random().train()
     images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
     first = score_maps(model, images, LSP, flip=False)

@@ -117,13 +117,13 @@ def test_missing_joints_do_not_count_and_joints_weigh_the_same():
     wrong[0, 0] += 1000
     wrong[2, 5] += 1000
     visible = np.ones((4, 16), dtype=bool)
-    visible[1:, 0] = False  # the right ankle is labelled once, and wrong; the left is wrong once in four
+    visible[1:, 0] = False  # the right ankle is labeled once, and wrong; the left is wrong once in four
     score = pckh(wrong, truth, np.full(4, 10.0), visible)
     assert math.isclose(score.columns["Ankle"], (0 + 75) / 2)
     assert math.isclose(score.mean, (12 * 100 + 0 + 75) / 14)
 
 
-def test_nobody_labelled_is_unknown_not_zero():
+def test_nobody_labeled_is_unknown_not_zero():
     truth = mpii_people(2)
     visible = np.ones((2, 16), dtype=bool)
     visible[:, [0, 5]] = False

@@ -22,11 +22,11 @@ def scenes(n=3, k=4, size=16, scales=SIX_SCALES, noise=0.05, seed=0):
         maps[person, scale, joint] += np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / 2)
     sides = rng.uniform(60, 250, n)
     sizes = rng.integers(150, 300, (n, 2)).astype(float)
-    centres = sizes * rng.uniform(0.3, 0.7, (n, 2))
-    return torch.from_numpy(maps).float(), centres, sides, sizes
+    centers = sizes * rng.uniform(0.3, 0.7, (n, 2))
+    return torch.from_numpy(maps).float(), centers, sides, sizes
 
 
-def mean_at(maps, scales, centre, side, x, y):
+def mean_at(maps, scales, center, side, x, y):
     """The average of one joint's maps at image points, one bilinear read a scale and point: slow and obvious."""
     total = np.zeros((len(y), len(x)))
     size = maps.shape[-1]
@@ -34,7 +34,7 @@ def mean_at(maps, scales, centre, side, x, y):
         padded = np.pad(one.astype(np.float64), 2)
         for i, row in enumerate(y):
             for j, column in enumerate(x):
-                at = (np.array([row - centre[1], column - centre[0]]) / (side * scale)) * size + (size - 1) / 2
+                at = (np.array([row - center[1], column - center[0]]) / (side * scale)) * size + (size - 1) / 2
                 at = np.clip(at, -1, size) + 2
                 (r, c), (dr, dc) = at.astype(int), at - at.astype(int)
                 near = padded[r : r + 2, c : c + 2]
@@ -42,41 +42,41 @@ def mean_at(maps, scales, centre, side, x, y):
     return total / len(scales)
 
 
-def crossings(scales, size, centre, side, length):
-    """Where the average of bilinear pieces can be largest along an axis: pixel centres of any map, and the border."""
+def crossings(scales, size, center, side, length):
+    """Where the average of bilinear pieces can be largest along an axis: pixel centers of any map, and the border."""
     pixels = np.arange(-1, size + 1) - (size - 1) / 2
-    lines = np.concatenate([centre + side * scale * pixels / size for scale in scales])
+    lines = np.concatenate([center + side * scale * pixels / size for scale in scales])
     return np.unique(np.clip(lines, 0, length - 1))
 
 
 @pytest.mark.parametrize("scales, size", [(SIX_SCALES, 8), ((0.7, 1.0), 9), ((1.0,), 6)], ids=str)
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_the_exact_maximum_is_found(scales, size, noise):
-    maps, centres, sides, sizes = scenes(2, 2, size, scales, noise)
-    joints, scores = decode_scales(maps, scales, centres, sides, sizes)
+    maps, centers, sides, sizes = scenes(2, 2, size, scales, noise)
+    joints, scores = decode_scales(maps, scales, centers, sides, sizes)
     for person, joint in np.ndindex(2, 2):
-        x = crossings(scales, size, centres[person, 0], sides[person], sizes[person, 0])
-        y = crossings(scales, size, centres[person, 1], sides[person], sizes[person, 1])
-        mean = mean_at(maps[person, :, joint].numpy(), scales, centres[person], sides[person], x, y)
+        x = crossings(scales, size, centers[person, 0], sides[person], sizes[person, 0])
+        y = crossings(scales, size, centers[person, 1], sides[person], sizes[person, 1])
+        mean = mean_at(maps[person, :, joint].numpy(), scales, centers[person], sides[person], x, y)
         row, column = np.unravel_index(mean.argmax(), mean.shape)
         np.testing.assert_allclose(joints[person, joint], [x[column], y[row]], atol=1e-3)
         np.testing.assert_allclose(scores[person, joint], mean.max(), rtol=1e-5)
         # Nowhere on a fine grid is it larger.
         fine = [np.linspace(0, sizes[person, axis] - 1, 60) for axis in (0, 1)]
-        assert mean_at(maps[person, :, joint].numpy(), scales, centres[person], sides[person], *fine).max() <= (
+        assert mean_at(maps[person, :, joint].numpy(), scales, centers[person], sides[person], *fine).max() <= (
             scores[person, joint] + 1e-5
         )
 
 
 def test_it_agrees_with_maps_warped_onto_the_whole_image():
-    maps, centres, sides, sizes = scenes(3, 4, 32)
-    joints, scores = decode_scales(maps, SIX_SCALES, centres, sides, sizes)
+    maps, centers, sides, sizes = scenes(3, 4, 32)
+    joints, scores = decode_scales(maps, SIX_SCALES, centers, sides, sizes)
     for person, joint in np.ndindex(3, 4):
         width, height = (int(v) for v in sizes[person])
         whole = np.zeros((height, width))
         for one, scale in zip(maps[person, :, joint].double().numpy(), SIX_SCALES, strict=True):
             pixel = sides[person] * scale / 32
-            corner = centres[person] - pixel * 31 / 2
+            corner = centers[person] - pixel * 31 / 2
             to_image = np.array([[pixel, 0, corner[0]], [0, pixel, corner[1]]])
             # OpenCV rounds the places it reads to 1/32 of a pixel.
             whole += cv2.warpAffine(one, to_image, (width, height), flags=cv2.INTER_LINEAR) / len(SIX_SCALES)
@@ -103,7 +103,7 @@ def test_blocks_left_out_do_not_matter(noise, monkeypatch):
 
 
 def test_joints_stay_inside_the_image():
-    maps, _centres, sides, _ = scenes(2, 6, 16)
+    maps, _centers, sides, _ = scenes(2, 6, 16)
     sizes = np.array([[40.0, 25.0], [1.0, 1.0]])
     joints, _ = decode_scales(maps, SIX_SCALES, np.array([[35.0, 20.0], [900.0, -500.0]]), sides, sizes)
     assert (joints[0] >= 0).all() and (joints[0] <= sizes[0] - 1).all()
@@ -127,10 +127,10 @@ def test_equal_maxima_nan_and_nobody():
 
 
 def test_bad_arguments_are_named():
-    maps, centres, sides, sizes = scenes(2, 3, 8)
+    maps, centers, sides, sizes = scenes(2, 3, 8)
     with pytest.raises(ValueError, match=r"maps has shape \(2, 6, 3, 8, 8\) for scales \(1.0, 2.0\)"):
-        decode_scales(maps, (1.0, 2.0), centres, sides, sizes)
-    with pytest.raises(ValueError, match=r"centres has shape \(1, 2\); \(2, 2\) finite numbers"):
-        decode_scales(maps, SIX_SCALES, centres[:1], sides, sizes)
+        decode_scales(maps, (1.0, 2.0), centers, sides, sizes)
+    with pytest.raises(ValueError, match=r"centers has shape \(1, 2\); \(2, 2\) finite numbers"):
+        decode_scales(maps, SIX_SCALES, centers[:1], sides, sizes)
     with pytest.raises(ValueError, match=r"sides has shape \(2,\); \(2,\) finite numbers"):
-        decode_scales(maps, SIX_SCALES, centres, sides * np.nan, sizes)
+        decode_scales(maps, SIX_SCALES, centers, sides * np.nan, sizes)

@@ -58,7 +58,7 @@ def write_mpii(path, count=5, head=100.0):
     [((0, 1, 2), "N x 16 x 3"), ((0, 2, 1), "N x 3 x 16"), ((2, 1, 0), "3 x 16 x N"), ((1, 2, 0), "16 x 3 x N")],
 )
 @pytest.mark.parametrize("kind", ["h5", "mat", "mat73"])
-def test_every_layout_is_recognised(tmp_path, axes, layout, kind):
+def test_every_layout_is_recognized(tmp_path, axes, layout, kind):
     values = poses(7, 16)
     array = values.transpose(axes)
     path = tmp_path / ("p.h5" if kind == "h5" else "p.mat")
@@ -147,7 +147,7 @@ def test_a_folder_is_no_file(tmp_path):
 def test_ground_truth_of_lsp_and_its_ranges(tmp_path):
     path, points = write_lsp(tmp_path / "joints.mat")
     truth = read_ground_truth(path)
-    assert truth.kind == "lsp" and len(truth) == 20 and truth.head_size is None and truth.labelled.all()
+    assert truth.kind == "lsp" and len(truth) == 20 and truth.head_size is None and truth.labeled.all()
     assert np.allclose(truth.points, points[..., :2] - 1)
     part = read_ground_truth(path, "11-")
     assert (part.first, part.last, part.available) == (11, 20, 20)
@@ -162,7 +162,7 @@ def test_ground_truth_of_lsp_extended_has_labels(tmp_path):
     points[6, 1, 0] = np.nan
     savemat(path, {"joints": points.transpose(1, 2, 0)})
     truth = read_ground_truth(path)
-    assert not truth.labelled[4, 5] and not truth.labelled[6, 1] and truth.labelled.sum() == 20 * 14 - 2
+    assert not truth.labeled[4, 5] and not truth.labeled[6, 1] and truth.labeled.sum() == 20 * 14 - 2
 
 
 def test_ground_truth_of_mpii(tmp_path):
@@ -259,7 +259,7 @@ def test_a_person_without_a_head_box_is_left_out(tmp_path):
     missing[:, 4] = 1
     savemat(path, {"pos_gt_src": points.transpose(1, 2, 0), "jnt_missing": missing, "headboxes_src": boxes})
     score = score_files(write_h5(tmp_path / "p.h5", points), path)
-    assert score.count == 3 and score.settings["left_out"] == {"no head size": 1, "no labelled joint": 1}
+    assert score.count == 3 and score.settings["left_out"] == {"no head size": 1, "no labeled joint": 1}
 
 
 def test_golden_files(data_root):

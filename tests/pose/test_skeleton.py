@@ -92,7 +92,7 @@ def test_built_in_skeletons_are_kept_by_name_and_others_whole():
         ({"bones": 3}, "a list of pairs of joint indices"),
         ({"flip_pairs": [[1, 5]]}, "name joint 5"),
         ({"flip_pairs": [[0, 1], [1, 2]]}, "two flip_pairs"),
-        ({"colour": "red"}, "has the fields name, joints, flip_pairs, bones, colour"),
+        ({"color": "red"}, "has the fields name, joints, flip_pairs, bones, color"),
     ],
 )
 def test_dictionaries_that_are_no_skeleton(change, message):
@@ -121,12 +121,12 @@ def test_other_values_are_no_skeleton(value):
         ("lefteye", "left", "eye"),
         ("left", "left", ""),
         ("right ankle", "right", "ankle"),
-        ("nose", "centre", "nose"),
-        ("lip", "centre", "lip"),
-        ("upper neck", "centre", "upper neck"),
-        ("R", "centre", "r"),
-        ("膝", "centre", "膝"),
-        ("  ", "centre", ""),
+        ("nose", "center", "nose"),
+        ("lip", "center", "lip"),
+        ("upper neck", "center", "upper neck"),
+        ("R", "center", "r"),
+        ("膝", "center", "膝"),
+        ("  ", "center", ""),
     ],
 )
 def test_sides_in_names(name, side, rest):

@@ -83,17 +83,17 @@ def test_errors_are_in_units_of_the_metric(people, predictions):
 
 
 def test_people_who_cannot_be_read_have_no_errors(people, predictions):
-    class Unlabelled(FirstPeople):
+    class Unlabeled(FirstPeople):
         def person(self, index):
             if index == 0:
                 raise UserError("gone")
             person = super().person(index)
-            return replace(person, labelled=np.arange(len(person.labelled)) > 0)
+            return replace(person, labeled=np.arange(len(person.labeled)) > 0)
 
         def reference_length(self, index):
             return float("nan") if index == 4 else super().reference_length(index)
 
-    errors = people_errors(Unlabelled(people.source, COUNT), predictions)
+    errors = people_errors(Unlabeled(people.source, COUNT), predictions)
     assert np.isnan(errors[[0, 4]]).all() and np.isnan(errors[1:4, 0]).all() and np.isfinite(errors[1:4, 1:]).all()
 
 
@@ -137,7 +137,7 @@ def test_the_prediction_and_the_truth_are_where_they_belong(people, predictions,
     picture = cv2.imread(str(tmp_path / next(e.picture for e in shown if e.index == index)))[..., ::-1].astype(int)
     person = people.person(index)
     side = person.scale * 200
-    place = (person.joints[index] - person.centre + side / 2) * 448 / side
+    place = (person.joints[index] - person.center + side / 2) * 448 / side
     # The worst joint's true place has a ring of 7 pixels around it.
     for angle in np.arange(0, 2 * np.pi, np.pi / 4):
         x, y = np.rint(place + 7 * np.array([np.cos(angle), np.sin(angle)])).astype(int)
@@ -163,7 +163,7 @@ def test_large_images_and_far_predictions(people, tmp_path):
 
         def person(self, index):
             person = super().person(index)
-            return replace(person, joints=person.joints * 8, centre=person.centre * 8, scale=person.scale * 8)
+            return replace(person, joints=person.joints * 8, center=person.center * 8, scale=person.scale * 8)
 
     large = Large(people.source, 1)
     points = np.full((1, len(people.skeleton), 2), 1e9)

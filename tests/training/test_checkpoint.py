@@ -96,4 +96,4 @@ def test_weights_of_another_configuration_are_named() -> None:
     with pytest.raises(UserError, match=r"another configuration: \d+ of the network's \d+ tensors are missing"):
         build_model(example(model={**CONFIG, "stacks": 2}))
     with pytest.raises(UserError, match="cannot build"):
-        build_model(example(model={**CONFIG, "colour": "red"}))
+        build_model(example(model={**CONFIG, "color": "red"}))

@@ -180,7 +180,7 @@ def test_the_loop_trains_by_it_and_goes_on_without(tmp_path: Path, monkeypatch: 
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
 
 
-def test_pictures_are_normalised_without_sending_anything() -> None:
+def test_pictures_are_normalized_without_sending_anything() -> None:
     images = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
     expected = images.float().mul_(1 / 255).sub_(torch.tensor(MEAN).view(1, 3, 1, 1))
     assert torch.equal(normalize(images), expected)

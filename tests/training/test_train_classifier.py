@@ -20,7 +20,7 @@ from pyranet_fast.training.optim import learning_rate
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the coloured shapes."""
+    """A tenth of the colored shapes."""
 
     def some(split: str) -> LabeledImages:
         d = load_shapes(split)

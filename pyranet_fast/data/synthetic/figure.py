@@ -40,7 +40,7 @@ _HAIR = (
 
 @dataclass
 class Look:
-    """What somebody wears and looks like; colours are RGB."""
+    """What somebody wears and looks like; colors are RGB."""
 
     skin: Color
     hair: Color
@@ -92,7 +92,7 @@ def rgb(values: Iterable[float]) -> Color:
 
 
 def _fabric(rng: Rng, dark: float = 0.3) -> Color:
-    """Draw a cloth's colour: often dark, white or grey, else of any hue."""
+    """Draw a cloth's color: often dark, white or gray, else of any hue."""
     if rng.random() < dark:
         return rgb(rng.uniform(18, 75) + rng.normal(0, 9, 3))
     if rng.random() < 0.25:

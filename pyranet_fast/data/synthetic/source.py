@@ -34,7 +34,7 @@ class _Rendered:
 class SyntheticSource(PeopleSource):
     """Rendered people with MPII's 16 joints.
 
-    Pictures are 256 px high and hold one whole person. All joints are labelled, hidden ones too. Person i
+    Pictures are 256 px high and hold one whole person. All joints are labeled, hidden ones too. Person i
     is a function of (seed, split, i) alone: no state, the same in every process; the splits of one seed are
     drawn apart. The metric is PCKh with the rendered head's size, 0.6 times the diagonal of its box.
     """
@@ -124,12 +124,12 @@ def _render(rng: np.random.Generator, variety: float) -> _Rendered:
 
     box = float((box_high - box_low).max())
     side = max(box / _FILL, _STANDING * zoom) * float(np.clip(rng.normal(1, 0.03), 0.92, 1.08))
-    centre = (box_low + box_high) / 2 + rng.normal(0, 0.012 * side, 2)
+    center = (box_low + box_high) / 2 + rng.normal(0, 0.012 * side, 2)
     x0, y0, x1, y1 = figure.head.box()
     person = Person(
         joints=joints.astype(np.float32),
-        labelled=np.ones(len(MPII), dtype=bool),
-        centre=centre.astype(np.float32),
+        labeled=np.ones(len(MPII), dtype=bool),
+        center=center.astype(np.float32),
         scale=side / PIXELS_PER_SCALE,
     )
     return _Rendered(image, person, 0.6 * float(np.hypot(x1 - x0, y1 - y0)))
