@@ -6,7 +6,8 @@ import json
 
 import cv2
 import numpy as np
-from people import smooth_image
+
+from tests.data.people import smooth_image
 
 DOG = {"id": 7, "name": "dog", "keypoints": ["nose", "left_ear", "right_ear", "tail"], "skeleton": [[1, 2], [1, 3]]}
 

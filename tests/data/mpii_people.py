@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import h5py
 import numpy as np
-from people import smooth_image
 from scipy.io import savemat
+
+from tests.data.people import smooth_image
 
 
 def raw_people(count: int = 6) -> list[dict]:

@@ -6,12 +6,12 @@ import gzip
 
 import numpy as np
 import pytest
-from coco_people import DOG, changed, dogs, write
 
 from pyranet_fast.data import COCOSource, open_dataset
 from pyranet_fast.data.annotations import is_held_out
 from pyranet_fast.errors import DataWarning, UserError
 from pyranet_fast.evaluation.evaluator import score_predictions
+from tests.data.coco_people import DOG, changed, dogs, write
 
 
 @pytest.fixture

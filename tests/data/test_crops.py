@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from people import MemorySource, person, smooth_image
 
 from pyranet_fast.data import Augmentation, CachedSource, ConcatSource, CropDataset, SyntheticSource, worker_init
 from pyranet_fast.data.transforms import MEAN, from_map, transform_points
 from pyranet_fast.errors import UserError
+from tests.data.people import MemorySource, person, smooth_image
 
 EVERYTHING = Augmentation(flip=0.5, rotation_probability=1.0)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from people import lsp_joints, lspet_joints, write_release
 
 from pyranet_fast.data import CropDataset, LSPExtendedSource, LSPSource, open_dataset
 from pyranet_fast.errors import UserError
+from tests.data.people import lsp_joints, lspet_joints, write_release
 
 
 @pytest.fixture

@@ -7,7 +7,11 @@ import json
 
 import numpy as np
 import pytest
-from mpii_people import (
+
+from pyranet_fast.data import CropDataset, MPIISource, Subset, open_dataset
+from pyranet_fast.errors import DataWarning, UserError
+from pyranet_fast.evaluation.evaluator import score_predictions
+from tests.data.mpii_people import (
     heads_of,
     raw_people,
     rect_of,
@@ -19,10 +23,6 @@ from mpii_people import (
     write_json,
     write_matlab,
 )
-
-from pyranet_fast.data import CropDataset, MPIISource, Subset, open_dataset
-from pyranet_fast.errors import DataWarning, UserError
-from pyranet_fast.evaluation.evaluator import score_predictions
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 
 import cv2
 import pytest
-from coco_people import DOG, changed, dogs, write
 
 from pyranet_fast import cli, predict, train
 from pyranet_fast.checkpoint import save_checkpoint
@@ -15,6 +14,7 @@ from pyranet_fast.errors import UserError
 from pyranet_fast.inference.predictor import Predictor
 from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.pose import resolve_skeleton
+from tests.data.coco_people import DOG, changed, dogs, write
 
 
 @pytest.fixture

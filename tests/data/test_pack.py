@@ -9,10 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from coco_people import dogs
-from coco_people import write as write_coco
-from packed_people import repacked, same_labels
-from people import MemorySource, lspet_joints, person, smooth_image, write_release
 
 from pyranet_fast import cli
 from pyranet_fast.data import (
@@ -33,6 +29,10 @@ from pyranet_fast.errors import DataWarning, UserError
 from pyranet_fast.inference.heatmaps import SIX_SCALES
 from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.pose import MPII
+from tests.data.coco_people import dogs
+from tests.data.coco_people import write as write_coco
+from tests.data.packed_people import repacked, same_labels
+from tests.data.people import MemorySource, lspet_joints, person, smooth_image, write_release
 
 
 def test_labels_lead_back(demo, file):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_capture import FakeCapture
 from torch import Tensor, nn
 
 from pyranet_fast import UserError, cli, ops, train
@@ -22,6 +21,7 @@ from pyranet_fast.training.classification import ClassificationTask
 from pyranet_fast.training.config import ClassifierConfig, PoseConfig
 from pyranet_fast.training.optim import load_plain_state, plain_state
 from pyranet_fast.training.step import GraphedStep, Step, set_rate
+from tests.fake_capture import FakeCapture
 
 
 class SmallTask:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +14,7 @@ from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import EvaluationState, evaluate_pose, prefetch
 from pyranet_fast.inference.heatmaps import SIX_SCALES, decode_scales, score_maps
 from pyranet_fast.pose import LSP
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from people import MemorySource, person, smooth_image
+from tests.data.people import MemorySource, person, smooth_image
 
 SIZE = 32
 

@@ -7,14 +7,14 @@ import struct
 
 import pytest
 import torch
-from packed_people import same_labels
-from people import MemorySource, person, smooth_image
 
 from pyranet_fast.data import Augmentation, CropDataset, PackedSource, open_dataset, worker_init
 from pyranet_fast.data.crops import ScaledCrops
 from pyranet_fast.data.pack import pack
 from pyranet_fast.data.packed import PackedFile
 from pyranet_fast.errors import DataWarning, UserError
+from tests.data.packed_people import same_labels
+from tests.data.people import MemorySource, person, smooth_image
 
 
 class TestUnreadableImages:

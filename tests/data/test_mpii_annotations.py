@@ -7,10 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from mpii_people import raw_people, rect_of, struct_array, write_hdf5, write_images, write_json, write_matlab
 
 from pyranet_fast.data import MPIISource
 from pyranet_fast.errors import UserError
+from tests.data.mpii_people import raw_people, rect_of, struct_array, write_hdf5, write_images, write_json, write_matlab
 
 
 @pytest.fixture

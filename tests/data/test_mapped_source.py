@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mpii_people import raw_people, write_images, write_json
-from people import MemorySource, lspet_joints, person, smooth_image, write_release
 
 from pyranet_fast.data import ConcatSource, CropDataset, LSPExtendedSource, MappedSource, open_dataset
 from pyranet_fast.data import registry as registry_module
@@ -13,6 +11,8 @@ from pyranet_fast.data.dataset import LSP_TO_MPII
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import score_predictions
 from pyranet_fast.pose import LSP, MPII
+from tests.data.mpii_people import raw_people, write_images, write_json
+from tests.data.people import MemorySource, lspet_joints, person, smooth_image, write_release
 
 
 def mapped(labeled=None) -> MappedSource:
