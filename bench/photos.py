@@ -112,7 +112,7 @@ def measure(predictor: Predictor, people: PeopleSource, kind: str, count: int) -
         start = time.perf_counter()
         pose = predictor(image)
         seconds += time.perf_counter() - start
-        near = np.linalg.norm(pose.joints - joints, axis=1) < WITHIN[people.metric] * length
+        near = np.linalg.norm(pose.joints - joints, axis=1) < people.metric.threshold * length
         right.append(near[visible])
         trusted.append(bool(pose.trustworthy))
     sure = [hits for hits, trust in zip(right, trusted, strict=True) if trust]
@@ -162,7 +162,7 @@ def worst(predictor: Predictor, people: PeopleSource, count: int = 6) -> list[tu
     shares = []
     for index in range(len(people)):
         away = np.linalg.norm(predictor(people.image(index)).joints[ours] - people.person(index).joints[theirs], axis=1)
-        shares.append(float((away < WITHIN[people.metric] * people.reference_length(index)).mean()))
+        shares.append(float((away < people.metric.threshold * people.reference_length(index)).mean()))
     return [(int(i), f"{shares[i]:.0%} right") for i in np.argsort(shares, kind="stable")[:count]]
 
 

@@ -17,11 +17,10 @@ from .evaluation.report import mpii_numbers, write_curves, write_metrics, write_
 from .inference.heatmaps import SIX_SCALES, ready
 from .io import output_folder
 from .keypoints import resolve_skeleton
-from .metrics import CONVENTIONS, relative_errors, torso_length
+from .metrics import relative_errors
 from .models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 
 SCALES = (1, 6)
-MPII_VALIDATION = 2958  # people
 # What belongs to one way of using the command alone.
 _OF_FILES = ("ground_truth", "people", "pixels")
 _OF_CHECKPOINT = ("checkpoint", "dataset", "root")
@@ -128,14 +127,10 @@ def _score_files(arguments: argparse.Namespace) -> int:
     score = score_pair(predicted, truth)
     output = output_folder(arguments.output)
     name = arguments.name or Path(arguments.predictions).name
-    everybody = truth.kind == "mpii" and len(truth) == MPII_VALIDATION
-    people = f"{truth.first}-{truth.last}"
-    data = "MPII validation" if everybody else f"LSP {people}" if truth.kind == "lsp" else f"{truth.path.name} {people}"
-    text, files = write_metrics(output, score, name, data)
-    length = truth.head_size if truth.head_size is not None else torso_length(truth.points, truth.labeled)
-    errors = relative_errors(predicted.points, truth.points, length)
+    text, files = write_metrics(output, truth.metric, score, name, truth.name)
+    errors = relative_errors(predicted.points, truth.points, truth.length)
     errors[~truth.labeled] = float("nan")
-    files += write_curves(output, errors, CONVENTIONS["pckh" if truth.kind == "mpii" else "pck"], name, data)
+    files += write_curves(output, errors, truth.metric, name, truth.name)
     print(text)
     _say_files(files)
     return 0
@@ -197,7 +192,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     unreadable = score.settings["unreadable"]
     note = f"{how}, {unreadable} of {len(people)} without a readable image" if unreadable else how
     files = write_predictions(output, people, predictions, formats, {**settings, "testing": how})
-    text, more = write_metrics(output, score, name, people.name, note, published=not people.name.startswith("demo"))
+    text, more = write_metrics(output, people.metric, score, name, people.name, note)
     files += [*more, *write_worst(output, people, predictions, name, people.name, arguments.worst)]
     state.finish()
     print(f"{people.name}: {len(people)} people, {how}")

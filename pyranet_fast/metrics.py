@@ -23,36 +23,145 @@ AUC_STEP = 0.01  # the grid of the curve, in units of the metric
 
 
 @dataclass(frozen=True)
-class Convention:
-    """One reading of a metric.
+class Published:
+    """A figure from a publication.
 
     Attributes:
-        metric: name without threshold, ``"PCK"`` or ``"PCKh"``.
+        name: method.
+        data: the people it was measured on, such as ``"MPII test"``.
+        mean: percent.
+        note: its source and how it was measured.
+        columns: percent in the order of the metric's columns, or nothing where only the mean was published.
+    """
+
+    name: str
+    data: str
+    mean: float
+    note: str
+    columns: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What errors of joints are measured in, which joints count, and what stands beside the result.
+
+    A data set carries one; tables, curves, calibration and the page of the worst ask it.
+
+    Attributes:
+        key: what packed files and arguments call it: ``"pckh"``, ``"pck"`` or ``"pck-box"``.
+        name: without threshold, ``"PCKh"``, ``"PCK"`` or ``"PCK-box"``.
         skeleton: the joints.
-        unit: what one unit of error is, in the plural, for people to read.
-        columns: joints of each column of the paper's tables; left and right are averaged.
+        unit: what an error of 1 is, for people to read; ``units`` is its plural.
+        length: name of the unit's length in a score's settings, such as ``"torso"``.
+        length_meaning: how that length is measured on a person.
+        without_length: why a person who has no such length is left out.
+        columns: joints of each column of a table; left and right are averaged.
         in_mean: joints of the mean.
         mean: the mean in words.
         strict: a joint is right where error < threshold; else where error <= threshold.
-        usual: the threshold of the published tables, in units.
+        threshold: of the published tables, in units.
         fine: a tighter threshold that is reported beside it.
+        settings: what a score's settings say beside all that.
+        published: figures at ``threshold`` to set beside a result.
     """
 
-    metric: str
+    key: str
+    name: str
     skeleton: Skeleton
     unit: str
+    units: str
+    length: str
+    length_meaning: str
+    without_length: str
     columns: Mapping[str, Sequence[int]]
     in_mean: Sequence[int]
     mean: str
     strict: bool
-    usual: float
+    threshold: float
     fine: float = 0.1
+    settings: Mapping[str, str] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+
+    def at(self, threshold: float | None = None) -> str:
+        """The name with a threshold, such as ``"PCKh@0.5"``; None is the published tables'."""
+        return f"{self.name}@{self.threshold if threshold is None else threshold:g}"
+
+    def right(self, errors: npt.ArrayLike, threshold: float | None = None) -> BoolArray:
+        """Which errors, in units, are those of right joints; NaN is not."""
+        limit = self.threshold if threshold is None else threshold
+        values = np.asarray(errors, dtype=np.float64)
+        return np.asarray(values < limit if self.strict else values <= limit)
+
+    def score(
+        self,
+        predictions: npt.ArrayLike,
+        ground_truth: npt.ArrayLike,
+        visible: npt.ArrayLike | None,
+        length: npt.ArrayLike,
+        *,
+        threshold: float | None = None,
+        image_size: npt.ArrayLike | None = None,
+    ) -> Score:
+        """Score predictions.
+
+        Args:
+            predictions: (N, K, 2), x and y in image pixels. A NaN is a wrong answer.
+            ground_truth: (N, K, 2), in the same pixels.
+            visible: (N, K), true where labeled; None means wherever the truth is finite. People without any labeled
+                joint are not in ``count`` but in ``settings["left_out"]``.
+            length: (N,), each person's unit in the same pixels. People whose length is not positive and finite are
+                left out, counted in ``settings["left_out"]``.
+            threshold: in units; None is the published tables'.
+            image_size: (N, 2), width and height of each person's image in pixels. With it, labeled joints outside
+                the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
+
+        Raises:
+            ValueError: wrong shapes, N = 0, a threshold that is not positive, or a visible joint that is not finite.
+        """
+        limit = self.threshold if threshold is None else threshold
+        predicted, truth, seen = _checked(predictions, ground_truth, visible, limit, self)
+        size = np.asarray(length, dtype=np.float64)
+        if size.shape != (len(truth),):
+            raise ValueError(f"{self.length} has shape {size.shape}; it must be ({len(truth)},), one length per person")
+        size = np.where(np.isfinite(size) & (size > 0), size, np.nan)
+        labeled = seen.any(axis=1)
+        measurable = labeled & ~np.isnan(size)
+        reasons = {"no labeled joint": ~labeled, self.without_length: labeled & ~measurable}
+        settings: dict[str, Any] = {
+            "threshold": limit,
+            "comparison": f"error {'<' if self.strict else '<='} threshold * {self.length}",
+            self.length: self.length_meaning,
+            "mean": self.mean,
+            **self.settings,
+            "left_out": {why: int(which.sum()) for why, which in reasons.items() if which.any()},
+        }
+        if image_size is not None:
+            settings["joints_outside_image"] = _outside(truth, seen, image_size)
+        errors = relative_errors(predicted[measurable], truth[measurable], size[measurable])
+        seen = seen[measurable]
+        per_joint = percent_right(errors, seen, [limit], self.strict)[0][0]
+        return Score(
+            metric=self.at(limit),
+            mean=float(mean_of(per_joint[list(self.in_mean)])),
+            columns={name: float(mean_of(per_joint[list(chosen)])) for name, chosen in self.columns.items()},
+            count=len(seen),
+            settings=settings,
+            conventions=readings(errors, seen, limit, self),
+        )
 
 
-PCKH = Convention(
-    metric="PCKh",
+_PAPER = "Yang et al., ICCV 2017"
+_SMALL = f"{_PAPER}, ablation with 2 stacks"
+
+PCKH = Metric(
+    key="pckh",
+    name="PCKh",
     skeleton=MPII,
-    unit="head sizes",
+    unit="head size",
+    units="head sizes",
+    length="head_size",
+    length_meaning="0.6 * head box diagonal",
+    without_length="no head size",
     columns={
         "Head": (9,),
         "Shoulder": (12, 13),
@@ -66,12 +175,26 @@ PCKH = Convention(
     in_mean=(0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15),
     mean="unweighted over 14 joints, without pelvis and thorax",
     strict=True,
-    usual=0.5,
+    threshold=0.5,
+    published=(
+        Published(
+            "PRM, 8 stacks", "MPII test", 92.0, f"{_PAPER}, six scales", (98.5, 96.7, 92.5, 88.7, 91.1, 88.6, 86.0)
+        ),
+        Published("plain hourglass, 8 stacks", "MPII test", 90.9, f"Newell et al., ECCV 2016, as quoted by {_PAPER}"),
+        Published("plain hourglass", "MPII validation", 87.6, _SMALL),
+        Published("with variance control", "MPII validation", 88.0, _SMALL),
+        Published("with variance control and PRM", "MPII validation", 88.5, _SMALL),
+    ),
 )
-PCK = Convention(
-    metric="PCK",
+PCK = Metric(
+    key="pck",
+    name="PCK",
     skeleton=LSP,
-    unit="torsos",
+    unit="torso",
+    units="torsos",
+    length="torso",
+    length_meaning="left shoulder to right hip",
+    without_length="no torso",
     columns={
         "Head": (12, 13),
         "Shoulder": (8, 9),
@@ -84,9 +207,80 @@ PCK = Convention(
     in_mean=tuple(range(14)),
     mean="unweighted over 14 joints",
     strict=False,
-    usual=0.2,
+    threshold=0.2,
+    settings={"centric": "person"},
+    published=(
+        Published(
+            "PRM, 8 stacks",
+            "LSP 1001-2000",
+            93.9,
+            f"{_PAPER}, trained on LSP, LSP-extended and MPII",
+            (98.3, 94.5, 92.2, 88.9, 94.4, 95.0, 93.7),
+        ),
+    ),
 )
-CONVENTIONS: Mapping[str, Convention] = {"pckh": PCKH, "pck": PCK}
+
+
+def box_metric(skeleton: Skeleton) -> Metric:
+    """PCK in units of the person's box, for skeletons of which no other length is known.
+
+    A flip pair is one column, called by the joints' name without the side, the mean of the two; any other joint is a
+    column of its own.
+    """
+    return Metric(
+        key="pck-box",
+        name="PCK-box",
+        skeleton=skeleton,
+        unit="longer side of the box",
+        units="longer sides of the box",
+        length="box_size",
+        length_meaning="longer side of the person's box",
+        without_length="no box",
+        columns=_columns_of(skeleton),
+        in_mean=tuple(range(len(skeleton))),
+        mean=f"unweighted over {len(skeleton)} joints",
+        strict=False,
+        threshold=0.05,
+        fine=0.02,
+    )
+
+
+METRICS: Mapping[str, Metric] = {"pckh": PCKH, "pck": PCK}
+"""Metrics of one skeleton, by key."""
+
+
+def resolve_metric(value: Metric | str, skeleton: Skeleton | None = None) -> Metric:
+    """The metric of a key, as packed files hold it.
+
+    Args:
+        value: a key of ``METRICS``, ``"pck-box"`` with a skeleton, or a Metric.
+        skeleton: of the joints.
+
+    Raises:
+        ValueError: an unknown key.
+    """
+    if isinstance(value, Metric):
+        return value
+    if value in METRICS:
+        return METRICS[value]
+    if value == "pck-box" and skeleton is not None:
+        return box_metric(skeleton)
+    raise ValueError(f"metric is {value!r}; expected one of {', '.join(METRICS)}, pck-box or a Metric")
+
+
+def _columns_of(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
+    """Columns of a table, in the joints' order: name and the joints that are averaged."""
+    partner = {index: pair for pair in skeleton.flip_pairs for index in pair}
+    columns: dict[str, tuple[int, ...]] = {}
+    for index, joint in enumerate(skeleton.joints):
+        pair = partner.get(index, (index,))
+        if index != min(pair):
+            continue
+        bare = split_side(joint)[1] if len(pair) == 2 else joint
+        bare = bare or joint
+        name = bare if bare not in columns else joint  # an unpaired "ear" beside "left ear" and "right ear"
+        columns[name] = tuple(sorted(pair))
+    return columns
 
 
 def relative_errors(predictions: npt.ArrayLike, ground_truth: npt.ArrayLike, length: npt.ArrayLike) -> Float64Array:
@@ -157,22 +351,22 @@ def steps(highest: float) -> Float64Array:
     return np.linspace(0.0, highest, round(highest / AUC_STEP) + 1)
 
 
-def readings(errors: Float64Array, seen: BoolArray, threshold: float, convention: Convention) -> dict[str, float]:
+def readings(errors: Float64Array, seen: BoolArray, threshold: float, metric: Metric) -> dict[str, float]:
     """Read the same errors in every way in use.
 
     Args:
         errors: (N, K) in units of the metric.
         seen: (N, K), true where a joint counts.
         threshold: of the first readings, in the same units.
-        convention: of the metric.
+        metric: whose errors they are.
 
     Returns:
         Percent by the name of the reading, our mean first.
     """
-    per_joint, hits = (a[0] for a in percent_right(errors, seen, [threshold], convention.strict))
-    chosen, joints = list(convention.in_mean), len(convention.skeleton)
-    name = f"{convention.metric}@{threshold:g}"
-    columns = np.array([mean_of(per_joint[list(c)]) for c in convention.columns.values()])
+    per_joint, hits = (a[0] for a in percent_right(errors, seen, [threshold], metric.strict))
+    chosen, joints = list(metric.in_mean), len(metric.skeleton)
+    name = f"{metric.name}@{threshold:g}"
+    columns = np.array([mean_of(per_joint[list(c)]) for c in metric.columns.values()])
     result = {
         f"{name}, mean over {len(chosen)} joints, every joint weighs the same": float(mean_of(per_joint[chosen])),
         f"{name}, {len(chosen)} joints pooled, every labeled joint of every person weighs the same": _pooled(
@@ -181,15 +375,15 @@ def readings(errors: Float64Array, seen: BoolArray, threshold: float, convention
     }
     if len(chosen) < joints:
         result[f"{name}, all {joints} joints pooled"] = _pooled(hits, seen, list(range(joints)))
-    if {len(c) for c in convention.columns.values()} != {2}:
+    if {len(c) for c in metric.columns.values()} != {2}:
         result[f"{name}, mean over the {len(columns)} columns"] = float(mean_of(columns))
-    if threshold != convention.fine:
-        tight, _ = percent_right(errors, seen, [convention.fine], convention.strict)
-        name = f"{convention.metric}@{convention.fine:g}, mean over {len(chosen)} joints"
+    if threshold != metric.fine:
+        tight, _ = percent_right(errors, seen, [metric.fine], metric.strict)
+        name = f"{metric.name}@{metric.fine:g}, mean over {len(chosen)} joints"
         result[name] = float(mean_of(tight[0, chosen]))
-    grid = steps(convention.usual)
-    curve = mean_of(percent_right(errors, seen, grid, convention.strict)[0][:, chosen])
-    name = f"area under the {convention.metric} curve, thresholds 0 to {convention.usual:g}"
+    grid = steps(metric.threshold)
+    curve = mean_of(percent_right(errors, seen, grid, metric.strict)[0][:, chosen])
+    name = f"area under the {metric.name} curve, thresholds 0 to {metric.threshold:g}"
     result[f"{name}, mean over {len(chosen)} joints"] = area(grid, curve)
     return result
 
@@ -296,16 +490,9 @@ def pck(
     Raises:
         ValueError: wrong shapes, N = 0, a threshold that is not positive, or a visible joint that is not finite.
     """
-    predicted, truth, seen = checked(predictions, ground_truth, visible, threshold, PCK)
+    _, truth, seen = _checked(predictions, ground_truth, visible, threshold, PCK)
     length = torso_length(truth, seen)
-    settings = {
-        "threshold": threshold,
-        "comparison": "error <= threshold * torso",
-        "torso": "left shoulder to right hip",
-        "mean": PCK.mean,
-        "centric": "person",
-    }
-    return score_errors(predicted, truth, seen, length, "no torso", threshold, PCK, settings, image_size)
+    return PCK.score(predictions, truth, seen, length, threshold=threshold, image_size=image_size)
 
 
 def torso_length(truth: npt.ArrayLike, visible: npt.ArrayLike) -> Float64Array:
@@ -352,10 +539,7 @@ def pckh(
         ValueError: wrong shapes, N = 0, a head size or threshold that is not positive, or a visible joint that is
             not finite.
     """
-    predicted, truth, seen = checked(predictions, ground_truth, visible, threshold, PCKH)
     size = np.asarray(head_size, dtype=np.float64)
-    if size.shape != (len(truth),):
-        raise ValueError(f"head_size has shape {size.shape}; it must be ({len(truth)},), one length per person")
     if on_bad_size not in ("raise", "leave_out"):
         raise ValueError(f"on_bad_size is {on_bad_size!r}; 'raise' and 'leave_out' are accepted")
     good = np.isfinite(size) & (size > 0)
@@ -365,101 +549,7 @@ def pckh(
             f"head_size[{worst}] is {size[worst]:g}; every head size must be positive "
             "(on_bad_size='leave_out' leaves such people out and counts them)"
         )
-    settings = {
-        "threshold": threshold,
-        "comparison": "error < threshold * head_size",
-        "head_size": "0.6 * head box diagonal",
-        "mean": PCKH.mean,
-    }
-    length = np.where(good, size, np.nan)
-    return score_errors(predicted, truth, seen, length, "no head size", threshold, PCKH, settings, image_size)
-
-
-def checked(
-    predictions: npt.ArrayLike,
-    ground_truth: npt.ArrayLike,
-    visible: npt.ArrayLike | None,
-    threshold: float,
-    convention: Convention,
-) -> tuple[Float64Array, Float64Array, BoolArray]:
-    predicted = np.asarray(predictions, dtype=np.float64)
-    truth = np.asarray(ground_truth, dtype=np.float64)
-    joints = len(convention.skeleton)
-    for name, array in (("predictions", predicted), ("ground_truth", truth)):
-        if array.ndim != 3 or array.shape[1:] != (joints, 2):
-            raise ValueError(f"{name} has shape {array.shape}; it must be (N, {joints}, 2)")
-    if len(predicted) != len(truth):
-        raise ValueError(f"predictions has {len(predicted)} people and ground_truth {len(truth)}; they must agree")
-    if len(truth) == 0:
-        raise ValueError("ground_truth has no people; at least one is needed")
-    if not threshold > 0:
-        raise ValueError(f"threshold is {threshold}; it must be positive")
-    finite: BoolArray = np.asarray(np.isfinite(truth).all(axis=-1))
-    seen = finite if visible is None else np.asarray(visible).astype(bool)
-    if seen.shape != truth.shape[:2]:
-        raise ValueError(f"visible has shape {seen.shape}; it must be {truth.shape[:2]}")
-    unknown = np.argwhere(seen & ~finite)
-    if len(unknown):
-        person, joint = unknown[0]
-        raise ValueError(f"ground_truth[{person}, {joint}] is not finite, but visible says that it is labeled")
-    return predicted, truth, seen
-
-
-def score_errors(
-    predicted: Float64Array,
-    truth: Float64Array,
-    seen: BoolArray,
-    length: Float64Array,
-    without_length: str,
-    threshold: float,
-    convention: Convention,
-    settings: dict[str, Any],
-    image_size: npt.ArrayLike | None,
-) -> Score:
-    """Score the people who have a length (not NaN) and a labeled joint; count the others."""
-    labeled = seen.any(axis=1)
-    measurable = labeled & ~np.isnan(length)
-    reasons = {"no labeled joint": ~labeled, without_length: labeled & ~measurable}
-    settings["left_out"] = {why: int(which.sum()) for why, which in reasons.items() if which.any()}
-    if image_size is not None:
-        settings["joints_outside_image"] = _outside(truth, seen, image_size)
-    errors = relative_errors(predicted[measurable], truth[measurable], length[measurable])
-    seen = seen[measurable]
-    per_joint = percent_right(errors, seen, [threshold], convention.strict)[0][0]
-    return Score(
-        metric=f"{convention.metric}@{threshold:g}",
-        mean=float(mean_of(per_joint[list(convention.in_mean)])),
-        columns={name: float(mean_of(per_joint[list(chosen)])) for name, chosen in convention.columns.items()},
-        count=len(seen),
-        settings=settings,
-        conventions=readings(errors, seen, threshold, convention),
-    )
-
-
-def _outside(truth: Float64Array, seen: BoolArray, image_size: npt.ArrayLike) -> int:
-    size = np.asarray(image_size, dtype=np.float64)
-    if size.shape != (len(truth), 2):
-        raise ValueError(f"image_size has shape {size.shape}; it must be ({len(truth)}, 2), width and height")
-    # A pixel reaches half a pixel to each side of its center.
-    inside = ((truth >= -0.5) & (truth <= size[:, None] - 0.5)).all(axis=-1)
-    return int((seen & ~inside).sum())
-
-
-def _cell(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "-"
-
-
-def _json_value(value: Any) -> Any:
-    """The value in JSON's types; what is not finite becomes None."""
-    if isinstance(value, Mapping):
-        return {str(name): _json_value(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _json_value(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
+    return PCKH.score(predictions, ground_truth, visible, size, threshold=threshold, image_size=image_size)
 
 
 def pck_box(
@@ -491,46 +581,62 @@ def pck_box(
     Raises:
         ValueError: wrong shapes, N = 0, or a threshold that is not positive.
     """
-    convention = box_convention(skeleton)
-    predicted, truth, seen = checked(predictions, ground_truth, visible, threshold, convention)
-    size = np.asarray(box_size, dtype=np.float64)
-    if size.shape != (len(truth),):
-        raise ValueError(f"box_size has shape {size.shape}; it must be ({len(truth)},), one length per person")
-    length = np.where(np.isfinite(size) & (size > 0), size, np.nan)
-    settings = {
-        "threshold": threshold,
-        "comparison": "error <= threshold * box_size",
-        "box_size": "longer side of the person's box",
-        "mean": convention.mean,
-    }
-    return score_errors(predicted, truth, seen, length, "no box", threshold, convention, settings, image_size)
-
-
-def box_convention(skeleton: Skeleton) -> Convention:
-    """How PCK in units of the box is read for a skeleton."""
-    return Convention(
-        metric="PCK-box",
-        skeleton=skeleton,
-        unit="longer sides of the box",
-        columns=columns_of(skeleton),
-        in_mean=tuple(range(len(skeleton))),
-        mean=f"unweighted over {len(skeleton)} joints",
-        strict=False,
-        usual=0.05,
-        fine=0.02,
+    return box_metric(skeleton).score(
+        predictions, ground_truth, visible, box_size, threshold=threshold, image_size=image_size
     )
 
 
-def columns_of(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
-    """Columns of a table, in the joints' order: name and the joints that are averaged."""
-    partner = {index: pair for pair in skeleton.flip_pairs for index in pair}
-    columns: dict[str, tuple[int, ...]] = {}
-    for index, joint in enumerate(skeleton.joints):
-        pair = partner.get(index, (index,))
-        if index != min(pair):
-            continue
-        bare = split_side(joint)[1] if len(pair) == 2 else joint
-        bare = bare or joint
-        name = bare if bare not in columns else joint  # an unpaired "ear" beside "left ear" and "right ear"
-        columns[name] = tuple(sorted(pair))
-    return columns
+def _checked(
+    predictions: npt.ArrayLike,
+    ground_truth: npt.ArrayLike,
+    visible: npt.ArrayLike | None,
+    threshold: float,
+    metric: Metric,
+) -> tuple[Float64Array, Float64Array, BoolArray]:
+    predicted = np.asarray(predictions, dtype=np.float64)
+    truth = np.asarray(ground_truth, dtype=np.float64)
+    joints = len(metric.skeleton)
+    for name, array in (("predictions", predicted), ("ground_truth", truth)):
+        if array.ndim != 3 or array.shape[1:] != (joints, 2):
+            raise ValueError(f"{name} has shape {array.shape}; it must be (N, {joints}, 2)")
+    if len(predicted) != len(truth):
+        raise ValueError(f"predictions has {len(predicted)} people and ground_truth {len(truth)}; they must agree")
+    if len(truth) == 0:
+        raise ValueError("ground_truth has no people; at least one is needed")
+    if not threshold > 0:
+        raise ValueError(f"threshold is {threshold}; it must be positive")
+    finite: BoolArray = np.asarray(np.isfinite(truth).all(axis=-1))
+    seen = finite if visible is None else np.asarray(visible).astype(bool)
+    if seen.shape != truth.shape[:2]:
+        raise ValueError(f"visible has shape {seen.shape}; it must be {truth.shape[:2]}")
+    unknown = np.argwhere(seen & ~finite)
+    if len(unknown):
+        person, joint = unknown[0]
+        raise ValueError(f"ground_truth[{person}, {joint}] is not finite, but visible says that it is labeled")
+    return predicted, truth, seen
+
+
+def _outside(truth: Float64Array, seen: BoolArray, image_size: npt.ArrayLike) -> int:
+    size = np.asarray(image_size, dtype=np.float64)
+    if size.shape != (len(truth), 2):
+        raise ValueError(f"image_size has shape {size.shape}; it must be ({len(truth)}, 2), width and height")
+    # A pixel reaches half a pixel to each side of its center.
+    inside = ((truth >= -0.5) & (truth <= size[:, None] - 0.5)).all(axis=-1)
+    return int((seen & ~inside).sum())
+
+
+def _cell(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "-"
+
+
+def _json_value(value: Any) -> Any:
+    """The value in JSON's types; what is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(name): _json_value(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _json_value(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

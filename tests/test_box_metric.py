@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyranet_fast.metrics import columns_of, pck_box
+from pyranet_fast.metrics import box_metric, pck_box
 from pyranet_fast.pose import LSP, Skeleton
 
 DOG = Skeleton("dog", ("nose", "left_ear", "right_ear", "tail"), ((1, 2),), ((0, 1),))
@@ -19,10 +19,10 @@ OFFSET = np.array([3, 4])  # of length 5
 
 
 def test_columns():
-    assert columns_of(DOG) == {"nose": (0,), "ear": (1, 2), "tail": (3,)}
-    assert list(columns_of(LSP)) == ["ankle", "knee", "hip", "wrist", "elbow", "shoulder", "neck", "head top"]
+    assert box_metric(DOG).columns == {"nose": (0,), "ear": (1, 2), "tail": (3,)}
+    assert list(box_metric(LSP).columns) == ["ankle", "knee", "hip", "wrist", "elbow", "shoulder", "neck", "head top"]
     odd = Skeleton("odd", ("ear", "left ear", "right ear"), ((1, 2),), ())
-    assert columns_of(odd) == {"ear": (0,), "left ear": (1, 2)}
+    assert box_metric(odd).columns == {"ear": (0,), "left ear": (1, 2)}
 
 
 def test_a_twentieth_of_the_box_is_right():

@@ -34,7 +34,7 @@ def golden(data_root):
 
 def test_golden_readings(golden):
     points, truth = golden
-    score = pckh(points, truth.points, truth.head_size, truth.labeled)
+    score = pckh(points, truth.points, truth.length, truth.labeled)
     assert {name: round(score.conventions[name], 2) for name in GOLDEN} == GOLDEN
     text = score.readings()
     assert all(f"{value:.2f}  {name}" in text for name, value in GOLDEN.items())
@@ -43,14 +43,14 @@ def test_golden_readings(golden):
 
 def test_golden_curve(golden):
     points, truth = golden
-    errors = relative_errors(points, truth.points, truth.head_size)
+    errors = relative_errors(points, truth.points, truth.length)
     curve = pck_curve(errors, truth.labeled, [0.1, 0.5])
     assert curve.mean.round(2).tolist() == [35.94, 90.27]
     assert curve.columns["Ankle"][1].round(2) == 83.89 and curve.count == 2958
     for threshold, mean in zip([0.05, 0.3], pck_curve(errors, truth.labeled, [0.05, 0.3]).mean, strict=True):
-        alone = pckh(points, truth.points, truth.head_size, truth.labeled, threshold=threshold)
+        alone = pckh(points, truth.points, truth.length, truth.labeled, threshold=threshold)
         assert math.isclose(alone.mean, mean)
-    score = pckh(points, truth.points, truth.head_size, truth.labeled)
+    score = pckh(points, truth.points, truth.length, truth.labeled)
     name = "area under the PCKh curve, thresholds 0 to 0.5, mean over 14 joints"
     assert math.isclose(score.conventions[name], auc(pck_curve(errors, truth.labeled)))
 
@@ -152,11 +152,11 @@ def test_errors_without_an_answer_are_infinite_and_without_a_truth_nan():
 
 def test_curve_follows_the_comparison_of_its_metric():
     errors = np.full((3, 14), 0.1)
-    assert pck_curve(errors, thresholds=[0.1], convention="pck").mean.tolist() == [100]
+    assert pck_curve(errors, thresholds=[0.1], metric="pck").mean.tolist() == [100]
     errors = np.full((3, 16), 0.1)
-    assert pck_curve(errors, thresholds=[0.1, 0.11], convention=PCKH).mean.tolist() == [0, 100]
+    assert pck_curve(errors, thresholds=[0.1, 0.11], metric=PCKH).mean.tolist() == [0, 100]
     assert len(pck_curve(errors).thresholds) == 51
-    assert len(pck_curve(np.zeros((3, 14)), convention=PCK).thresholds) == 21
+    assert len(pck_curve(np.zeros((3, 14)), metric=PCK).thresholds) == 21
 
 
 def test_area():
@@ -166,7 +166,7 @@ def test_area():
     assert json.loads(json.dumps(curve.as_dict(), allow_nan=False))["columns"]["Head"] == [None] * 3
     # The area of a step function is that of the errors themselves, but for the grid.
     errors = np.random.default_rng(0).uniform(0, 0.3, (500, 14))
-    assert abs(auc(pck_curve(errors, convention="pck")) - 100 * np.clip(1 - errors / 0.2, 0, 1).mean()) < 0.2
+    assert abs(auc(pck_curve(errors, metric="pck")) - 100 * np.clip(1 - errors / 0.2, 0, 1).mean()) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_area():
         (lambda: pck_curve(np.zeros((3, 16)), thresholds=[0.2, 0.1]), "thresholds must be at least 0 and ascend"),
         (lambda: pck_curve(np.zeros((3, 16)), thresholds=[-1, 0.1]), "thresholds must be at least 0 and ascend"),
         (lambda: pck_curve(np.zeros((3, 16)), thresholds=[np.nan]), "finite numbers"),
-        (lambda: pck_curve(np.zeros((3, 16)), convention="oks"), "convention is 'oks'; pckh, pck or"),
+        (lambda: pck_curve(np.zeros((3, 16)), metric="oks"), "metric is 'oks'; expected one of pckh, pck"),
         (lambda: auc(pck_curve(np.zeros((3, 16))), 0.6), r"highest is 0.6; above 0 and up to 0.5"),
         (lambda: auc(pck_curve(np.zeros((3, 16))), column="Nose"), "column is 'Nose'; Head, Shoulder"),
         (lambda: auc(pck_curve(np.zeros((3, 16)), thresholds=[0.5])), "at least two"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..keypoints import Skeleton, skeleton_of
+from ..metrics import box_metric
 from .annotations import Annotations, is_held_out, numbers, read_json
 from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
 from .image_io import read_image
@@ -34,8 +35,6 @@ class COCOSource(PeopleSource):
         skipped: number of annotations left out, by reason; ``notes`` says them.
     """
 
-    metric = "pck-box"
-
     def __init__(self, path: str | Path, root: str | Path = ".", part: str = "all") -> None:
         """Open a file.
 
@@ -58,6 +57,7 @@ class COCOSource(PeopleSource):
             raise UserError(f"{self.path} holds a {type(content).__name__}; a COCO object is accepted")
         lists = {name: _objects(content, name, self.path) for name in ("images", "annotations", "categories")}
         self.skeleton, self._categories, self.notes = _joints_of(lists["categories"], self.path)
+        self.metric = box_metric(self.skeleton)
         self.skipped: Counter[str] = Counter()
         self._outside = 0
         table = self._people(lists["annotations"], _image_records(lists["images"], self.path))

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..keypoints import LSP, MPII, Skeleton
+from ..metrics import Metric
 
 Image = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ class PeopleSource(ABC):
     Attributes:
         skeleton: meaning of the K joints.
         name: what messages and reports call this set.
-        metric: ``"pck"`` (unit: torso), ``"pckh"`` (unit: head size) or ``"pck-box"`` (unit: the person's box).
+        metric: what predictions of these people are scored by.
         notes: sentences on what was left out or is an estimate; ``open_dataset`` says them.
         reach: half-width, in crop sides, of the square around a person that the images show at least (so far as the
             published image does); infinite where they are whole.
@@ -60,7 +60,7 @@ class PeopleSource(ABC):
 
     skeleton: Skeleton
     name: str
-    metric: Literal["pck", "pckh", "pck-box"]
+    metric: Metric
     notes: tuple[str, ...] = ()
     reach: float = math.inf
     detail: float = math.inf
@@ -137,8 +137,8 @@ class ConcatSource(PeopleSource):
         for source in sources[1:]:
             if source.skeleton != first.skeleton or source.metric != first.metric:
                 raise ValueError(
-                    f"sources differ: {first.name} has skeleton {first.skeleton.name}, {first.metric}; "
-                    f"{source.name} has {source.skeleton.name}, {source.metric}; they must agree"
+                    f"sources differ: {first.name} has skeleton {first.skeleton.name}, {first.metric.name}; "
+                    f"{source.name} has {source.skeleton.name}, {source.metric.name}; they must agree"
                 )
         self.sources = list(sources)
         self.skeleton = first.skeleton
@@ -273,9 +273,7 @@ class MappedSource(PeopleSource):
     NaN, so these people are trained on and never scored.
     """
 
-    def __init__(
-        self, source: PeopleSource, skeleton: Skeleton, rule: Rule, metric: Literal["pck", "pckh", "pck-box"]
-    ) -> None:
+    def __init__(self, source: PeopleSource, skeleton: Skeleton, rule: Rule, metric: Metric) -> None:
         """Map ``source``; ``metric`` is that of the people they will be joined with.
 
         Raises:

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from ..keypoints import LSP
+from ..metrics import PCK, torso_length
 from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person, folder_below
 from .image_io import read_image
 
 _NAME = re.compile(r"im0*(\d+)\.(jpe?g|png)", re.IGNORECASE)
-_RIGHT_HIP, _LEFT_SHOULDER = 2, 9
 
 # The crop's side in units of an LSP image's longer side.
 _MARGIN = 1.05
@@ -28,7 +28,7 @@ _BOX_SHARE, _SIZE_SHARE = 0.8705, 58.63
 
 class _LeedsSource(PeopleSource):
     skeleton = LSP
-    metric = "pck"
+    metric = PCK
 
     def __init__(self, folder: Path, shape: tuple[int, int], other: str) -> None:
         self.folder = folder
@@ -56,15 +56,13 @@ class _LeedsSource(PeopleSource):
 
     def reference_length(self, index: int) -> float:
         person = self.person(index)
-        if not (person.labeled[_RIGHT_HIP] and person.labeled[_LEFT_SHOULDER]):
-            return float("nan")
-        return float(np.linalg.norm(person.joints[_LEFT_SHOULDER] - person.joints[_RIGHT_HIP]))
+        return float(torso_length(person.joints[None], person.labeled[None])[0])
 
 
 class LSPSource(_LeedsSource):
     """Leeds Sports Pose: ``root/lsp_dataset/joints.mat`` (3, 14, N) and ``images/im0001.jpg`` and on.
 
-    The crop is centerd on the image and takes its scale from the image's size, in training as in
+    The crop is centered on the image and takes its scale from the image's size, in training as in
     testing: nothing of it comes from the labels. Occluded joints are labeled like all others.
     """
 

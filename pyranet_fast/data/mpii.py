@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..keypoints import MPII
+from ..metrics import PCKH
 from .annotations import Annotations, is_held_out
 from .dataset import Image, PeopleSource, Person, folder_below
 from .image_io import read_image
@@ -54,7 +55,7 @@ class MPIISource(PeopleSource):
     """
 
     skeleton = MPII
-    metric = "pckh"
+    metric = PCKH
 
     def __init__(self, root: str | Path, split: str, form: str | None = None) -> None:
         """Open ``split``, ``"train"``, ``"val"`` or ``"test"``; ``form`` asks for one form of annotations.

@@ -12,6 +12,7 @@ CRC-32 sums guard the header, the arrays together, and, in an array of their own
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import mmap
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from ..keypoints import resolve_skeleton
+from ..metrics import resolve_metric
 from .dataset import Image, PeopleSource, Person
 from .image_io import decode
 from .transforms import transform_points
@@ -179,7 +181,10 @@ class PackedSource(PeopleSource):
             raise UserError(f"packed file {path} has no split {split!r}; it has {', '.join(splits)}")
         self._group = splits[split].get("same_as", split)
         about = splits[self._group]
-        self.skeleton, self.metric = resolve_skeleton(about["skeleton"]), about["metric"]
+        self.skeleton = resolve_skeleton(about["skeleton"])
+        self.metric = resolve_metric(about["metric"], self.skeleton)
+        if not about.get("published", not about["name"].startswith("demo")):  # files without it are of version 0.1.0
+            self.metric = dataclasses.replace(self.metric, published=())
         self.name = f"{about['name']}, packed"
         self._count = int(about["people"])
         self.reach, self.detail = (math.inf if about[k] is None else float(about[k]) for k in ("reach", "detail"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..metrics import CONVENTIONS, PCKH, BoolArray, Convention, Float64Array, area, mean_of, percent_right, steps
+from ..metrics import PCKH, BoolArray, Float64Array, Metric, area, mean_of, percent_right, resolve_metric, steps
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,12 @@ class Curve:
     """Percent of right joints at every threshold.
 
     Attributes:
-        metric: ``"PCK"`` or ``"PCKh"``.
+        metric: its name, ``"PCK"`` or ``"PCKh"``.
         thresholds: (T,) ascending, in units of the metric.
         mean: (T,) percent, the convention's mean over joints.
         columns: (T,) percent for each of the paper's columns; NaN where nobody was labeled.
         count: people with at least one joint that counts.
+        unit: what thresholds are in, for people to read.
     """
 
     metric: str
@@ -28,6 +30,7 @@ class Curve:
     mean: Float64Array
     columns: dict[str, Float64Array]
     count: int
+    unit: str = "unit of the metric"
 
     def as_dict(self) -> dict[str, Any]:
         """Return a dictionary that is valid JSON (NaN becomes None)."""
@@ -45,7 +48,8 @@ def pck_curve(
     seen: npt.ArrayLike | None = None,
     thresholds: npt.ArrayLike | None = None,
     *,
-    convention: Convention | str = PCKH,
+    metric: Metric | str = PCKH,
+    convention: Metric | str | None = None,
 ) -> Curve:
     """The curve of a metric over many thresholds at once.
 
@@ -54,16 +58,20 @@ def pck_curve(
             where a joint has no prediction.
         seen: (N, K), true where a joint counts; None means wherever its error is not NaN.
         thresholds: (T,) ascending, at least 0; None is 0 to the usual one (0.5 for PCKh, 0.2 for PCK) by 0.01.
-        convention: ``"pckh"``, ``"pck"`` or a ``Convention``: columns, mean and comparison.
+        metric: ``"pckh"``, ``"pck"`` or a ``Metric``: columns, mean and comparison.
+        convention: the former name of ``metric``.
 
     Raises:
         ValueError: shapes, thresholds or a name that are not accepted, or NaN where ``seen`` is true.
     """
-    how = _convention(convention)
+    if convention is not None:
+        warnings.warn("convention is called metric now", DeprecationWarning, stacklevel=2)
+        metric = convention
+    how = resolve_metric(metric)
     values = np.asarray(errors, dtype=np.float64)
     joints = len(how.skeleton)
     if values.ndim != 2 or values.shape[1] != joints or len(values) == 0:
-        raise ValueError(f"errors has shape {values.shape}; (N, {joints}) with N above 0 is accepted for {how.metric}")
+        raise ValueError(f"errors has shape {values.shape}; (N, {joints}) with N above 0 is accepted for {how.name}")
     counts: BoolArray = ~np.isnan(values) if seen is None else np.asarray(seen).astype(bool)
     if counts.shape != values.shape:
         raise ValueError(f"seen has shape {counts.shape}; it must be {values.shape}, that of errors")
@@ -71,18 +79,19 @@ def pck_curve(
     if len(unknown):
         person, joint = unknown[0]
         raise ValueError(f"errors[{person}, {joint}] is NaN where seen is true; give inf where there is no prediction")
-    limits = steps(how.usual) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    limits = steps(how.threshold) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     if limits.ndim != 1 or len(limits) == 0 or not np.all(np.isfinite(limits)):
         raise ValueError(f"thresholds has shape {limits.shape}; (T,) finite numbers, T above 0, are accepted")
     if limits[0] < 0 or np.any(np.diff(limits) <= 0):
         raise ValueError("thresholds must be at least 0 and ascend, each above the one before")
     per_joint, _ = percent_right(values, counts, limits, how.strict)
     return Curve(
-        metric=how.metric,
+        metric=how.name,
         thresholds=limits,
         mean=mean_of(per_joint[:, list(how.in_mean)]),
         columns={name: mean_of(per_joint[:, list(chosen)]) for name, chosen in how.columns.items()},
         count=int(counts.any(axis=1).sum()),
+        unit=how.unit,
     )
 
 
@@ -112,14 +121,6 @@ def auc(curve: Curve, highest: float | None = None, column: str | None = None) -
         raise ValueError(f"highest is {end:g}; above {x[0]:g} and up to {x[-1]:g} is accepted for this curve")
     inside = x < end - 1e-9
     return area(np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y)))
-
-
-def _convention(given: Convention | str) -> Convention:
-    if isinstance(given, Convention):
-        return given
-    if given not in CONVENTIONS:
-        raise ValueError(f"convention is {given!r}; {', '.join(CONVENTIONS)} or a Convention are accepted")
-    return CONVENTIONS[given]
 
 
 def _json(values: Float64Array) -> list[float | None]:

@@ -23,7 +23,7 @@ from ..data.dataset import PeopleSource
 from ..errors import UserError
 from ..inference.heatmaps import decode, decode_scales, score_maps
 from ..io import atomic_write
-from ..metrics import Score, pck, pck_box, pckh
+from ..metrics import Score
 
 SECONDS = 20.0  # between two states on the disk
 _ARRAYS = ("predictions", "done", "readable", "frames")
@@ -233,14 +233,8 @@ def score_predictions(
     if frames is not None:  # metrics count pixels from the image's corner
         corner, sizes = frames[chosen, None, :2].astype(np.float32), frames[chosen, 2:]
         truth, points = truth - corner, points - corner
-    if people.metric == "pck":
-        score = pck(points, truth, labeled, image_size=sizes)
-    else:
-        lengths = np.array([people.reference_length(int(i)) for i in chosen], np.float32)
-        if people.metric == "pck-box":
-            score = pck_box(points, truth, lengths, labeled, people.skeleton, image_size=sizes)
-        else:
-            score = pckh(points, truth, lengths, labeled, on_bad_size="leave_out", image_size=sizes)
+    lengths = [people.reference_length(int(i)) for i in chosen]
+    score = people.metric.score(points, truth, labeled, lengths, image_size=sizes)
     if score.count == 0:
         why = ", ".join(f"{count} have {reason}" for reason, count in score.settings["left_out"].items())
         raise UserError(f"{people.name}: not one of {len(chosen)} people can be scored: {why}")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from ..metrics import PCK, PCKH, Score, pck, pckh
+from ..metrics import PCK, PCKH, BoolArray, Float64Array, Metric, Score, torso_length
 
 Array = npt.NDArray[Any]
 
@@ -134,12 +134,11 @@ def _fits(layout: str, shape: tuple[int, ...], joints: Sequence[int], people: in
     return size["K"] in joints and size["C"] in (2, 3) and size["N"] > 0 and people in (None, size["N"])
 
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Pixels = Literal["auto", "0-based", "1-based"]
 
 _PREDICTIONS = ("preds", "pred")
 _JOINTS = (len(PCKH.skeleton), len(PCK.skeleton))
+_MPII_VALIDATION = 2958  # people
 _HEAD_SHARE = 0.6  # PCKh's unit in diagonals of the head box
 
 
@@ -153,8 +152,8 @@ class Predictions:
         attrs: the file's attributes and how it was read: ``file``, ``variable``, ``layout``, ``pixels``.
     """
 
-    points: Floats
-    scores: Floats | None = None
+    points: Float64Array
+    scores: Float64Array | None = None
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -163,19 +162,19 @@ class GroundTruth:
     """True joints of a file.
 
     Attributes:
-        kind: ``"mpii"`` (scored by PCKh@0.5) or ``"lsp"`` (PCK@0.2).
+        metric: PCKh of MPII's people or PCK of LSP's.
         points: (N, K, 2) x and y, 0-based pixels.
         labeled: (N, K), true where a joint is labeled; occluded joints are.
-        head_size: (N,) pixels, or None for LSP.
+        length: (N,) pixels, the metric's unit on each person; NaN where it is not known.
         first, last: the people that were taken, counted from 1.
         available: people in the file.
         path: the file.
     """
 
-    kind: Literal["mpii", "lsp"]
-    points: Floats
-    labeled: Flags
-    head_size: Floats | None
+    metric: Metric
+    points: Float64Array
+    labeled: BoolArray
+    length: Float64Array
     first: int
     last: int
     available: int
@@ -183,6 +182,14 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def name(self) -> str:
+        """What tables call these people."""
+        people = f"{self.first}-{self.last}"
+        if self.metric is PCK:
+            return f"LSP {people}"
+        return "MPII validation" if len(self) == _MPII_VALIDATION else f"{self.path.name} {people}"
 
 
 def read_predictions(
@@ -245,14 +252,13 @@ def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTrut
     """
     path = Path(path)
     arrays, _ = read_arrays(path, "ground truth")
-    head_size: Floats | None = None
-    kind: Literal["mpii", "lsp"]
     if "pos_gt_src" in arrays:
-        kind = "mpii"
-        points, labeled, head_size = _mpii_truth(arrays, path)
+        metric = PCKH
+        points, labeled, length = _mpii_truth(arrays, path)
     elif "joints" in arrays:
-        kind = "lsp"
+        metric = PCK
         points, labeled = _lsp_truth(_numbers(arrays["joints"], path, "joints"), path)
+        length = torso_length(points, labeled)
     else:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise UserError(
@@ -261,10 +267,10 @@ def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTrut
     first, last = parse_people(people, len(points), path)
     chosen = slice(first - 1, last)
     return GroundTruth(
-        kind=kind,
+        metric=metric,
         points=points[chosen] - 1,
         labeled=labeled[chosen],
-        head_size=None if head_size is None else head_size[chosen],
+        length=length[chosen],
         first=first,
         last=last,
         available=len(points),
@@ -343,10 +349,7 @@ def score_files(
 
 def score_pair(predicted: Predictions, truth: GroundTruth) -> Score:
     """Score what ``read_pair`` gives."""
-    if truth.head_size is None:
-        score = pck(predicted.points, truth.points, truth.labeled)
-    else:
-        score = pckh(predicted.points, truth.points, truth.head_size, truth.labeled, on_bad_size="leave_out")
+    score = truth.metric.score(predicted.points, truth.points, truth.labeled, truth.length)
     score.settings.update(
         predictions=predicted.attrs["file"],
         ground_truth=str(truth.path),
@@ -357,7 +360,7 @@ def score_pair(predicted: Predictions, truth: GroundTruth) -> Score:
     return score
 
 
-def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Floats, Flags, Floats]:
+def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Float64Array, BoolArray, Float64Array]:
     missing = [name for name in ("jnt_missing", "headboxes_src") if name not in arrays]
     if missing:
         raise UserError(f"ground truth {path} has 'pos_gt_src' but no '{missing[0]}'; PCKh needs it")
@@ -381,7 +384,7 @@ def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Floats, Flags, Fl
     return points, labeled, _HEAD_SHARE * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
 
 
-def _lsp_truth(joints: Floats, path: Path) -> tuple[Floats, Flags]:
+def _lsp_truth(joints: Float64Array, path: Path) -> tuple[Float64Array, BoolArray]:
     sizes = joints.shape
     if joints.ndim != 3 or sizes[:2] not in ((3, 14), (14, 3)) or sizes[2] == 0:
         raise UserError(
@@ -394,7 +397,7 @@ def _lsp_truth(joints: Floats, path: Path) -> tuple[Floats, Flags]:
     return people[..., :2], np.asarray(labeled)
 
 
-def _numbers(array: Array, path: Path, name: str) -> Floats:
+def _numbers(array: Array, path: Path, name: str) -> Float64Array:
     if array.dtype.names is not None or array.dtype.kind == "O":
         raise UserError(
             f"{path}: {name} is a structure, not an array of numbers"

@@ -19,8 +19,7 @@ import numpy.typing as npt
 from ..errors import UserError
 from ..io import atomic_write
 from ..keypoints import MPII, Skeleton
-
-Floats = npt.NDArray[np.float64]
+from ..metrics import Float64Array
 
 
 def write_hdf5(
@@ -75,8 +74,8 @@ class MpiiPerson:
 
     image: int
     person: int
-    points: Floats
-    objpos: Floats | None = None
+    points: Float64Array
+    objpos: Float64Array | None = None
     scale: float | None = None
 
 
@@ -233,7 +232,9 @@ def write_coco_json(
     return len(results)
 
 
-def _checked(points: npt.ArrayLike, scores: npt.ArrayLike | None, joints: int | None) -> tuple[Floats, Floats | None]:
+def _checked(
+    points: npt.ArrayLike, scores: npt.ArrayLike | None, joints: int | None
+) -> tuple[Float64Array, Float64Array | None]:
     places = np.asarray(points, dtype=np.float64)
     if places.ndim != 3 or places.shape[2] != 2 or joints not in (None, places.shape[1]):
         raise ValueError(f"points has shape {places.shape}; (N, {joints or 'K'}, 2) is accepted")
@@ -255,7 +256,7 @@ def _whole(name: str, given: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]
     return values.astype(np.int64)
 
 
-def _optional(name: str, given: npt.ArrayLike | None, shape: tuple[int, ...]) -> Floats | None:
+def _optional(name: str, given: npt.ArrayLike | None, shape: tuple[int, ...]) -> Float64Array | None:
     if given is None:
         return None
     values = np.asarray(given, dtype=np.float64)
@@ -272,7 +273,7 @@ def _structure(**fields: Any) -> npt.NDArray[Any]:
     return structure
 
 
-def _annopoints(points: Floats) -> npt.NDArray[Any]:
+def _annopoints(points: Float64Array) -> npt.NDArray[Any]:
     known = np.flatnonzero(np.isfinite(points).all(axis=1))
     if not known.size:
         return np.zeros((0, 0))

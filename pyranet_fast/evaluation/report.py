@@ -17,12 +17,13 @@ from ..data.dataset import PeopleSource
 from ..errors import UserError
 from ..inference.calibration import calibrate, plot_calibration
 from ..io import atomic_write
-from ..metrics import CONVENTIONS, Convention, Score, box_convention
+from ..metrics import PCKH, Metric, Published, Score
 from .curves import Curve, pck_curve
 from .prediction_writer import write_coco_json, write_hdf5, write_mpii_mat
 from .worst_page import people_errors, worst_page
 
-COLUMNS = ("Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle")
+COLUMNS = tuple(PCKH.columns)
+"""The paper's columns, of PCK and PCKh alike."""
 FORMATS = ("text", "markdown", "latex")
 
 
@@ -35,7 +36,7 @@ class Row:
         metric: with its threshold, such as ``"PCKh@0.5"``.
         data: the people it was measured on, such as ``"MPII test"``: rows of different data are told apart.
         mean: percent.
-        columns: percent by the names of ``COLUMNS``; what is absent or NaN is shown as a dash.
+        columns: percent by column; what is absent or NaN is shown as a dash.
         published: taken from a publication, not measured here.
         note: what a reader must know: training data, scales, convention; for a published row its source.
     """
@@ -47,39 +48,6 @@ class Row:
     columns: Mapping[str, float] = field(default_factory=dict)
     published: bool = False
     note: str = ""
-
-
-def _published(name: str, metric: str, data: str, mean: float, note: str, *values: float) -> Row:
-    columns = dict(zip(COLUMNS, values, strict=True)) if values else {}
-    return Row(name, metric, data, mean, columns, True, note)
-
-
-_PAPER = "Yang et al., ICCV 2017"
-_SMALL = f"{_PAPER}, ablation with 2 stacks"
-PUBLISHED: Mapping[str, Row] = {
-    "mpii-test-prm": _published(
-        "PRM, 8 stacks",
-        "PCKh@0.5",
-        "MPII test",
-        92.0,
-        f"{_PAPER}, six scales",
-        *(98.5, 96.7, 92.5, 88.7, 91.1, 88.6, 86.0),
-    ),
-    "mpii-test-hourglass": _published(
-        "plain hourglass, 8 stacks", "PCKh@0.5", "MPII test", 90.9, f"Newell et al., ECCV 2016, as quoted by {_PAPER}"
-    ),
-    "mpii-val-baseline": _published("plain hourglass", "PCKh@0.5", "MPII validation", 87.6, _SMALL),
-    "mpii-val-variance": _published("with variance control", "PCKh@0.5", "MPII validation", 88.0, _SMALL),
-    "mpii-val-prm": _published("with variance control and PRM", "PCKh@0.5", "MPII validation", 88.5, _SMALL),
-    "lsp-test-prm": _published(
-        "PRM, 8 stacks",
-        "PCK@0.2",
-        "LSP 1001-2000",
-        93.9,
-        f"{_PAPER}, trained on LSP, LSP-extended and MPII",
-        *(98.3, 94.5, 92.2, 88.9, 94.4, 95.0, 93.7),
-    ),
-}
 
 
 def row_of(score: Score, name: str, data: str, note: str = "") -> Row:
@@ -96,13 +64,22 @@ def row_of(score: Score, name: str, data: str, note: str = "") -> Row:
     return Row(name, score.metric, data, score.mean, dict(score.columns), False, ", ".join(p for p in parts if p))
 
 
-def published_beside(metric: str, data: str | None = None) -> list[Row]:
-    """Published rows of a metric (``"PCKh@0.5"``), of the given data alone where ``data`` is not None."""
-    return [row for row in PUBLISHED.values() if row.metric == metric and data in (None, row.data)]
+def published_beside(metric: Metric, data: str | None = None) -> list[Row]:
+    """Published rows of a metric, of the given data alone where ``data`` is not None."""
+    return [_published_row(metric, figure) for figure in metric.published if data in (None, figure.data)]
 
 
-def results_table(rows: Sequence[Row], format: Literal["text", "markdown", "latex"] = "text") -> str:
-    """A table in the paper's columns, the mean last, followed by a numbered note for every row that has one.
+def _published_row(metric: Metric, figure: Published) -> Row:
+    columns = dict(zip(metric.columns, figure.columns, strict=True)) if figure.columns else {}
+    return Row(figure.name, metric.at(), figure.data, figure.mean, columns, True, figure.note)
+
+
+def results_table(
+    rows: Sequence[Row],
+    format: Literal["text", "markdown", "latex"] = "text",
+    columns: Sequence[str] = COLUMNS,
+) -> str:
+    """A table in a metric's columns, the mean last, followed by a numbered note for every row that has one.
 
     Published rows say so beside their name. Where rows are of different metrics or people, a sentence under the
     table says that they cannot be compared.
@@ -110,27 +87,28 @@ def results_table(rows: Sequence[Row], format: Literal["text", "markdown", "late
     Args:
         rows: in the order in which they appear; at least one.
         format: ``"text"`` (aligned), ``"markdown"`` or ``"latex"`` (a tabular).
+        columns: names in their order; the paper's unless said otherwise.
 
     Raises:
-        ValueError: no rows, another format, or a column that is not in ``COLUMNS``.
+        ValueError: no rows, another format, or a row with a column that is not in ``columns``.
     """
     if not rows:
         raise ValueError("rows is empty; a table needs at least one row")
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; {', '.join(FORMATS)} are accepted")
     for row in rows:
-        unknown = sorted(row.columns.keys() - set(COLUMNS))
+        unknown = sorted(row.columns.keys() - set(columns))
         if unknown:
-            raise ValueError(f"row {row.name!r} has the column {unknown[0]!r}; {', '.join(COLUMNS)} are accepted")
+            raise ValueError(f"row {row.name!r} has the column {unknown[0]!r}; {', '.join(columns)} are accepted")
     notes: list[str] = []
-    lines = [["Method", "Metric", "People", *COLUMNS, "Mean"]]
+    lines = [["Method", "Metric", "People", *columns, "Mean"]]
     for row in rows:
         name = f"{row.name} (published)" if row.published else row.name
         if row.note:
             if row.note not in notes:
                 notes.append(row.note)
             name += f" [{notes.index(row.note) + 1}]"
-        values = [*(row.columns.get(column, math.nan) for column in COLUMNS), row.mean]
+        values = [*(row.columns.get(column, math.nan) for column in columns), row.mean]
         # Published figures have one decimal; more would pretend.
         digits = 1 if row.published else 2
         cells = [f"{value:.{digits}f}" if math.isfinite(value) else "-" for value in values]
@@ -225,7 +203,7 @@ def plot_curves(path: str | Path, curves: Mapping[str, Curve], *, column: str | 
         # Names that begin with an underscore would be left out of the legend, and $ would start a formula.
         label = ("\u200b" + name if name.startswith("_") else name).replace("$", r"\$")
         axis.plot(curve.thresholds, values, styles[number % len(styles)], linewidth=1.8, label=label)
-    unit = {"PCKh": "head size", "PCK": "torso"}.get(metrics[0], "unit of the metric")
+    unit = next(iter(curves.values())).unit
     axis.set(xlabel=f"threshold / {unit}", ylabel=f"{metrics[0]} / %, {column or 'mean'}", ylim=(0, 100))
     axis.set_xlim(0, max(float(curve.thresholds[-1]) for curve in curves.values()))
     axis.set_title(title)
@@ -240,17 +218,17 @@ _ENDINGS = {"text": "txt", "markdown": "md", "latex": "tex"}
 
 
 def write_metrics(
-    folder: Path, score: Score, name: str, data: str, note: str = "", *, published: bool = True
+    folder: Path, metric: Metric, score: Score, name: str, data: str, note: str = ""
 ) -> tuple[str, list[Path]]:
     """Write metrics.json, and the table as table.txt, .md and .tex.
 
     Args:
         folder: where the files go.
+        metric: of the score.
         score: what is written.
         name: of the method, in the table.
         data: the people scored, in the table.
         note: under the table.
-        published: put published rows of the metric beside it.
 
     Returns:
         The text to print, and the files.
@@ -258,22 +236,21 @@ def write_metrics(
     text = json.dumps(score.as_dict(), indent=2, allow_nan=False)
     files = [folder / "metrics.json"]
     atomic_write(files[0], lambda file: file.write(text.encode()))
-    if not score.columns.keys() <= set(COLUMNS):  # a skeleton of the user's own: nothing published stands beside it
-        return f"{score.table()}\n{score.readings()}", files
     rows: list[Row] = [row_of(score, name, data, note)]
-    rows += published_beside(score.metric) if published else []
+    rows += published_beside(metric)
+    columns = tuple(metric.columns)
     for form, ending in _ENDINGS.items():
-        shown = results_table(rows, form)  # type: ignore[arg-type]
+        shown = results_table(rows, form, columns)  # type: ignore[arg-type]
         files.append(folder / f"table.{ending}")
         atomic_write(files[-1], lambda file, shown=shown: file.write(f"{shown}\n".encode()))
-    return f"{results_table(rows)}\n\n{score.readings()}", files
+    return f"{results_table(rows, columns=columns)}\n\n{score.readings()}", files
 
 
-def write_curves(folder: Path, errors: npt.ArrayLike, convention: Convention, name: str, data: str) -> list[Path]:
+def write_curves(folder: Path, errors: npt.ArrayLike, metric: Metric, name: str, data: str) -> list[Path]:
     """Write curves.json and curves.png of errors (N, K) in units of the metric."""
     if not np.isfinite(np.asarray(errors)).any():
         return []
-    curve = pck_curve(errors, convention=convention)
+    curve = pck_curve(errors, metric=metric)
     files = [folder / "curves.json", folder / "curves.png"]
     text = json.dumps(curve.as_dict(), allow_nan=False)
     atomic_write(files[0], lambda file: file.write(text.encode()))
@@ -326,17 +303,16 @@ def mpii_numbers(people: PeopleSource) -> npt.NDArray[np.int64]:
 
 
 def write_calibration(
-    folder: Path, scores: npt.ArrayLike, errors: npt.ArrayLike, convention: Convention, title: str
+    folder: Path, scores: npt.ArrayLike, errors: npt.ArrayLike, metric: Metric, title: str
 ) -> list[Path]:
     """Write calibration.json and calibration.png: the share of right joints by score, of errors (N, K) and scores."""
     values, away = np.asarray(scores, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     known = np.isfinite(values) & ~np.isnan(away)
     if not known.any():
         return []
-    right = away < convention.usual if convention.strict else away <= convention.usual
-    found = calibrate(values[known], right[known])
+    found = calibrate(values[known], metric.right(away[known]))
     files = [folder / "calibration.json", folder / "calibration.png"]
-    text = json.dumps({"metric": convention.metric, "threshold": convention.usual, **found.as_dict()})
+    text = json.dumps({"metric": metric.name, "threshold": metric.threshold, **found.as_dict()})
     atomic_write(files[0], lambda file: file.write(text.encode()))
     plot_calibration(files[1], found, title)
     return files
@@ -348,9 +324,8 @@ def write_worst(
     """Write the curves of predictions, their calibration, and the page of the ``count`` worst."""
     errors = people_errors(people, predictions)
     errors[np.isnan(predictions).all(axis=(1, 2))] = np.nan  # unreadable images, which no score counts
-    convention = CONVENTIONS.get(people.metric) or box_convention(people.skeleton)
-    files = write_curves(folder, errors, convention, name, data)
-    files += write_calibration(folder, predictions[..., 2], errors, convention, f"{name}, {data}")
+    files = write_curves(folder, errors, people.metric, name, data)
+    files += write_calibration(folder, predictions[..., 2], errors, people.metric, f"{name}, {data}")
     if count and not np.isnan(errors).all():
         worst_page(folder, people, predictions, errors, count)
         files.append(folder / "worst.html")

@@ -16,7 +16,7 @@ from ..data.image_io import write_image
 from ..errors import UserError
 from ..io import atomic_write
 from ..keypoints import Skeleton
-from ..metrics import CONVENTIONS, BoolArray, Float64Array, relative_errors
+from ..metrics import BoolArray, Float64Array, relative_errors
 from ..visualization import COLORS, draw_pose
 
 Image = npt.NDArray[np.uint8]
@@ -221,7 +221,7 @@ div { padding: .5rem .7rem; overflow-wrap: anywhere }
 
 
 def _page(people: PeopleSource, shown: Sequence[Worst], errors: Float64Array) -> str:
-    unit = CONVENTIONS[people.metric].unit
+    unit = people.metric.units
     scored = int((~np.isnan(errors)).any(axis=1).sum())
     title = f"Worst predictions of {people.name}"
     head = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from pyranet_fast.data.dataset import PeopleSource, Person
 from pyranet_fast.errors import UserError
+from pyranet_fast.metrics import PCK
 from pyranet_fast.pose import LSP
 
 
@@ -17,7 +18,7 @@ class MemorySource(PeopleSource):
 
     skeleton = LSP
     name = "memory"
-    metric = "pck"
+    metric = PCK
 
     def __init__(self, images, people):
         self.images, self.people = images, people

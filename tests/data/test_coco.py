@@ -21,7 +21,7 @@ def root(tmp_path):
 
 def test_labels(root):
     source = COCOSource("dogs.json", root)
-    assert len(source) == 12 and source.metric == "pck-box" and source.name == "coco dogs.json"
+    assert len(source) == 12 and source.metric.key == "pck-box" and source.name == "coco dogs.json"
     assert source.skeleton.name == "coco:dog" and source.skeleton.joints == tuple(DOG["keypoints"])
     assert source.skeleton.flip_pairs == ((1, 2),) and source.skeleton.bones == ((0, 1), (0, 2))
     raw = np.array(dogs()["annotations"][1]["keypoints"]).reshape(4, 3)

@@ -26,7 +26,7 @@ def lspet(tmp_path):
 
 def test_lsp_labels(lsp):
     source = LSPSource(lsp, "2-4")
-    assert len(source) == 3 and source.metric == "pck" and len(source.skeleton) == 14
+    assert len(source) == 3 and source.metric.key == "pck" and len(source.skeleton) == 14
     assert [source.image_name(i) for i in range(3)] == ["im0002.jpg", "im0003.jpg", "im0004.jpg"]
     someone = source.person(1)
     expected = lsp_joints(5)[:2, :, 2].T - 1  # person 3; pixels from 1 become pixels from 0

@@ -72,7 +72,7 @@ def test_mpii_and_lsp_are_one_set(tmp_path, monkeypatch):
     monkeypatch.setattr("pyranet_fast.data.lsp.LSPSource", lambda root, images: LSPExtendedSource(root))
     train = open_dataset("mpii+lsp", tmp_path, "train")
     assert isinstance(train, ConcatSource) and len(train) == 3 + 4 + 4
-    assert train.skeleton is MPII and train.metric == "pckh" and train.notes
+    assert train.skeleton is MPII and train.metric.key == "pckh" and train.notes
     assert train.person(0).labeled.all() and train.image_name(3) == "im00001.jpg"
     assert np.flatnonzero(~train.person(3).labeled).tolist() == [3, 6]  # the left hip, and so the pelvis
     assert "mpii+lsp" in registry_module.DATASETS

@@ -55,7 +55,7 @@ def test_every_form_gives_the_same_people(folder, form, split):
     source = MPIISource(folder.parent, split, "mat" if form == "mat" else None)
     expected = split_of(people, split)
     assert len(source) == len(expected) == 3
-    assert source.metric == "pckh" and source.form == chosen and source.name.startswith(f"mpii {split} ({chosen}")
+    assert source.metric.key == "pckh" and source.form == chosen and source.name.startswith(f"mpii {split} ({chosen}")
     heads = 0.6 * np.linalg.norm(np.diff(heads_of(expected), axis=1)[:, 0], axis=1)
     for index, raw in enumerate(expected):
         joints = np.array(raw["joint_self"])

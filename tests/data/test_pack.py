@@ -39,7 +39,7 @@ def test_labels_lead_back(demo, file):
     for source, split in zip(demo, ("train", "val"), strict=True):
         packed = open_dataset(f"packed:{file}", None, split)
         assert len(packed) == len(source) and packed.available() == source.available()
-        assert packed.skeleton == MPII and packed.skeleton.as_value() == "mpii" and packed.metric == "pckh"
+        assert packed.skeleton == MPII and packed.skeleton.as_value() == "mpii" and packed.metric.key == "pckh"
         assert packed.name == f"{source.name}, packed" and packed.notes == source.notes
         ratios = [same_labels(source, packed, index) for index in range(len(source))]
         # A crop's side is 64 px in training, 128 elsewhere; the demo's people are larger.
@@ -143,7 +143,7 @@ def test_lsp_with_unlabeled_joints_and_packing_twice(tmp_path):
         for index in range(7):
             atol = 1e-3 if index < 3 else 1e-3 * 2  # an unlabeled joint is 500 px away
             same_labels(source, packed, index, atol)
-        assert np.isnan(packed.reference_length(4)) and packed.metric == "pck"
+        assert np.isnan(packed.reference_length(4)) and packed.metric.key == "pck"
 
 
 def test_skeleton_and_ids_of_ones_own(tmp_path):
@@ -153,7 +153,7 @@ def test_skeleton_and_ids_of_ones_own(tmp_path):
     assert contents["test"] == {"same_as": "val"}
     for split, source in people.items():
         packed = PackedSource(tmp_path / "dogs.pack", split)
-        assert packed.skeleton == source.skeleton and packed.metric == "pck-box"
+        assert packed.skeleton == source.skeleton and packed.metric.key == "pck-box"
         for index in range(len(source)):
             same_labels(source, packed, index)
     header = PackedFile(tmp_path / "dogs.pack").header

@@ -9,6 +9,7 @@ import pytest
 
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.prediction_reader import parse_people, read_ground_truth, read_predictions, score_files
+from pyranet_fast.metrics import PCK, PCKH
 from pyranet_fast.pose import LSP
 
 h5py = pytest.importorskip("h5py")
@@ -147,7 +148,7 @@ def test_a_folder_is_no_file(tmp_path):
 def test_ground_truth_of_lsp_and_its_ranges(tmp_path):
     path, points = write_lsp(tmp_path / "joints.mat")
     truth = read_ground_truth(path)
-    assert truth.kind == "lsp" and len(truth) == 20 and truth.head_size is None and truth.labeled.all()
+    assert truth.metric is PCK and len(truth) == 20 and np.isfinite(truth.length).all() and truth.labeled.all()
     assert np.allclose(truth.points, points[..., :2] - 1)
     part = read_ground_truth(path, "11-")
     assert (part.first, part.last, part.available) == (11, 20, 20)
@@ -168,7 +169,7 @@ def test_ground_truth_of_lsp_extended_has_labels(tmp_path):
 def test_ground_truth_of_mpii(tmp_path):
     path, points = write_mpii(tmp_path / "mpii.mat")
     truth = read_ground_truth(path, "2-3")
-    assert truth.kind == "mpii" and np.allclose(truth.head_size, 100) and np.allclose(truth.points, points[1:3] - 1)
+    assert truth.metric is PCKH and np.allclose(truth.length, 100) and np.allclose(truth.points, points[1:3] - 1)
 
 
 @pytest.mark.parametrize("text", ["", "1", "a-b", "-5", "1-2-3", "1001:2000"])

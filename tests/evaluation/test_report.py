@@ -10,13 +10,14 @@ from pyranet_fast.evaluation.curves import pck_curve
 from pyranet_fast.evaluation.report import (
     COLUMNS,
     FORMATS,
-    PUBLISHED,
     Row,
     plot_curves,
     published_beside,
     results_table,
     row_of,
 )
+from pyranet_fast.keypoints import LSP
+from pyranet_fast.metrics import PCK, PCKH, box_metric
 from pyranet_fast.pose import pck, pckh
 
 
@@ -38,25 +39,26 @@ def test_columns_are_those_of_the_scores():
 
 def test_published_rows():
     """The figures of the publications, and that a row's mean agrees with its columns where it has them."""
-    means = {name: row.mean for name, row in PUBLISHED.items()}
-    assert means == {
-        "mpii-test-prm": 92.0,
-        "mpii-test-hourglass": 90.9,
-        "mpii-val-baseline": 87.6,
-        "mpii-val-variance": 88.0,
-        "mpii-val-prm": 88.5,
-        "lsp-test-prm": 93.9,
-    }
-    assert all(row.published and row.note for row in PUBLISHED.values())
-    assert list(PUBLISHED["mpii-test-prm"].columns.values()) == [98.5, 96.7, 92.5, 88.7, 91.1, 88.6, 86.0]
-    lsp = PUBLISHED["lsp-test-prm"]
+    mpii, leeds = published_beside(PCKH), published_beside(PCK)
+    assert [(row.name, row.data, row.mean) for row in [*mpii, *leeds]] == [
+        ("PRM, 8 stacks", "MPII test", 92.0),
+        ("plain hourglass, 8 stacks", "MPII test", 90.9),
+        ("plain hourglass", "MPII validation", 87.6),
+        ("with variance control", "MPII validation", 88.0),
+        ("with variance control and PRM", "MPII validation", 88.5),
+        ("PRM, 8 stacks", "LSP 1001-2000", 93.9),
+    ]
+    assert all(row.published and row.note and row.metric == "PCKh@0.5" for row in mpii)
+    assert list(mpii[0].columns.values()) == [98.5, 96.7, 92.5, 88.7, 91.1, 88.6, 86.0]
+    (lsp,) = leeds
+    assert lsp.metric == "PCK@0.2"
     assert abs(np.mean(list(lsp.columns.values())) - lsp.mean) < 0.06
-    assert [row.mean for row in published_beside("PCKh@0.5", "MPII test")] == [92.0, 90.9]
-    assert len(published_beside("PCKh@0.5")) == 5 and published_beside("PCKh@0.5", "LSP 1001-2000") == []
+    assert [row.mean for row in published_beside(PCKH, "MPII test")] == [92.0, 90.9]
+    assert published_beside(PCKH, "LSP 1001-2000") == [] == published_beside(box_metric(LSP))
 
 
 def test_text():
-    rows = [row_of(score_of_pckh(1), "ours", "MPII test", "one scale"), PUBLISHED["mpii-test-hourglass"]]
+    rows = [row_of(score_of_pckh(1), "ours", "MPII test", "one scale"), published_beside(PCKH)[1]]
     lines = results_table(rows).splitlines()
     assert lines[0].split() == ["Method", "Metric", "People", *COLUMNS, "Mean"]
     assert lines[2].split() == [
@@ -72,13 +74,13 @@ def test_text():
 
 
 def test_notes_are_numbered_once():
-    text = results_table(published_beside("PCKh@0.5", "MPII validation"))
+    text = results_table(published_beside(PCKH, "MPII validation"))
     assert text.count("ablation with 2 stacks") == 1 and text.count("[1]") == 4 and "[2]" not in text
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_different_people_are_never_side_by_side_without_a_word(format):
-    rows = [row_of(score_of_pck(), "ours", "LSP 1001-1500"), PUBLISHED["lsp-test-prm"]]
+    rows = [row_of(score_of_pck(), "ours", "LSP 1001-1500"), published_beside(PCK)[0]]
     text = results_table(rows, format)
     assert "cannot be compared" in text and "LSP 1001-1500; PCK@0.2 on LSP 1001-2000" in text
     assert "cannot be compared" not in results_table(rows[1:], format)
@@ -108,7 +110,7 @@ def test_latex():
     ("call", "message"),
     [
         (lambda: results_table([]), "rows is empty"),
-        (lambda: results_table([PUBLISHED["lsp-test-prm"]], "html"), "format is 'html'; text, markdown, latex"),
+        (lambda: results_table([published_beside(PCK)[0]], "html"), "format is 'html'; text, markdown, latex"),
         (
             lambda: results_table([Row("x", "PCK", "LSP", 1.0, {"Nose": 1.0})]),
             "row 'x' has the column 'Nose'; Head, Shoulder",
@@ -122,7 +124,7 @@ def test_bad_tables_are_named(call, message):
 
 def curve(shift: float = 0.0, metric: str = "pckh"):
     joints = {"pckh": 16, "pck": 14}[metric]
-    return pck_curve(np.random.default_rng(0).uniform(0, 0.5, (50, joints)) + shift, convention=metric)
+    return pck_curve(np.random.default_rng(0).uniform(0, 0.5, (50, joints)) + shift, metric=metric)
 
 
 def test_picture_of_curves(tmp_path):

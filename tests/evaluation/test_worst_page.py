@@ -121,7 +121,7 @@ def test_page(people, predictions, tmp_path):
         "some joints have no prediction" in page.items[0] and f"{people.skeleton.joints[7]}, no pred" in page.items[0]
     )
     for entry, item in zip(shown[1:], page.items[1:], strict=True):
-        unit = {"pckh": "head sizes", "pck": "torsos"}[people.metric]
+        unit = people.metric.units
         assert f"mean error {entry.error:.2f} {unit}" in item
         assert f"worst joint: {entry.joint}, {entry.joint_error:.2f} {unit}" in item
         assert f"{entry.image}, person {entry.index} (from 0)" in item

@@ -9,7 +9,7 @@ import pytest
 
 from pyranet_fast.evaluation.report import write_calibration
 from pyranet_fast.inference.calibration import calibrate, plot_calibration
-from pyranet_fast.metrics import CONVENTIONS
+from pyranet_fast.metrics import PCK
 
 
 def test_bins_of_equal_size_by_hand():
@@ -51,12 +51,11 @@ def test_bad_arguments_are_named(tmp_path):
 
 
 def test_files_of_an_evaluation(tmp_path):
-    pck = CONVENTIONS["pck"]
-    errors = np.array([[0.1, 0.3, np.nan], [pck.usual, np.inf, 0.0]])
+    errors = np.array([[0.1, 0.3, np.nan], [PCK.threshold, np.inf, 0.0]])
     scores = np.array([[0.9, 0.2, 0.7], [0.8, np.nan, 0.6]])
-    files = write_calibration(tmp_path, scores, errors, pck, "a $ title")
+    files = write_calibration(tmp_path, scores, errors, PCK, "a $ title")
     assert [f.name for f in files] == ["calibration.json", "calibration.png"] and files[1].stat().st_size > 1000
     content = json.loads(files[0].read_text())
-    assert content["scores"] == [0.2, 0.6, 0.8, 0.9] and content["metric"] == pck.metric
-    assert content["right"] == [0, 1, float(not pck.strict), 1]
-    assert write_calibration(tmp_path, np.full((1, 2), np.nan), np.ones((1, 2)), pck, "") == []
+    assert content["scores"] == [0.2, 0.6, 0.8, 0.9] and content["metric"] == PCK.name
+    assert content["right"] == [0, 1, float(not PCK.strict), 1]
+    assert write_calibration(tmp_path, np.full((1, 2), np.nan), np.ones((1, 2)), PCK, "") == []
