@@ -1,17 +1,15 @@
 // fractional_max_pool_pyramid on the emulator.
-#include "cuda/fractional_max_pool_pyramid_launch.cuh"
+#include "cuda/fractional_max_pool_pyramid.cuh"
 #include "emulator/bindings.h"
 
 namespace emulator {
 namespace {
 
-using namespace pyranet_fast::gpu;
-using pyranet_fast::window_alpha;
 using Sizes = std::vector<std::pair<int64_t, int64_t>>;
 
 template <typename T>
-PoolArguments<T> arguments_of(Run& run, const std::vector<int64_t>& shape, const py::array& samples,
-                              const py::object& scale, const py::object& shift, bool relu) {
+PoolArguments<T> arguments_of(Run& run, const Shape& shape, const py::array& samples, const py::object& scale,
+                              const py::object& shift, bool relu) {
   using W = wide_t<T>;
   PoolArguments<T> p{};
   p.count = static_cast<int32_t>(samples.shape(0));
@@ -34,15 +32,14 @@ void set_level(PoolArguments<T>& p, int64_t l, const Map<T>& map, const wide_t<T
 py::tuple forward(const std::string& dtype, const py::array& x, const py::array& samples, const Sizes& sizes,
                   const py::object& scale, const py::object& shift, bool relu, bool with_positions,
                   const py::dict& settings) {
-  return dispatch(dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    Run run(settings);
+  return run_as(dtype, settings, [&](auto type, Run& run) {
+    using T = decltype(type);
     const auto shape = shape_of(x);
     PoolArguments<T> p = arguments_of<T>(run, shape, samples, scale, shift, relu);
     p.x = input_map<T>(run, "x", x);
     if (with_positions) p.positions = output_map<uint8_t>(run, "positions", shape);
     const auto* u = input<wide_t<T>>(run, "samples", samples);
-    std::vector<std::vector<int64_t>> shapes;
+    std::vector<Shape> shapes;
     for (size_t l = 0; l < sizes.size(); ++l) {
       shapes.push_back({shape[0], shape[1], sizes[l].first, sizes[l].second});
       set_level(p, l, output_map<T>(run, "values " + std::to_string(l), shapes[l]), u, samples);
@@ -57,10 +54,9 @@ py::tuple forward(const std::string& dtype, const py::array& x, const py::array&
 py::tuple backward(const std::string& dtype, const std::vector<py::array>& grads, const py::array& positions,
                    const py::array& samples, const py::object& x, const py::object& scale, const py::object& shift,
                    bool relu, const py::dict& settings) {
-  return dispatch(dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
+  return run_as(dtype, settings, [&](auto type, Run& run) {
+    using T = decltype(type);
     using W = wide_t<T>;
-    Run run(settings);
     const auto shape = shape_of(positions);
     PoolArguments<T> p = arguments_of<T>(run, shape, samples, scale, shift, relu);
     if (!x.is_none()) p.x = input_map<T>(run, "x", x.cast<py::array>());
@@ -72,10 +68,10 @@ py::tuple backward(const std::string& dtype, const std::vector<py::array>& grads
     }
     W* sums = nullptr;
     if (!scale.is_none() || !shift.is_none()) {
-      const size_t bytes = pool_parts(p) * shape[1] * sizeof(W);
-      p.partial_scale = static_cast<W*>(run.memory.output("partial_scale", bytes));
-      p.partial_shift = static_cast<W*>(run.memory.output("partial_shift", bytes));
-      sums = static_cast<W*>(run.memory.output("sums", 2 * shape[1] * sizeof(W)));
+      const int64_t count = pool_parts(p) * shape[1];
+      p.partial_scale = output<W>(run, "partial_scale", count);
+      p.partial_shift = output<W>(run, "partial_shift", count);
+      sums = output<W>(run, "sums", 2 * shape[1]);
     }
     launch_pool_backward(p, sums, sums + (sums == nullptr ? 0 : shape[1]), run);
     return py::make_tuple(collect(run, p.grad_x, shape),
@@ -83,11 +79,10 @@ py::tuple backward(const std::string& dtype, const std::vector<py::array>& grads
   });
 }
 
-}  // namespace
-
-void bind_pool(py::module_& m) {
+BINDINGS(m) {
   m.def("fractional_max_pool_pyramid", &forward, "(values, positions)");
   m.def("fractional_max_pool_pyramid_backward", &backward, "(grad_x, [grad_scale, grad_shift] or None)");
 }
 
+}  // namespace
 }  // namespace emulator
