@@ -273,7 +273,8 @@ __global__ void pool_totals(const __grid_constant__ PoolTotals<W> p) {
 }
 
 // --- launch ----------------------------------------------------------------------------------------------------------
-// Plans and starts the kernels above. The caller fills maps, samples and sizes; what depends on the plan is filled here.
+// Plans and starts the kernels above. The caller fills maps, samples and sizes; what depends on the plan is filled
+// here.
 
 constexpr int64_t kPoolPixels = 8;  // of a strip, for every worker
 

@@ -44,7 +44,7 @@ bool needs_wide_index(const Map<T>& map) {
 
 inline bool needs_wide_index(int64_t tasks) { return tasks >= (int64_t{1} << 31); }
 
-// Threads side by side on the packs of channels of one pixel: neighbours in memory, so a warp reads whole lines. Maps
+// Threads side by side on the packs of channels of one pixel: neighbors in memory, so a warp reads whole lines. Maps
 // whose channels lie far apart get one, and all threads go along the rows.
 inline int32_t channel_threads(int64_t packs, bool channels_inside) {
   return channels_inside ? static_cast<int32_t>(least<int64_t>(packs, 32)) : 1;
