@@ -35,6 +35,18 @@ inline void check_channel_vectors(const char* what, const Tensor& x, const std::
   }
 }
 
+// Joints of (N, K, h, w) maps, whose number and device they share, and a weight each.
+inline void check_joints(const char* what, const Tensor& joints, const Tensor& weight, const Tensor& maps) {
+  STD_TORCH_CHECK(joints.dim() == 3 && joints.size(0) == maps.size(0) && joints.size(1) == maps.size(1) &&
+                      joints.size(2) == 2 && weight.dim() == 2 && weight.size(0) == maps.size(0) &&
+                      weight.size(1) == maps.size(1),
+                  what, ": joints must be (N, K, 2) and weight (N, K)");
+  STD_TORCH_CHECK(is_float_or_double(joints) && is_float_or_double(weight), what,
+                  ": joints and weight must be float32 or float64");
+  STD_TORCH_CHECK(same_device(joints, maps) && same_device(weight, maps), what,
+                  ": joints and weight must be on one device, that of the maps");
+}
+
 // Places of levels on a canvas, flat: (y, x, h, w) of every level.
 inline void check_places(const char* what, const std::vector<int64_t>& places, int64_t height, int64_t width) {
   STD_TORCH_CHECK(!places.empty() && places.size() % 4 == 0, what, ": places must be (y, x, h, w) of every level");

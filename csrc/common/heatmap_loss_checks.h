@@ -1,7 +1,7 @@
 // What heatmap_loss and its gradient accept.
 #pragma once
 
-#include "common/gaussian_heatmaps_checks.h"
+#include "common/checks.h"
 
 namespace pyranet_fast {
 

@@ -7,7 +7,7 @@
 
 #include "cpu/vector.h"
 
-// Maximum and winner (2 * row + column) of n windows; `step` is the distance of horizontal neighbours. ATen's rule,
+// Maximum and winner (2 * row + column) of n windows; `step` is the distance of horizontal neighbors. ATen's rule,
 // in reading order: a later element wins if it is greater or NaN. The rule is associative, so rows go first.
 // Buffers have room for a whole vector at the end; `above` and `below` need none.
 template <bool kPosition, typename W>
@@ -38,7 +38,7 @@ void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step,
 }
 
 // n pixels gather from the four windows that they are in; `above` is the row of windows above, `step` the distance
-// of horizontal neighbours. Reads from step elements before to a vector behind.
+// of horizontal neighbors. Reads from step elements before to a vector behind.
 template <typename W>
 void spread_to_pixels(const W* windows, const W* above, const integer_t<W>* winner, const integer_t<W>* winner_above,
                       int64_t n, int64_t step, W* g) {
@@ -347,7 +347,7 @@ void pool_plane_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts
 // --- channels_last ---------------------------------------------------------------------------------------------------
 
 // channels_last maps: vectors along the channels. Windows of the
-// channels of one sample differ by about one start at most, hence a choice among neighbours instead of a gather:
+// channels of one sample differ by about one start at most, hence a choice among neighbors instead of a gather:
 // first among rows, then among columns. `lanes` is a multiple of L.
 
 // Pixels whose `lanes` elements, beyond the channels, still lie inside a dense row: the others use a copy.

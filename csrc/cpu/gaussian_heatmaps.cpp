@@ -9,32 +9,27 @@
 namespace pyranet_fast::cpu {
 namespace {
 
-// W: of the joints and maps; V: of the weights.
-template <typename W, typename V>
-void run(const W* joints, const V* weight, int64_t maps, int64_t h, int64_t w, double sigma, W* to) {
-  parallel_for(0, maps, std::max<int64_t>(1, 32768 / (h * w)), [&](int64_t begin, int64_t end) {
-    std::vector<W> lines(h + w);
-    for (int64_t m = begin; m < end; ++m) {
-      W* map = to + m * h * w;
-      if (weight[m] > 0) {
-        PF_CHOOSE(gaussian_map<W>)
-        (joints[2 * m], joints[2 * m + 1], two_sigma_squared<W>(sigma), h, w, lines.data(), map);
-      } else {
-        std::fill(map, map + h * w, W(0));
-      }
-    }
-  });
-}
-
-Tensor gaussian_heatmaps(Tensor joints, Tensor weight, int64_t height, int64_t width, double sigma) {
-  check_gaussian_heatmaps(joints, weight, height, width);
+Tensor gaussian_heatmaps(Tensor joints, Tensor weight, int64_t h, int64_t w, double sigma) {
+  check_gaussian_heatmaps(joints, weight, h, w);
   joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
-  Tensor out = empty_nchw(joints, {joints.size(0), joints.size(1), height, width});
-  dispatch_wide(joints, [&](auto of_joints) {
-    dispatch_wide(weight, [&](auto of_weight) {
-      using W = decltype(of_joints);
-      run(read_pointer<W>(joints), read_pointer<decltype(of_weight)>(weight), weight.numel(), height, width, sigma,
-          write_pointer<W>(out));
+  Tensor out = empty_nchw(joints, {joints.size(0), joints.size(1), h, w});
+  const auto run = [&](const auto* centers, const auto* weights, auto* maps) {
+    using W = std::remove_pointer_t<decltype(maps)>;
+    parallel_for(0, weight.numel(), std::max<int64_t>(1, 32768 / (h * w)), [&](int64_t begin, int64_t end) {
+      std::vector<W> lines(h + w);
+      for (int64_t m = begin; m < end; ++m) {
+        if (weights[m] > 0) {
+          const W x = centers[2 * m], y = centers[2 * m + 1];
+          PF_CHOOSE(gaussian_map<W>)(x, y, two_sigma_squared<W>(sigma), h, w, lines.data(), maps + m * h * w);
+        } else {
+          std::fill_n(maps + m * h * w, h * w, W(0));
+        }
+      }
+    });
+  };
+  dispatch_wide(joints, [&](auto a) {
+    dispatch_wide(weight, [&](auto b) {
+      run(read_pointer<decltype(a)>(joints), read_pointer<decltype(b)>(weight), write_pointer<decltype(a)>(out));
     });
   });
   return out;

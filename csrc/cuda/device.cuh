@@ -31,6 +31,9 @@ __device__ inline T store(wide_t<T> x) {
   }
 }
 
+__device__ inline float exponential(float x) { return expf(x); }
+__device__ inline double exponential(double x) { return exp(x); }
+
 // N neighboring elements, moved by one instruction where N * sizeof(T) is 1, 2, 4, 8 or 16 bytes.
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Pack {

@@ -15,21 +15,12 @@ PoolArguments<T> arguments_of(const Sizes& shape, const Tensor& samples, const s
                               const std::optional<Tensor>& shift, bool relu) {
   using W = wide_t<T>;
   PoolArguments<T> p{};
-  p.count = static_cast<int32_t>(samples.size(0));
   p.batch = shape[0], p.channels = shape[1];
   p.h = static_cast<int32_t>(shape[2]), p.w = static_cast<int32_t>(shape[3]);
-  p.samples_n = samples.size(1) == 1 ? 0 : samples.size(2) * 2;
-  p.samples_c = samples.size(2) == 1 ? 0 : 2;
+  set_samples(p, read_pointer<W>(samples), samples.size(0), samples.size(1), samples.size(2));
   p.scale = read_pointer<W>(scale), p.shift = read_pointer<W>(shift);
   p.relu = relu;
   return p;
-}
-
-template <typename T>
-PoolLevel<T> level_of(const PoolArguments<T>& p, const Map<T>& map, const Tensor& samples, int64_t l) {
-  using W = wide_t<T>;
-  const W* first = read_pointer<W>(samples) + l * samples.size(1) * samples.size(2) * 2;
-  return {map, first, window_alpha<W>(p.h, map.h), window_alpha<W>(p.w, map.w)};
 }
 
 // What the pool and its canvas form share: everything but where the levels are written.
@@ -43,7 +34,7 @@ void run_forward(const Tensor& x, Tensor samples, std::optional<Tensor> scale, s
     PoolArguments<T> p = arguments_of<T>(sizes_of(x), samples, scale, shift, relu);
     p.x = read_map<T>(x);
     if (positions.numel() > 0) p.positions = write_map<uint8_t>(positions);
-    for (int64_t l = 0; l < samples.size(0); ++l) p.levels[l] = level_of(p, level_map(type, l), samples, l);
+    for (int64_t l = 0; l < samples.size(0); ++l) p.levels[l].map = level_map(type, l);
     launch_pool_forward(p, launch);
   });
 }
@@ -116,7 +107,7 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(std::vector<Tensor> grads, Tens
     if (affine) p.x = read_map<T>(*x);
     p.positions = read_map<uint8_t>(positions);
     p.grad_x = write_map<T>(grad_x);
-    for (size_t l = 0; l < grads.size(); ++l) p.levels[l] = level_of(p, read_map<T>(grads[l]), samples, l);
+    for (size_t l = 0; l < grads.size(); ++l) p.levels[l].map = read_map<T>(grads[l]);
     Tensor partials = empty_nchw(positions, {2, sums ? pool_parts(p) : 0, shape[1]}, false, wide);
     if (sums) {
       p.partial_scale = write_pointer<W>(partials);

@@ -278,6 +278,15 @@ __global__ void pool_totals(const __grid_constant__ PoolTotals<W> p) {
 
 constexpr int64_t kPoolPixels = 8;  // of a strip, for every worker
 
+// Dense samples, (levels, n or 1, c or 1, 2).
+template <typename T>
+void set_samples(PoolArguments<T>& p, const wide_t<T>* samples, int64_t levels, int64_t n, int64_t c) {
+  p.count = static_cast<int32_t>(levels);
+  p.samples_n = n == 1 ? 0 : c * 2;
+  p.samples_c = c == 1 ? 0 : 2;
+  for (int64_t l = 0; l < levels; ++l) p.levels[l].samples = samples + l * n * c * 2;
+}
+
 template <typename T>
 Plan pool_plan(PoolArguments<T>& p, const Map<T>& touched) {
   Plan plan{};
@@ -289,8 +298,11 @@ Plan pool_plan(PoolArguments<T>& p, const Map<T>& touched) {
   plan.wide = needs_wide_index(touched) || needs_wide_index(p.positions) || needs_wide_index(p.x);
   bool inside = touched.c == 1 && p.channels > 1;
   for (int32_t l = 0; l < p.count; ++l) {
-    vec = widest(p.levels[l].map, p.channels, vec);
-    plan.wide = plan.wide || needs_wide_index(p.levels[l].map);
+    PoolLevel<T>& level = p.levels[l];
+    vec = widest(level.map, p.channels, vec);
+    plan.wide = plan.wide || needs_wide_index(level.map);
+    level.alpha_y = window_alpha<wide_t<T>>(p.h, level.map.h);
+    level.alpha_x = window_alpha<wide_t<T>>(p.w, level.map.w);
   }
   const int64_t pixels = int64_t{p.h} * p.w;
   const auto lay_out = [&](int v) {

@@ -7,9 +7,6 @@
 
 namespace pyranet_fast::gpu {
 
-__device__ inline float exponential(float x) { return expf(x); }
-__device__ inline double exponential(double x) { return exp(x); }
-
 // One axis of a Gaussian at pixel i.
 template <typename W>
 __device__ inline W gaussian_factor(int32_t i, W center, W two_sigma_squared) {
