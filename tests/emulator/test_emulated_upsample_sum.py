@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulation import DTYPES, LAYOUTS, name_of, to_numpy, to_torch, ways
 from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
+from tests.emulator.emulation import DTYPES, LAYOUTS, draw, name_of, to_numpy, to_torch, ways
 
 WAYS = ways()
 CASES = [  # channels, (H, W), levels: the model's channels, then identity, enlarging, shrinking, size 1 on either side
@@ -24,10 +24,6 @@ CASES = [  # channels, (H, W), levels: the model's channels, then identity, enla
     (33, (4, 5), [(3, 3)]),
     (2, (40, 9), [(3, 3)] * 6),
 ]
-
-
-def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulation import DTYPES, LAYOUTS, name_of, to_numpy, to_torch, ways
 from tolerances import assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
+from tests.emulator.emulation import DTYPES, LAYOUTS, draw, name_of, to_numpy, to_torch, ways
 
 WAYS = ways()
 # channels, (H, W), levels: the model's channels and odd ones, one level and many, size 1, ratio near 1 and 1/2
@@ -88,10 +88,6 @@ def check(
             torch.testing.assert_close(
                 torch.from_numpy(sums[i]), leaves[name].grad, rtol=1e-4, atol=1e-5 * size, equal_nan=True
             )
-
-
-def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def draw_samples(levels: int, n: int, c: int, seed: int = 1) -> Tensor:

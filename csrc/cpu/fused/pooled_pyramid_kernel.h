@@ -1,7 +1,7 @@
 // Included once per instruction set by multiversion.h; see there.
 
 #include "cpu/vector.h"
-#include "cpu/gemm.h"
+#include "cpu/fused/gemm.h"
 
 // Columns of a panel of packed filters: one vector where the filters fit it, else two.
 inline int64_t pyramid_columns(int64_t filters) {

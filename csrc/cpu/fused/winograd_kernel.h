@@ -2,7 +2,7 @@
 // 6x6 inputs by 36 products a channel pair instead of 144.
 
 #include "cpu/vector.h"
-#include "cpu/gemm.h"
+#include "cpu/fused/gemm.h"
 
 inline int64_t winograd_columns() { return kPanel; }
 

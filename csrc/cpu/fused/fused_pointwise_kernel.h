@@ -1,7 +1,7 @@
 // Included once per instruction set by multiversion.h; see there.
 
 #include "cpu/vector.h"
-#include "cpu/gemm.h"
+#include "cpu/fused/gemm.h"
 
 inline int64_t pointwise_columns() { return kPanel; }
 

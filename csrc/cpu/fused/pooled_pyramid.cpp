@@ -1,20 +1,10 @@
 // The pooled pyramid of a residual unit, from what its first 1x1 convolution makes to the ReLU before the unit's last
 // one, with windows of evaluation: pool, 3x3 filters, upsample, add, ReLU, 1x1, add, ReLU. Pooled and upsampled maps
 // exist only row by row in a cache, and small maps cost no call of their own. float32, channels_last, for inference.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <cstring>
 #include <deque>
-#include <memory>
-#include <type_traits>
-#include <vector>
 
-#include "common/checks.h"
 #include "common/window.h"
-#include "cpu/convert.h"
+#include "cpu/host.h"
 #include "cpu/upsample_sum_tables.h"
 
 namespace pyranet_fast::cpu {
@@ -43,13 +33,11 @@ constexpr int64_t kPyramidRows = 8;  // filtered at once
 
 }  // namespace pyranet_fast::cpu
 
-#define PF_KERNEL_FILE "cpu/pooled_pyramid_kernel.h"
+#define PF_KERNEL_FILE "cpu/fused/pooled_pyramid_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 constexpr const char* kName = "pooled_pyramid_";
 
@@ -203,10 +191,10 @@ void pooled_pyramid_(Tensor x, std::vector<int64_t> sizes, std::vector<Tensor> f
   run(job);
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("pyramid_pack", TORCH_BOX(&pyramid_pack));
+  m.impl("pooled_pyramid_", TORCH_BOX(&pooled_pyramid_));
+}
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("pyramid_pack", TORCH_BOX(&pyranet_fast::cpu::pyramid_pack));
-  m.impl("pooled_pyramid_", TORCH_BOX(&pyranet_fast::cpu::pooled_pyramid_));
-}

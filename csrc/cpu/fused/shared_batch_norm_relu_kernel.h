@@ -47,7 +47,7 @@ void shared_gradient_sums(const T* const* grads, const T* x, const wide_t<T>* sc
       W* second = first + length;
       for (int64_t k = 0; k < n; ++k) {
         const W v = load(x[i + k]);
-        const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorised
+        const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorized
         const W g = v * a[k] + b[k] > 0 ? whole : 0;
         first[k] += g;
         second[k] += g * (v - mean[k]);

@@ -1,23 +1,20 @@
 // upsample_sum on the emulator.
-#include "cuda/upsample_sum_launch.cuh"
+#include "cuda/upsample_sum.cuh"
 #include "emulator/bindings.h"
 
 namespace emulator {
 namespace {
 
-using namespace pyranet_fast::gpu;
-
 py::array forward(const std::string& dtype, const std::vector<py::array>& maps, int64_t height, int64_t width,
                   const py::object& base, bool align_corners, const py::object& scale, const py::object& shift,
                   bool relu, const py::dict& settings) {
-  return dispatch(dtype, [&](auto type) -> py::array {
-    using T = typename decltype(type)::type;
-    Run run(settings);
+  return run_as(dtype, settings, [&](auto type, Run& run) -> py::array {
+    using T = decltype(type);
     UpsampleArguments<T> p{};
     p.count = static_cast<int32_t>(maps.size());
     p.batch = maps[0].shape(0), p.channels = maps[0].shape(1);
     p.align_corners = align_corners, p.relu = relu;
-    const std::vector<int64_t> shape{p.batch, p.channels, height, width};
+    const Shape shape{p.batch, p.channels, height, width};
     for (size_t l = 0; l < maps.size(); ++l) {
       p.levels[l].map = input_map<T>(run, "map " + std::to_string(l), maps[l]);
     }
@@ -32,14 +29,13 @@ py::array forward(const std::string& dtype, const std::vector<py::array>& maps, 
 
 py::list backward(const std::string& dtype, const py::array& grad,
                   const std::vector<std::pair<int64_t, int64_t>>& sizes, bool align_corners, const py::dict& settings) {
-  return dispatch(dtype, [&](auto type) -> py::list {
-    using T = typename decltype(type)::type;
-    Run run(settings);
+  return run_as(dtype, settings, [&](auto type, Run& run) -> py::list {
+    using T = decltype(type);
     UpsampleArguments<T> p{};
     p.count = static_cast<int32_t>(sizes.size());
     p.batch = grad.shape(0), p.channels = grad.shape(1), p.align_corners = align_corners;
     p.whole = input_map<T>(run, "grad", grad);
-    std::vector<std::vector<int64_t>> shapes;
+    std::vector<Shape> shapes;
     for (size_t l = 0; l < sizes.size(); ++l) {
       shapes.push_back({p.batch, p.channels, sizes[l].first, sizes[l].second});
       p.levels[l].map = output_map<T>(run, "grad " + std::to_string(l), shapes[l]);
@@ -51,11 +47,10 @@ py::list backward(const std::string& dtype, const py::array& grad,
   });
 }
 
-}  // namespace
-
-void bind_upsample(py::module_& m) {
+BINDINGS(m) {
   m.def("upsample_sum", &forward);
   m.def("upsample_sum_backward", &backward);
 }
 
+}  // namespace
 }  // namespace emulator

@@ -1,28 +1,13 @@
 // Several BN-ReLUs of one map, as the branches of a residual unit read it: statistics once, all outputs in one pass,
 // and backward all sums in one pass and the map's whole gradient, the identity skip's included, in another.
 // channels_last.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+#include "cpu/host.h"
 
-#include <algorithm>
-#include <cmath>
-#include <optional>
-#include <tuple>
-#include <type_traits>
-#include <vector>
-
-#include "common/checks.h"
-#include "cpu/convert.h"
-#include "cpu/dispatch.h"
-
-#define PF_KERNEL_FILE "cpu/shared_batch_norm_relu_kernel.h"
+#define PF_KERNEL_FILE "cpu/fused/shared_batch_norm_relu_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 // Pixels handled by one task: fixed, so that sums are formed in the same order with any number of threads.
 constexpr int64_t kChunk = 1024;
@@ -72,9 +57,9 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double e
              Tensor& mean, Tensor& var) {
   using W = wide_t<T>;
   const Shared s(x, weight.size(0));
-  const T* px = static_cast<const T*>(x.const_data_ptr());
-  W* pmean = static_cast<W*>(mean.mutable_data_ptr());
-  W* pvar = static_cast<W*>(var.mutable_data_ptr());
+  const T* px = read_pointer<T>(x);
+  W* pmean = write_pointer<W>(mean);
+  W* pvar = write_pointer<W>(var);
   std::vector<W> pivot(s.channels);  // see batch_norm_relu.cpp
   for (int64_t c = 0; c < s.channels; ++c) pivot[c] = load(px[c]);
   const auto pivots = tiled(s, pivot);
@@ -96,7 +81,7 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double e
   fold(s, weight.const_data_ptr<W>(), bias.const_data_ptr<W>(), pmean, pvar, eps, scale, shift);
   const auto scales = tiled(s, scale), shifts = tiled(s, shift);
   std::vector<T*> ys;
-  for (Tensor& output : outputs) ys.push_back(static_cast<T*>(output.mutable_data_ptr()));
+  for (Tensor& output : outputs) ys.push_back(write_pointer<T>(output));
   s.each([&](int64_t, int64_t begin, int64_t end) {
     PF_CHOOSE(shared_affine_relu<T>)
     (px, ys.data(), scales.data(), shifts.data(), s.count, begin, end, s.channels, s.tile);
@@ -109,11 +94,11 @@ void backward(const std::vector<Tensor>& grads, const Tensor& x, const std::opti
               Tensor& grad_x, Tensor& grad_weight, Tensor& grad_bias) {
   using W = wide_t<T>;
   const Shared s(x, weight.size(0));
-  const T* px = static_cast<const T*>(x.const_data_ptr());
+  const T* px = read_pointer<T>(x);
   const W* pmean = mean.const_data_ptr<W>();
   const W* pvar = var.const_data_ptr<W>();
   std::vector<const T*> gs;
-  for (const Tensor& g : grads) gs.push_back(g.numel() == 0 ? nullptr : static_cast<const T*>(g.const_data_ptr()));
+  for (const Tensor& g : grads) gs.push_back(g.numel() == 0 ? nullptr : read_pointer<T>(g));
   std::vector<W> scale, shift;
   fold(s, weight.const_data_ptr<W>(), bias.const_data_ptr<W>(), pmean, pvar, eps, scale, shift);
   const auto scales = tiled(s, scale), shifts = tiled(s, shift);
@@ -144,18 +129,14 @@ void backward(const std::vector<Tensor>& grads, const Tensor& x, const std::opti
   }
   const auto slopes = tiled(s, std::vector<W>(slope.begin(), slope.end()));
   const auto offsets = tiled(s, std::vector<W>(offset.begin(), offset.end()));
-  const T* pe = extra.has_value() ? static_cast<const T*>(extra->const_data_ptr()) : nullptr;
-  T* pgx = static_cast<T*>(grad_x.mutable_data_ptr());
+  const T* pe = extra.has_value() ? read_pointer<T>(*extra) : nullptr;
+  T* pgx = write_pointer<T>(grad_x);
   s.each([&](int64_t, int64_t begin, int64_t end) {
     std::vector<W> scratch(s.length());
     PF_CHOOSE(shared_gradient_input<T>)
     (gs.data(), px, pe, pgx, scales.data(), shifts.data(), means.data(), slopes.data(), offsets.data(), s.count, begin,
      end, s.channels, s.tile, scratch.data());
   });
-}
-
-ScalarType wide_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 void check(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -171,9 +152,8 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> shared_batch_norm_relu(Tensor x,
                                                                        double eps) {
   check(x, weight, bias);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
-  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
   std::vector<Tensor> outputs;
-  for (int64_t j = 0; j < weight.size(0); ++j) outputs.push_back(empty_nchw(x, sizes, true, x.scalar_type()));
+  for (int64_t j = 0; j < weight.size(0); ++j) outputs.push_back(empty_nchw(x, sizes_of(x), true));
   Tensor mean = empty_nchw(x, {x.size(1)}, false, wide_type(x));
   Tensor var = empty_nchw(x, {x.size(1)}, false, wide_type(x));
   dispatch_float("shared_batch_norm_relu: x", x.scalar_type(),
@@ -194,8 +174,7 @@ std::tuple<Tensor, Tensor, Tensor> shared_batch_norm_relu_backward(std::vector<T
     if (grad.numel() > 0) grad = torch::stable::contiguous(grad, MemoryFormat::ChannelsLast);
   }
   if (extra.has_value()) extra = torch::stable::contiguous(*extra, MemoryFormat::ChannelsLast);
-  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
-  Tensor grad_x = empty_nchw(x, sizes, true, x.scalar_type());
+  Tensor grad_x = empty_nchw(x, sizes_of(x), true);
   Tensor grad_weight = empty_nchw(x, {weight.size(0), x.size(1)}, false, wide_type(x));
   Tensor grad_bias = empty_nchw(x, {weight.size(0), x.size(1)}, false, wide_type(x));
   dispatch_float("shared_batch_norm_relu: x", x.scalar_type(), [&](auto type) {
@@ -204,10 +183,10 @@ std::tuple<Tensor, Tensor, Tensor> shared_batch_norm_relu_backward(std::vector<T
   return {grad_x, grad_weight, grad_bias};
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("shared_batch_norm_relu", TORCH_BOX(&shared_batch_norm_relu));
+  m.impl("shared_batch_norm_relu_backward", TORCH_BOX(&shared_batch_norm_relu_backward));
+}
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("shared_batch_norm_relu", TORCH_BOX(&pyranet_fast::cpu::shared_batch_norm_relu));
-  m.impl("shared_batch_norm_relu_backward", TORCH_BOX(&pyranet_fast::cpu::shared_batch_norm_relu_backward));
-}

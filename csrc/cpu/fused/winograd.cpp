@@ -1,18 +1,7 @@
 // 3x3 convolution, stride 1, padding 1, of channels_last float32 maps by Winograd's minimal filtering (Lavin and Gray,
 // CVPR 2016), F(4x4, 3x3): a quarter of the products of the direct method. Blocks of tiles go through the three steps
 // (input transform, 36 matrix products, output transform) in one thread's cache.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <memory>
-#include <optional>
-#include <type_traits>
-#include <vector>
-
-#include "common/checks.h"
-#include "cpu/convert.h"
+#include "cpu/host.h"
 
 namespace pyranet_fast::cpu {
 
@@ -28,13 +17,11 @@ struct WinogradJob {
 
 }  // namespace pyranet_fast::cpu
 
-#define PF_KERNEL_FILE "cpu/winograd_kernel.h"
+#define PF_KERNEL_FILE "cpu/fused/winograd_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 // G: a filter's three taps to six.
 constexpr double kFilter[6][3] = {{1. / 4, 0, 0},
@@ -218,11 +205,11 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
   return result;
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("winograd_pack", TORCH_BOX(&winograd_pack));
+  m.impl("winograd_weight_gradient", TORCH_BOX(&winograd_weight_gradient));
+  m.impl("winograd_conv3x3", TORCH_BOX(&winograd_conv3x3));
+}
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("winograd_pack", TORCH_BOX(&pyranet_fast::cpu::winograd_pack));
-  m.impl("winograd_weight_gradient", TORCH_BOX(&pyranet_fast::cpu::winograd_weight_gradient));
-  m.impl("winograd_conv3x3", TORCH_BOX(&pyranet_fast::cpu::winograd_conv3x3));
-}

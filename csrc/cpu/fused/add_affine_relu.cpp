@@ -1,17 +1,6 @@
 // The end of a residual unit and the beginning of the next ones, in one pass: a sum (of a map and of another that may
 // have half its size), and relu(sum * scale + shift) for every folded batch norm that reads it. For inference.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <optional>
-#include <type_traits>
-#include <vector>
-
-#include "common/checks.h"
-#include "cpu/convert.h"
-#include "cpu/dispatch.h"
+#include "cpu/host.h"
 
 namespace pyranet_fast::cpu {
 
@@ -27,27 +16,25 @@ struct AddAffineJob {
 
 }  // namespace pyranet_fast::cpu
 
-#define PF_KERNEL_FILE "cpu/add_affine_relu_kernel.h"
+#define PF_KERNEL_FILE "cpu/fused/add_affine_relu_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 template <typename T>
 void run(const Tensor& x, const std::optional<Tensor>& other, const Tensor& scale, const Tensor& shift,
          std::vector<Tensor>& results, bool keep, bool half) {
   using W = wide_t<T>;
   AddAffineJob<T> job{x.size(1), half, scale.const_data_ptr<W>(), shift.const_data_ptr<W>(), nullptr, {}};
-  for (Tensor& result : results) job.outs.push_back(static_cast<T*>(result.mutable_data_ptr()));
+  for (Tensor& result : results) job.outs.push_back(write_pointer<T>(result));
   if (keep) {
     job.sum = job.outs.front();
     job.outs.erase(job.outs.begin());
   }
   const int64_t h = results[0].size(2), w = results[0].size(3), row = w * job.channels;
-  const T* px = static_cast<const T*>(x.const_data_ptr());
-  const T* po = other.has_value() ? static_cast<const T*>(other->const_data_ptr()) : nullptr;
+  const T* px = read_pointer<T>(x);
+  const T* po = other.has_value() ? read_pointer<T>(*other) : nullptr;
   parallel_for(0, results[0].size(0) * h, std::max<int64_t>(1, 16384 / row), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t source = half ? (r / h * (h / 2) + r % h / 2) * (row / 2) : r * row;
@@ -72,7 +59,7 @@ std::vector<Tensor> add_affine_relu(Tensor x, std::optional<Tensor> other, Tenso
     other = torch::stable::contiguous(*other, MemoryFormat::ChannelsLast);
   }
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
-  const ScalarType wide = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const ScalarType wide = wide_type(x);
   STD_TORCH_CHECK(scale.dim() == 2 && scale.size(1) == c && shift.dim() == 2 && shift.size(0) == scale.size(0) &&
                       shift.size(1) == c && scale.scalar_type() == wide && shift.scalar_type() == wide,
                   "add_affine_relu: scale and shift must be (outputs, C) in float32 (float64 for float64)");
@@ -80,16 +67,14 @@ std::vector<Tensor> add_affine_relu(Tensor x, std::optional<Tensor> other, Tenso
   const int64_t count = scale.size(0) + (keep ? 1 : 0);
   STD_TORCH_CHECK(count > 0, "add_affine_relu: nothing is asked for");
   std::vector<Tensor> results;
-  for (int64_t i = 0; i < count; ++i) results.push_back(empty_nchw(x, {n, c, h, w}, true, x.scalar_type()));
+  for (int64_t i = 0; i < count; ++i) results.push_back(empty_nchw(x, {n, c, h, w}, true));
   if (results[0].numel() == 0) return results;
   dispatch_float("add_affine_relu: x", x.scalar_type(),
                  [&](auto type) { run<decltype(type)>(x, other, scale, shift, results, keep, half); });
   return results;
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) { m.impl("add_affine_relu", TORCH_BOX(&add_affine_relu)); }
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("add_affine_relu", TORCH_BOX(&pyranet_fast::cpu::add_affine_relu));
-}

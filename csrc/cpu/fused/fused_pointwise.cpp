@@ -1,19 +1,7 @@
 // Everything that reads the input of a residual unit, in one pass: the sum of two maps (one may have half the size), or
 // the maximum of windows of 2x2, folded batch norms and ReLUs, and a 1x1 convolution of each, with bias, ReLU and an
-// addition. The normalised maps exist only block by block in a cache. float32, channels_last, for inference.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <cstring>
-#include <memory>
-#include <optional>
-#include <type_traits>
-#include <vector>
-
-#include "common/checks.h"
-#include "cpu/convert.h"
+// addition. The normalized maps exist only block by block in a cache. float32, channels_last, for inference.
+#include "cpu/host.h"
 
 namespace pyranet_fast::cpu {
 
@@ -39,13 +27,11 @@ struct PointwiseJob {
 
 }  // namespace pyranet_fast::cpu
 
-#define PF_KERNEL_FILE "cpu/fused_pointwise_kernel.h"
+#define PF_KERNEL_FILE "cpu/fused/fused_pointwise_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 bool is_float(const Tensor& x) { return x.scalar_type() == ScalarType::Float; }
 
@@ -118,13 +104,13 @@ std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::
                         weight[j].size(2) == columns && weight[j].size(0) == (k + columns - 1) / columns &&
                         weight[j].is_contiguous() && is_float(bias[j]) && bias[j].is_contiguous(),
                     "fused_pointwise: weight must come from pointwise_pack on this machine, with a bias for each row");
-    const bool normalised = scale[j].numel() > 0;
-    STD_TORCH_CHECK(!normalised || (scale[j].numel() == c && shift[j].numel() == c && is_float(scale[j]) &&
+    const bool normalized = scale[j].numel() > 0;
+    STD_TORCH_CHECK(!normalized || (scale[j].numel() == c && shift[j].numel() == c && is_float(scale[j]) &&
                                     is_float(shift[j]) && scale[j].is_contiguous() && shift[j].is_contiguous()),
                     "fused_pointwise: scale and shift must be (C,) in float32, or empty");
     results.push_back(empty_nchw(x, {n, k, h, w}, true, ScalarType::Float));
-    job.outputs.push_back({normalised ? scale[j].const_data_ptr<float>() : nullptr,
-                           normalised ? shift[j].const_data_ptr<float>() : nullptr, weight[j].const_data_ptr<float>(),
+    job.outputs.push_back({normalized ? scale[j].const_data_ptr<float>() : nullptr,
+                           normalized ? shift[j].const_data_ptr<float>() : nullptr, weight[j].const_data_ptr<float>(),
                            bias[j].const_data_ptr<float>(), nullptr, results.back().mutable_data_ptr<float>(), k,
                            relu[j] != 0});
   }
@@ -138,7 +124,7 @@ std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::
   if (keep) job.sum = results[0].mutable_data_ptr<float>();
   const int64_t pixels = n * h * w;
   if (pixels == 0) return results;
-  // Two blocks of pixels, as read and normalised, stay in a core's cache beside the weights.
+  // Two blocks of pixels, as read and normalized, stay in a core's cache beside the weights.
   const int64_t most = std::max<int64_t>(12, 24576 / c / 12 * 12);
   const int64_t blocks = std::max<int64_t>((pixels + most - 1) / most, std::min<int64_t>(pixels / 12, 2));
   const int64_t block = blocks == 0 ? pixels : ((pixels + blocks - 1) / blocks + 11) / 12 * 12;
@@ -151,10 +137,10 @@ std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::
   return results;
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("pointwise_pack", TORCH_BOX(&pointwise_pack));
+  m.impl("fused_pointwise", TORCH_BOX(&fused_pointwise));
+}
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("pointwise_pack", TORCH_BOX(&pyranet_fast::cpu::pointwise_pack));
-  m.impl("fused_pointwise", TORCH_BOX(&pyranet_fast::cpu::fused_pointwise));
-}
