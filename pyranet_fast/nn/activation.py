@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import batch_norm_relu
-from ..ops import shared_batch_norm_relu as shared
+from ..ops.cpu import batch_norm_relu as shared
+from ..ops.cpu import policy
 
 
 class BatchNormReLU(nn.BatchNorm2d):
@@ -65,13 +66,15 @@ def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor
     if (
         first is None
         or any(not n.training or n.momentum is None or n.eps != first.eps for n in own)
-        or not shared.serves(x, *(v for n in own for v in (n.weight, n.bias, n.running_mean, n.running_var)))
+        or not policy.supports_shared_batch_norm_relu(
+            x, *(v for n in own for v in (n.weight, n.bias, n.running_mean, n.running_var))
+        )
     ):
         return x, [norm(x) for norm in norms]
     x, made, mean, var = shared.shared_batch_norm_relu(x, [n.weight for n in own], [n.bias for n in own], first.eps)
     count = x.numel() // x.shape[1]
     for norm in own:
-        torch.ops.pyranet_fast.batch_norm_update_(
+        shared.update_averages_(
             norm.running_mean, norm.running_var, norm.num_batches_tracked, mean, var, norm.momentum, count
         )
     outputs = iter(made)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import fused_pointwise, winograd
+from ..ops.cpu import fused_pointwise, policy, winograd
 from .activation import BatchNormReLU
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,10 +44,6 @@ def _packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
-SMALL = 300
-"""Pixels up to which a 1x1 convolution of ours, which costs less to call, is faster than oneDNN's."""
-
-
 class FoldedConv(nn.Module):
     """relu?(conv(x) + other?), without gradient.
 
@@ -77,9 +73,9 @@ class FoldedConv(nn.Module):
         """Forget what was packed for another device or dtype."""
         self._packed: Tensor | None = None
         self._winograd: Tensor | None = None
-        self._pointwise: fused_pointwise.Packed | None = None
+        self._pointwise: fused_pointwise.PrepackedBranches | None = None
         self._can_pack = _packs(self.weight)
-        self._can_winograd = self._small and winograd.serves(self.weight)
+        self._can_winograd = self._small and policy.supports_winograd(self.weight)
 
     def __getstate__(self) -> dict[str, Any]:
         packed = dict.fromkeys(("_packed", "_winograd", "_pointwise"))  # opaque tensors cannot be copied
@@ -93,15 +89,14 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None, *, overwrite: bool = True) -> Tensor:
         """(N, inputs, H, W) and (N, outputs, h, w) to (N, outputs, h, w); ``overwrite``: into ``other``'s memory."""
         padding, stride, dilation = self.geometry
-        if self._can_winograd and winograd.pays(x):
+        if self._can_winograd and policy.winograd_pays(x):
             if self._winograd is None:
-                self._winograd = winograd.pack(self.weight)
+                self._winograd = winograd.prepack(self.weight)
             return winograd.conv3x3(x, self._winograd, self.bias, other, relu=self.relu)
-        pixels = x.shape[0] * x.shape[2] * x.shape[3]
-        if self._is_pointwise and pixels <= SMALL and fused_pointwise.serves(x, self.weight):
+        if self._is_pointwise and policy.fused_pointwise_alone_pays(x, self.weight):
             if self._pointwise is None:
-                self._pointwise = fused_pointwise.pack([(None, None)], [(self.weight, self.bias, self.relu)])
-            return fused_pointwise.run(x, None, self._pointwise, residual=other)[0]
+                self._pointwise = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])
+            return fused_pointwise.fused_pointwise(x, None, self._pointwise, residual=other)[0]
         if not self._can_pack:
             y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)
             if other is not None:

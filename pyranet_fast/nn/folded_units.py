@@ -13,7 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import add_affine_relu, fractional_max_pool_pyramid, fused_pointwise, pooled_pyramid, upsample_sum
+from ..ops import add_affine_relu, fractional_max_pool_pyramid, upsample_sum
+from ..ops.cpu import fused_pointwise, policy, pooled_pyramid
 from .activation import BatchNormReLU
 from .folded import FoldedConv, fold
 from .hourglass import max_pool
@@ -44,7 +45,7 @@ class Entry(nn.Module):
         self.convs = nn.ModuleList(convs)
         self.register_buffer("scale", torch.stack([s.detach() for s, _ in folded]) if folded else torch.empty(0, 0))
         self.register_buffer("shift", torch.stack([t.detach() for _, t in folded]) if folded else torch.empty(0, 0))
-        self._fused: fused_pointwise.Packed | None = None
+        self._fused: fused_pointwise.PrepackedBranches | None = None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -61,12 +62,12 @@ class Entry(nn.Module):
         ``pool``: x is max-pooled by 2 first; without ``other``.
         """
         convs = cast(list[FoldedConv], list(self.convs))
-        if fused_pointwise.serves(x, convs[0].weight):
+        if policy.supports_fused_pointwise(x, convs[0].weight):
             if self._fused is None:
                 rows = [(None, None) if place < 0 else (self.scale[place], self.shift[place]) for place in self.places]
-                self._fused = fused_pointwise.pack(rows, [(c.weight, c.bias, c.relu) for c in convs])
+                self._fused = fused_pointwise.prepack(rows, [(c.weight, c.bias, c.relu) for c in convs])
             keep = self.keep and (other is not None or pool)
-            made = fused_pointwise.run(x, other, self._fused, keep=keep, pool=pool)
+            made = fused_pointwise.fused_pointwise(x, other, self._fused, keep=keep, pool=pool)
             total = made.pop(0) if keep else x
             return total if self.keep else None, made
         if pool:
@@ -115,7 +116,7 @@ class FoldedPooledPyramid(nn.Module):
         self.expand = FoldedConv(
             *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
         )
-        self._fused: pooled_pyramid.Packed | None = None
+        self._fused: pooled_pyramid.PrepackedPyramid | None = None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -127,12 +128,12 @@ class FoldedPooledPyramid(nn.Module):
         size = (full.shape[2], full.shape[3])
         sizes = level_sizes(size, self.levels)
         fusible = len(entries) == 1 and not self.concatenate
-        if fusible and pooled_pyramid.serves(entries[0], full, self.expand.weight):
+        if fusible and policy.supports_pooled_pyramid(entries[0], full, self.expand.weight):
             if self._fused is None:
                 filters = cast(list[FoldedConv], list(self.filters))
                 ends = (self.expand.weight, self.expand.bias)
-                self._fused = pooled_pyramid.pack([(f.weight, f.bias) for f in filters], ends)
-            return pooled_pyramid.run_(entries[0], sizes, self._fused, full)
+                self._fused = pooled_pyramid.prepack([(f.weight, f.bias) for f in filters], ends)
+            return pooled_pyramid.pooled_pyramid_(entries[0], sizes, self._fused, full)
         samples = draw_samples(entries[0], self.levels, self.windows, False)
         if len(entries) == 1:
             maps = fractional_max_pool_pyramid(entries[0], sizes, samples)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from emulation import DTYPES, LAYOUTS, name_of, to_numpy, to_torch, ways
-from tolerances import assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
+from tests.ops.testing import assert_close
 
 WAYS = ways()
 # channels, (H, W), levels: the model's channels and odd ones, one level and many, size 1, ratio near 1 and 1/2

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from emulation import DTYPES, LAYOUTS, name_of, to_numpy, to_torch, ways
-from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
+from tests.ops.testing import TOLERANCES, assert_close
 
 WAYS = ways()
 CASES = [  # channels, (H, W), levels: the model's channels, then identity, enlarging, shrinking, size 1 on either side

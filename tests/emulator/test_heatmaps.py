@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from emulation import DTYPES, name_of, to_numpy, to_torch, ways
-from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
+from tests.ops.testing import TOLERANCES, assert_close
 
 WAYS = ways()
 # "turned": the columns of a map lie a row apart; "repeated": all samples are the first one, at stride 0.
