@@ -18,7 +18,7 @@ from torch import Tensor
 from bench import timing
 from bench.paired import COPY, LAYOUTS, described, rows_of
 from pyranet_fast import ops
-from pyranet_fast.ops import _backend
+from pyranet_fast.ops import dispatch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIDES = [53, 45, 38, 32]
@@ -136,8 +136,8 @@ def on_backend(name: str, function: Function) -> Function:
 def backends(device: str) -> list[str]:
     """Our backends that have kernels for the device."""
     kind = torch.device(device).type
-    native = kind in _backend.native_devices()
-    triton = kind in _backend.triton_devices() and "triton" in ops.available_backends()
+    native = kind in dispatch.native_devices()
+    triton = kind in dispatch.triton_devices() and "triton" in ops.available_backends()
     return [*(["native"] if native else []), *(["triton"] if triton else [])]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
 from tests.emulator.emulation import DTYPES, LAYOUTS, draw, name_of, to_numpy, to_torch, ways
+from tests.ops.testing import assert_close
 
 WAYS = ways()
 # channels, (H, W), levels: the model's channels and odd ones, one level and many, size 1, ratio near 1 and 1/2

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tolerances import assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
 from tests.emulator.emulation import draw_joints, name_of, to_numpy, to_torch, ways
+from tests.ops.testing import assert_close
 
 WAYS = ways()
 

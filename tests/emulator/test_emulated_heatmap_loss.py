@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tolerances import TOLERANCES
 from torch import Tensor
 
 from pyranet_fast.ops import reference
@@ -25,6 +24,7 @@ from tests.emulator.emulation import (
     ways,
     wide_of,
 )
+from tests.ops.testing import TOLERANCES
 
 WAYS = ways()
 INF, NAN = float("inf"), float("nan")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from pyranet_fast.ops import reference
 from tests.emulator.emulation import DTYPES, LAYOUTS, draw, name_of, to_numpy, to_torch, ways
+from tests.ops.testing import TOLERANCES, assert_close
 
 WAYS = ways()
 CASES = [  # channels, (H, W), levels: the model's channels, then identity, enlarging, shrinking, size 1 on either side

@@ -1,6 +1,6 @@
 """All that reads the input of a residual unit in one pass: a sum, folded batch norms with ReLU, 1x1 convolutions.
 
-The normalised maps, as large as the input, exist only block by block in a core's cache. For inference on the CPU in
+The normalized maps, as large as the input, exist only block by block in a core's cache. For inference on the CPU in
 float32; elsewhere `add_affine_relu` and convolutions do the same in more passes.
 """
 
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import _backend
-
 
 @dataclass(frozen=True)
-class Packed:
-    """Norms and convolutions as the kernel of this machine reads them; see `pack`."""
+class PrepackedBranches:
+    """Norms and convolutions as the kernel of this machine reads them; see `prepack`."""
 
     scale: list[Tensor]
     shift: list[Tensor]
@@ -26,17 +24,9 @@ class Packed:
     relu: list[int]
 
 
-def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether there is a kernel for a map and weights."""
-    return (
-        _backend.native_error is None
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and _backend.choose(x) == "native"
-    )
-
-
-def pack(norms: Sequence[tuple[Tensor | None, Tensor | None]], convs: Sequence[tuple[Tensor, Tensor, bool]]) -> Packed:
+def prepack(
+    norms: Sequence[tuple[Tensor | None, Tensor | None]], convs: Sequence[tuple[Tensor, Tensor, bool]]
+) -> PrepackedBranches:
     """Prepare the branches.
 
     Args:
@@ -44,7 +34,7 @@ def pack(norms: Sequence[tuple[Tensor | None, Tensor | None]], convs: Sequence[t
         convs: for each branch weight (K, C, 1, 1) and bias (K,), float32, and whether a ReLU follows.
     """
     nothing = torch.empty(0)
-    return Packed(
+    return PrepackedBranches(
         scale=[nothing if scale is None else scale.contiguous() for scale, _ in norms],
         shift=[nothing if shift is None else shift.contiguous() for _, shift in norms],
         weight=[torch.ops.pyranet_fast.pointwise_pack(weight.detach().flatten(1)) for weight, _, _ in convs],
@@ -53,10 +43,10 @@ def pack(norms: Sequence[tuple[Tensor | None, Tensor | None]], convs: Sequence[t
     )
 
 
-def run(
+def fused_pointwise(
     x: Tensor,
     other: Tensor | None,
-    packed: Packed,
+    branches: PrepackedBranches,
     *,
     residual: Tensor | None = None,
     keep: bool = False,
@@ -67,7 +57,7 @@ def run(
     Args:
         x: (N, C, H, W) float32, best channels_last.
         other: the sum's second term, as in `add_affine_relu`.
-        packed: of `pack`.
+        branches: of `prepack`.
         residual: (N, K, H, W), where there is one branch.
         keep: return the sum too, first.
         pool: x is (N, C, 2H, 2W), and the sum is its maximum over windows of 2x2; without ``other``.
@@ -75,5 +65,5 @@ def run(
     Returns:
         (N, K_j, H, W) for every branch, channels_last.
     """
-    p, run = packed, torch.ops.pyranet_fast.fused_pointwise
-    return list(run(x, other, p.scale, p.shift, p.weight, p.bias, p.relu, residual, keep, pool))
+    b, operator = branches, torch.ops.pyranet_fast.fused_pointwise
+    return list(operator(x, other, b.scale, b.shift, b.weight, b.bias, b.relu, residual, keep, pool))

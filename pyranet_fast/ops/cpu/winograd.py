@@ -12,66 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend
-from ._common import memory_format
-
-LEAST_CHANNELS = 32
-LEAST_TILES = 32
-LEAST_TILES_OF_WEIGHT_GRADIENT = 64
+from . import policy
 
 
-def serves(weight: Tensor) -> bool:
-    """Whether there is a kernel for a weight (K, C, 3, 3): float32 on the CPU, enough channels to pay."""
-    return (
-        _backend.native_error is None
-        and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and min(weight.shape[:2]) >= LEAST_CHANNELS
-        and _backend.choose(weight) == "native"
-    )
-
-
-def pays(x: Tensor) -> bool:
-    """Whether a map is large enough for its tiles of 4x4 to outweigh the reading of 36 / 9 times the weights."""
-    return _pays(x, LEAST_TILES)
-
-
-def _pays(x: Tensor, least: int) -> bool:
-    return x.shape[0] * (-(-x.shape[2] // 4)) * (-(-x.shape[3] // 4)) >= least
-
-
-def trains(x: Tensor, weight: Tensor) -> bool:
-    """Whether `differentiable_conv3x3` is the faster convolution of a map in eager mode."""
-    return (
-        x.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-        and serves(weight)
-        and pays(x)
-        and not torch.is_autocast_enabled("cpu")
-        and memory_format(x) == torch.channels_last
-    )
-
-
-def pack(weight: Tensor, *, backward: bool = False) -> Tensor:
+def prepack(weight: Tensor, *, backward: bool = False) -> Tensor:
     """The transformed filters, in the order that the kernel of this machine reads them.
 
     Args:
         weight: (K, C, 3, 3) float32.
         backward: for the gradient of the convolution's input.
     """
-    packed: Tensor = torch.ops.pyranet_fast.winograd_pack(weight.detach(), backward)
-    return packed
+    filters: Tensor = torch.ops.pyranet_fast.winograd_pack(weight.detach(), backward)
+    return filters
 
 
 def conv3x3(
-    x: Tensor, packed: Tensor, bias: Tensor | None = None, other: Tensor | None = None, *,
+    x: Tensor, filters: Tensor, bias: Tensor | None = None, other: Tensor | None = None, *,
     outputs: int | None = None, relu: bool = False,
 ) -> Tensor:  # fmt: skip
     """relu?(conv(x) + bias + other), stride 1, padding 1, without gradient.
 
     Args:
         x: (N, C, H, W) float32, best channels_last.
-        packed: what `pack` made of the weight.
+        filters: what `prepack` made of the weight.
         bias: (K,) float32.
         other: (N, K, H, W) float32, added.
         outputs: K; may be left out where there is a bias.
@@ -83,18 +46,21 @@ def conv3x3(
     if outputs is None:
         assert bias is not None
         outputs = len(bias)
-    y: Tensor = torch.ops.pyranet_fast.winograd_conv3x3(x, packed, bias, other, outputs, relu)
+    y: Tensor = torch.ops.pyranet_fast.winograd_conv3x3(x, filters, bias, other, outputs, relu)
     return y
 
 
 class _Conv3x3(torch.autograd.Function):
-    """Forward and both gradients in the transformed domain."""
+    """Forward and both gradients in the transformed domain: several operators each, so none of them has the gradient.
+
+    1.06 times the step for the input's gradient and 1.6-1.85 times for a large weight's (bench/NOTES.md, training).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biased = bias is not None
-        return conv3x3(x, pack(weight), bias, outputs=len(weight))
+        return conv3x3(x, prepack(weight), bias, outputs=len(weight))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -103,8 +69,8 @@ class _Conv3x3(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
         if wants_x:
-            grad_x = conv3x3(grad, pack(weight, backward=True), outputs=weight.shape[1])
-        if wants_weight and not _pays(x, LEAST_TILES_OF_WEIGHT_GRADIENT):
+            grad_x = conv3x3(grad, prepack(weight, backward=True), outputs=weight.shape[1])
+        if wants_weight and not policy.winograd_weight_gradient_pays(x):
             _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
                 grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, wants_bias]
             )
@@ -117,7 +83,7 @@ class _Conv3x3(torch.autograd.Function):
 
 
 def differentiable_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.conv2d(x, weight, bias, padding=1), with its gradients (once), where `trains`.
+    """F.conv2d(x, weight, bias, padding=1), with its gradients (once), where `policy.trains_with_winograd`.
 
     Args:
         x: (N, C, H, W) float32 on the CPU.

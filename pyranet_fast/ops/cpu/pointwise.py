@@ -12,26 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend
-from ._common import memory_format
-
-MOST_PIXELS = 2048
-
-
-def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether `conv1x1` is the faster convolution of a map in eager mode: float32, channels_last, small, on the CPU."""
-    return (
-        not torch.compiler.is_compiling()  # first: in a graph sizes may be symbols
-        and x.dim() == 4
-        and x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.shape[1] == weight.shape[1]
-        and x.shape[0] * x.shape[2] * x.shape[3] <= MOST_PIXELS
-        and not torch.is_autocast_enabled("cpu")
-        and memory_format(x) == torch.channels_last
-        and _backend.choose(weight) == "native"
-    )
-
 
 def _rows(x: Tensor) -> Tensor:
     """(N, C, H, W), channels_last, as (N * H * W, C)."""
@@ -45,7 +25,10 @@ def _map(rows: Tensor, like: Tensor) -> Tensor:
 
 
 class _Conv1x1(torch.autograd.Function):
-    """Three products; not views, to whose results nothing could be added in place without copies."""
+    """Three products of PyTorch's, no operator of ours: 1.03 and 1.04 times the step (bench/NOTES.md, training).
+
+    Results are not views, to which nothing could be added in place without copies.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -72,7 +55,7 @@ class _Conv1x1(torch.autograd.Function):
 
 
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.conv2d(x, weight, bias), with its gradients, where `pays`.
+    """F.conv2d(x, weight, bias), with its gradients, where `policy.trains_with_pointwise`.
 
     Args:
         x: (N, C, H, W) float32, channels_last.

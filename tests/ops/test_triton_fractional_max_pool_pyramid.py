@@ -9,14 +9,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import TOLERANCES
 from torch import Tensor
-from triton_testing import DTYPES, INF, NAN, compile_in_subprocess, huge, in_layout, marks, rounded, spoilt
 
 from pyranet_fast import ops
+from tests.ops.testing import (
+    DTYPES,
+    INF,
+    NAN,
+    TOLERANCES,
+    compile_in_subprocess,
+    huge,
+    in_layout,
+    rounded,
+    spoilt,
+    triton_marks,
+)
 
 __all__ = ["huge", "spoilt"]
-pytestmark = marks
+pytestmark = triton_marks
 # The interpreter takes 20 ms for a program of the forward and 100 ms for one of the backward, so few maps.
 CASES = [  # layout of x and of the gradients, (N, C, H, W), levels, whether every channel has windows of its own
     ("contiguous", "contiguous", (2, 1, 9, 7), [(8, 6), (5, 4), (1, 1)], True),
@@ -27,9 +37,9 @@ CASES = [  # layout of x and of the gradients, (N, C, H, W), levels, whether eve
     ("contiguous", "contiguous", (1, 2, 2, 2), [(1, 1)], True),
     ("contiguous", "channels_last", (1, 2, 6, 5), [(5, 3)], False),
     ("sliced", "permuted", (1, 2, 6, 5), [(3, 4)], True),
-    ("sliced channels_last", "expanded", (1, 7, 6, 5), [(4, 3)], True),
+    ("sliced channels_last", "expanded 3", (1, 7, 6, 5), [(4, 3)], True),
     ("permuted", "sliced", (1, 2, 5, 6), [(4, 5)], True),
-    ("expanded", "scalar", (1, 2, 5, 4), [(4, 2), (2, 3)], False),
+    ("expanded 3", "scalar", (1, 2, 5, 4), [(4, 2), (2, 3)], False),
 ]
 IDS = ["-".join(map(str, (case[0], case[1], *case[2]))) for case in CASES]
 
@@ -259,5 +269,5 @@ def test_compiled_in_one_graph_with_dynamic_sizes() -> None:
 
 
 def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
-    compiled = compile_in_subprocess("pool", tmp_path)
+    compiled = compile_in_subprocess("fractional_max_pool_pyramid", tmp_path)
     assert len(compiled) == 3 * 3 + 2  # two of the three have sums

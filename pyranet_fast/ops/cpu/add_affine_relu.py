@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _backend, reference
-from ._common import FLOATS, check_map, check_same_device
+from .. import dispatch, reference
+from ..checks import check_map, check_same_device, wide_dtype
+from ..registration import describe
 
 
 def add_affine_relu(
@@ -21,7 +22,7 @@ def add_affine_relu(
 
     Args:
         x: (N, C, H, W) float32, float64, bfloat16 or float16.
-        other: the second term, (N, C, H, W), or (N, C, 2H, 2W), to which x is upsampled (nearest neighbour); its dtype
+        other: the second term, (N, C, H, W), or (N, C, 2H, 2W), to which x is upsampled (nearest neighbor); its dtype
             is that of x. None: x alone.
         scale, shift: (J, C), folded batch norms, in float32 (float64 for float64 x). J can be 0 if the sum is kept.
         keep: return the sum too, first.
@@ -42,7 +43,7 @@ def add_affine_relu(
                 f"other has shape {tuple(other.shape)}; that of x, {tuple(x.shape)}, or twice its height and width is "
                 "accepted"
             )
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector.dim() != 2 or vector.shape[1] != c or vector.shape[0] != scale.shape[0]:
             raise ValueError(
@@ -53,17 +54,17 @@ def add_affine_relu(
         check_same_device(name, vector, "x", x)
     if scale.shape[0] == 0 and not keep:
         raise ValueError("scale has no rows and keep is False: nothing is asked for")
-    if _backend.choose(x) == "native" and x.device.type == "cpu" and x.dtype in FLOATS:
+    if x.device.type == "cpu" and dispatch.choose(x) == "native":
         result: Sequence[Tensor] = torch.ops.pyranet_fast.add_affine_relu(x.detach(), other, scale, shift, keep)
         return list(result)
     with torch.no_grad():
         return reference.add_affine_relu(x, other, scale, shift, keep)
 
 
-if _backend.native_error is None:
+def _fake(x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, keep: bool) -> list[Tensor]:
+    like = x if other is None else other
+    count = scale.shape[0] + int(keep)
+    return [like.new_empty(like.shape).to(memory_format=torch.channels_last) for _ in range(count)]
 
-    @torch.library.register_fake("pyranet_fast::add_affine_relu")
-    def _(x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, keep: bool) -> list[Tensor]:
-        like = x if other is None else other
-        count = scale.shape[0] + int(keep)
-        return [like.new_empty(like.shape).to(memory_format=torch.channels_last) for _ in range(count)]
+
+describe("add_affine_relu", _fake, only="pyranet_fast")

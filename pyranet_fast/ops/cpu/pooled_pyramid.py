@@ -14,17 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import _backend
-from ._common import memory_format
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MOST_PIXELS_CONVERTED = 4096
-"""Pixels of a batch up to which conversion pays."""
-
 
 @dataclass(frozen=True)
-class Packed:
-    """Convolutions as the kernel of this machine reads them; see `pack`."""
+class PrepackedPyramid:
+    """Convolutions as the kernel of this machine reads them; see `prepack`."""
 
     filters: list[Tensor]
     biases: list[Tensor]
@@ -32,20 +25,7 @@ class Packed:
     expand_bias: Tensor
 
 
-def serves(x: Tensor, y: Tensor, weight: Tensor) -> bool:
-    """Whether there is a kernel for the pyramid's input, the map that is added to, and weights."""
-    return (
-        _backend.native_error is None
-        and x.device.type == "cpu"
-        and x.dtype == y.dtype == weight.dtype
-        and x.dtype in DTYPES
-        and (x.dtype == torch.float32 or x.shape[0] * x.shape[2] * x.shape[3] <= MOST_PIXELS_CONVERTED)
-        and memory_format(y) == torch.channels_last
-        and _backend.choose(x) == "native"
-    )
-
-
-def pack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]) -> Packed:
+def prepack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]) -> PrepackedPyramid:
     """Prepare the convolutions.
 
     Args:
@@ -53,7 +33,7 @@ def pack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]
         expand: weight (D, K, 1, 1) and bias (D,).
     """
     weight, bias = (v.detach().float() for v in expand)
-    return Packed(
+    return PrepackedPyramid(
         filters=[torch.ops.pyranet_fast.pyramid_pack(w.detach().float()) for w, _ in filters],
         biases=[b.detach().float().contiguous() for _, b in filters],
         expand=torch.ops.pyranet_fast.pointwise_pack(weight.flatten(1)),
@@ -61,19 +41,19 @@ def pack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]
     )
 
 
-def run_(x: Tensor, sizes: Sequence[tuple[int, int]], packed: Packed, y: Tensor) -> Tensor:
+def pooled_pyramid_(x: Tensor, sizes: Sequence[tuple[int, int]], convs: PrepackedPyramid, y: Tensor) -> Tensor:
     """relu(y + expand(relu(sum over levels of the upsampled filter(pooled x)))), into ``y``, without gradient.
 
     Args:
         x: (N, C, H, W) float32, bfloat16 or float16, best channels_last.
         sizes: (h, w) of every level, each below (H, W); equation 3.
-        packed: of `pack`.
+        convs: of `prepack`.
         y: (N, D, H, W) in the dtype of x, channels_last; overwritten, rounded once.
 
     Returns:
         ``y``.
     """
-    p, flat = packed, [side for size in sizes for side in size]
+    p, flat = convs, [side for size in sizes for side in size]
     wide = y.float()  # y itself where it is float32
     torch.ops.pyranet_fast.pooled_pyramid_(x.float(), flat, p.filters, p.biases, p.expand, p.expand_bias, wide)
     return y if wide is y else y.copy_(wide)
