@@ -18,14 +18,14 @@ from pyranet_fast.models import PyraNet
 def test_joints_go_where_their_pixels_go(kind):
     image = np.zeros((60, 80, 3), np.uint8)
     joints = np.array([[10, 50], [70, 8], [40, 20]], np.float64)
-    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
-    for (x, y), colour in zip(joints.astype(int), colours, strict=True):
-        image[y, x] = colour
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    for (x, y), color in zip(joints.astype(int), colors, strict=True):
+        image[y, x] = color
     made, moved = photos.PHOTOS[kind](image, joints, np.zeros((9, 7, 3), np.uint8), np.random.default_rng(1))
     inside = (moved[:, 1] < made.shape[0]) & (moved[:, 0] < made.shape[1])
     assert inside.all() == (kind != "upper part") and inside.sum() >= 2
-    for (x, y), colour in zip(moved[inside].astype(int), np.array(colours)[inside], strict=True):
-        np.testing.assert_array_equal(made[y, x], colour)
+    for (x, y), color in zip(moved[inside].astype(int), np.array(colors)[inside], strict=True):
+        np.testing.assert_array_equal(made[y, x], color)
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
@@ -49,4 +49,4 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     with pytest.raises(UserError, match="the joints of 'mpii' and the checkpoint those of 'lsp'"):
         lsp = PyraNet(1, 14, features=16, depth=1, base_width=4)
         other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), "lsp", 64), "cpu")
-        photos.measure(other, people, "as it is", 1)
+        photos.accuracy_of(other, people, "as it is", 1)
