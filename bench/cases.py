@@ -19,8 +19,8 @@ from torch._inductor import config as inductor
 
 from bench import baseline
 from pyranet_fast import ops
-from pyranet_fast.cuda_graphs import CudaCapture
 from pyranet_fast.models import PyraNet, optimize_for_inference
+from pyranet_fast.models.optimized.graphs import CudaCapture
 from pyranet_fast.nn import checkpoint_activations_, pyramid
 from pyranet_fast.training.step import WARM_UPS
 

@@ -24,6 +24,7 @@ from bench import model, runner
 from bench.cases import DTYPES, LAYOUTS, Case
 from bench.operators import COPY, OPERATORS, Function, OperatorCase, gpu_cases, rows_of, step_of
 from pyranet_fast import cli, ops
+from pyranet_fast.models.zoo import resolve_device
 from pyranet_fast.ops import _backend
 
 FORMS = (
@@ -192,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the GPU's)")
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
-    device = str(cli.device(arguments.device))
+    device = str(resolve_device(arguments.device))
     if device == "cpu" and not arguments.tiny:
         parser.error("--device cpu goes with --tiny alone; python -m bench.model and pytest bench are for the CPU")
     begun = time.perf_counter()

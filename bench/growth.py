@@ -15,6 +15,7 @@ from typing import Any
 from bench import model, runner
 from bench.cases import MODES, Case
 from pyranet_fast import cli
+from pyranet_fast.models.zoo import resolve_device
 
 AXES = {"batch": (1, 2, 4, 8, 16), "stacks": (1, 2, 4, 8), "levels": (1, 2, 3, 4, 6), "side": (128, 192, 256, 384)}
 DEFAULT_FORMS = ("eager channels_last fp32", "eager channels_last bf16", "ours fp32", "ours bf16")
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model.add_flags(parser)
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
-    device = str(cli.device(arguments.device))
+    device = str(resolve_device(arguments.device))
     kept = runner.set_up(device, arguments.threads, arguments.keep_pages)
     base = {axis: getattr(arguments, f"base_{axis}") for axis in AXES}
     axes = {axis: getattr(arguments, axis) for axis in arguments.axes}

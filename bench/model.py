@@ -25,6 +25,7 @@ from bench import runner
 from bench.cases import FORMS, MODES, Case, Form, Inputs, Prepared, difference, forms_of, prepare, tolerance
 from pyranet_fast import cli
 from pyranet_fast.models import complexity
+from pyranet_fast.models.zoo import resolve_device
 
 ISOLATE = ("all", "compiled", "uncompiled", "none")
 # A compiled training step draws its windows, so its loss is only near the one with fixed windows.
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flags(parser)
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
-    device = str(cli.device(arguments.device))
+    device = str(resolve_device(arguments.device))
     on_gpu = torch.device(device).type == "cuda"
     kept = runner.set_up(device, arguments.threads, arguments.keep_pages)
     batches = {

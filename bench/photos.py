@@ -22,18 +22,15 @@ import torch
 
 from bench import report, runner
 from pyranet_fast import Predictor, cli
-from pyranet_fast.atomic import atomic_write
-from pyranet_fast.data.base import Image, PeopleSource
-from pyranet_fast.data.images import write_image
+from pyranet_fast.data.dataset import Image, PeopleSource, Subset
+from pyranet_fast.data.image_io import write_image
 from pyranet_fast.data.registry import open_dataset
-from pyranet_fast.data.subset import Subset
 from pyranet_fast.errors import UserError
-from pyranet_fast.pose.draw import contact_sheet, draw_pose
+from pyranet_fast.io import atomic_write, output_folder
+from pyranet_fast.visualization import contact_sheet, draw_pose
 
 Joints = npt.NDArray[np.float64]
 Photo = tuple[Image, Joints]
-# A joint is correct within this share of the reference length.
-WITHIN = {"pck": 0.2, "pckh": 0.5}
 CUT = 0.55
 
 
@@ -93,7 +90,7 @@ def photos(people: PeopleSource, kind: str, count: int) -> list[tuple[Image, Joi
         person, other = people.person(index), people.image(int(rng.integers(len(people))))
         image, joints = PHOTOS[kind](people.image(index), person.joints.astype(np.float64), other, rng)
         inside = ((joints > -0.5) & (joints < np.array(image.shape[1::-1]) - 0.5)).all(axis=1)
-        found.append((image, joints, person.labelled & inside, people.reference_length(index)))
+        found.append((image, joints, person.labeled & inside, people.reference_length(index)))
     return found
 
 
@@ -113,7 +110,7 @@ def accuracy_of(predictor: Predictor, people: PeopleSource, kind: str, count: in
         start = time.perf_counter()
         pose = predictor(image)
         seconds += time.perf_counter() - start
-        near = np.linalg.norm(pose.joints - joints, axis=1) < WITHIN[people.metric] * length
+        near = np.linalg.norm(pose.joints - joints, axis=1) < people.metric.threshold * length
         right.append(near[visible])
         trusted.append(bool(pose.trustworthy))
     sure = [hits for hits, trust in zip(right, trusted, strict=True) if trust]
@@ -161,7 +158,7 @@ def worst(predictor: Predictor, people: PeopleSource, count: int = 6) -> list[tu
     shares = []
     for index in range(len(people)):
         away = np.linalg.norm(predictor(people.image(index)).joints[ours] - people.person(index).joints[theirs], axis=1)
-        shares.append(float((away < WITHIN[people.metric] * people.reference_length(index)).mean()))
+        shares.append(float((away < people.metric.threshold * people.reference_length(index)).mean()))
     return [(int(i), f"{shares[i]:.0%} right") for i in np.argsort(shares, kind="stable")[:count]]
 
 
@@ -188,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.count < 1:
         parser.error(f"--count is {arguments.count}; a whole number above 0 is accepted")
     torch.set_num_threads(arguments.threads)
-    folder = cli.output_folder(arguments.output)
+    folder = output_folder(arguments.output)
     people = open_dataset(arguments.dataset, arguments.root, "test")
     rows = []
     for search in (False, True):

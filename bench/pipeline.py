@@ -30,14 +30,13 @@ from bench import runner
 from bench.runner import significant
 from pyranet_fast import cli
 from pyranet_fast.data import Augmentation, CachedSource, CropDataset, Subset, open_dataset
-from pyranet_fast.data.base import PeopleSource
 from pyranet_fast.data.crops import worker_init
-from pyranet_fast.data.subset import with_images
+from pyranet_fast.data.dataset import PeopleSource, with_images
 from pyranet_fast.errors import UserError
+from pyranet_fast.evaluation.evaluator import evaluate_pose
+from pyranet_fast.inference.heatmaps import SIX_SCALES, ready
 from pyranet_fast.models import PyraNet
-from pyranet_fast.pose.evaluation import evaluate_pose
-from pyranet_fast.pose.inference import ready
-from pyranet_fast.pose.multiscale import SIX_SCALES
+from pyranet_fast.models.zoo import resolve_device
 
 PARTS = ("loader", "training", "evaluation")
 # The network of the training that is timed beside the one that the flags give.
@@ -177,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(arguments.workers) < 0:
         parser.error(f"--workers is {min(arguments.workers)}; 0 or more is accepted")
     runner.check_positive(parser, argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k != "workers"}))
-    device = str(cli.device(arguments.device))
+    device = str(resolve_device(arguments.device))
     runner.set_up(device, arguments.threads, keep=False)
     rows: list[dict[str, Any]] = []
     names = ["demo", *(["lsp"] if arguments.root else [])]

@@ -20,6 +20,7 @@ from bench import runner
 from bench.growth import AXES, along
 from pyranet_fast import cli
 from pyranet_fast.errors import UserError
+from pyranet_fast.io import output_folder
 
 README = Path(__file__).parents[1] / "README.md"
 PAGE = Path(__file__).parents[1] / "docs" / "bench" / "README.md"
@@ -350,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.readme.write_text(after)
     pictures = draw_plots(
         {path.stem: content for path, content in zip(files, contents, strict=True)},
-        cli.output_folder(arguments.page.parent),
+        output_folder(arguments.page.parent),
     )
     arguments.page.write_text(page_of(contents, pictures))
     for path in (arguments.readme, arguments.page, *pictures):

@@ -34,8 +34,8 @@ from typing import Any
 import torch
 
 from bench.cases import FORMS, Case, Form, Inputs, prepare
+from pyranet_fast.cli import keep_pages
 from pyranet_fast.errors import UserError
-from pyranet_fast.memory import keep_pages
 
 # --- the process ------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import cli
+from .ablation import contest
+from .ablation.contest import contest_table, write_contest
+from .ablation.variance import write_variance
+from .io import output_folder
 
 # What a contest is about, the title of its pictures, and the command that trains.
 CONTESTS = {
@@ -22,7 +26,7 @@ CONTESTS = {
         "pyramid levels C",
         "train",
     ),
-    "initialization": ("PRM-B* with every initialisation, under one budget (figure 9 c)", "initialisation", "train"),
+    "initialization": ("PRM-B* with every initialization, under one budget (figure 9 c)", "initialization", "train"),
     "control": (
         "plain and PRM-B* networks without and with variance control, under one budget (figure 9 d)",
         "variance control",
@@ -76,17 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _contest(parser, arguments, train_flags)
     if train_flags:
         parser.error(f"{arguments.study} trains nothing: flags after -- are accepted by {', '.join(CONTESTS)}")
-    from .ablation import variance_report
 
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     command = f"python -m pyranet_fast.ablate variance --seed {arguments.seed}"
-    print(variance_report.write(output, command, arguments.seed))
+    print(write_variance(output, command, arguments.seed))
     print(f"wrote {output}: table.md, variance.json, branches.png, stacks.png, resnet.png, hourglass.png")
     return 0
 
 
 def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, train_flags: list[str]) -> int:
-    from .ablation import contest, contest_report
 
     if arguments.seeds < 1:
         parser.error(f"--seeds is {arguments.seeds}; a whole number above 0 is accepted")
@@ -108,13 +110,13 @@ def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, tra
         if unknown:
             parser.error(f"--only has {unknown[0]!r}; there are {', '.join(c.name for c in networks)}")
         networks = [c for c in networks if c.name in wanted]
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     results = contest.hold(networks, Path(output), flags, arguments.seeds, trainer, arguments.jobs)
     again = ["--seeds", str(arguments.seeds), *(["--only", arguments.only] if arguments.only else [])]
     again += ["--", *train_flags] if train_flags else []
     command = f"python -m pyranet_fast.ablate {arguments.study} {shlex.join(again)}"
-    files = contest_report.write(results, output, title, command)
-    print(contest_report.table(results))
+    files = write_contest(results, output, title, command)
+    print(contest_table(results))
     print(f"wrote {output}: {', '.join(file.name for file in files)}")
     return 0
 

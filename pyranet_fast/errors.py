@@ -13,3 +13,8 @@ class UserError(ValueError):
 
 class DataWarning(UserWarning):
     """Something about a data set that a user should know: what was left out, what is an estimate."""
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and runs of spaces."""
+    return " ".join(text.split())

@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from . import cli
-from .memory import keep_pages
+from .cli import keep_pages
+from .data import open_dataset
+from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose
+from .evaluation.prediction_reader import read_pair, score_pair
+from .evaluation.report import mpii_numbers, write_curves, write_metrics, write_predictions, write_worst
+from .inference.heatmaps import SIX_SCALES, ready
+from .io import output_folder
+from .keypoints import resolve_skeleton
+from .metrics import relative_errors
+from .models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 
 SCALES = (1, 6)
-MPII_VALIDATION = 2958  # people
 # What belongs to one way of using the command alone.
 _OF_FILES = ("ground_truth", "people", "pixels")
 _OF_CHECKPOINT = ("checkpoint", "dataset", "root")
@@ -112,41 +120,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score_files(arguments: argparse.Namespace) -> int:
-    from .pose.conventions import CONVENTIONS, relative_errors
-    from .pose.metrics import torso_length
-    from .pose.prediction_files import read_pair, score_pair
-    from .pose.results import write_curves, write_metrics
 
     predicted, truth = read_pair(
         arguments.predictions, arguments.ground_truth, arguments.people, pixels=arguments.pixels
     )
     score = score_pair(predicted, truth)
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     name = arguments.name or Path(arguments.predictions).name
-    everybody = truth.kind == "mpii" and len(truth) == MPII_VALIDATION
-    people = f"{truth.first}-{truth.last}"
-    data = "MPII validation" if everybody else f"LSP {people}" if truth.kind == "lsp" else f"{truth.path.name} {people}"
-    text, files = write_metrics(output, score, name, data)
-    length = truth.head_size if truth.head_size is not None else torso_length(truth.points, truth.labelled)
-    errors = relative_errors(predicted.points, truth.points, length)
-    errors[~truth.labelled] = float("nan")
-    files += write_curves(output, errors, CONVENTIONS["pckh" if truth.kind == "mpii" else "pck"], name, data)
+    text, files = write_metrics(output, truth.metric, score, name, truth.name)
+    errors = relative_errors(predicted.points, truth.points, truth.length)
+    errors[~truth.labeled] = float("nan")
+    files += write_curves(output, errors, truth.metric, name, truth.name)
     print(text)
     _say_files(files)
     return 0
 
 
 def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace, formats: list[str]) -> int:
-    device = cli.device(arguments.device)
-
-    from .data import open_dataset
-    from .pose.evaluation import SINGLE_SCALE, evaluate_pose
-    from .pose.inference import ready
-    from .pose.multiscale import SIX_SCALES
-    from .pose.partial import Partial
-    from .pose.results import mpii_numbers, write_metrics, write_predictions, write_worst
-    from .pose.skeleton import resolve_skeleton
-    from .training.checkpoint import build_model, find_checkpoint, load_checkpoint
+    device = resolve_device(arguments.device)
 
     file = find_checkpoint(arguments.checkpoint).resolve()
     checkpoint = load_checkpoint(file)
@@ -162,7 +153,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         mpii_numbers(people)  # fails now, not after hours
     model, autocast = ready(build_model(checkpoint, file), device, arguments.precision)
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     settings: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint or file.stem),
         "dataset": dataset,
@@ -172,7 +163,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     }
     what = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}
     what |= {"file": f"{file} {file.stat().st_mtime_ns}", "root": str(arguments.root)}
-    state = Partial(
+    state = EvaluationState(
         len(people), len(people.skeleton), output / "evaluation.part", what, go_on=arguments.resume == "auto"
     )
     if state.done.any():
@@ -201,7 +192,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     unreadable = score.settings["unreadable"]
     note = f"{how}, {unreadable} of {len(people)} without a readable image" if unreadable else how
     files = write_predictions(output, people, predictions, formats, {**settings, "testing": how})
-    text, more = write_metrics(output, score, name, people.name, note, published=not people.name.startswith("demo"))
+    text, more = write_metrics(output, people.metric, score, name, people.name, note)
     files += [*more, *write_worst(output, people, predictions, name, people.name, arguments.worst)]
     state.finish()
     print(f"{people.name}: {len(people)} people, {how}")

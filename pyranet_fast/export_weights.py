@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import cli
-from .checkpoint_file import CALIBRATION
+from .checkpoint import CALIBRATION, describe, save_weights
 from .errors import UserError
-from .pose.calibration import Calibration
+from .inference.calibration import Calibration
+from .models.zoo import build_model, load_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--half", action=argparse.BooleanOptionalAction, default=True, help="half precision (default: on)"
     )
     arguments = parser.parse_args(argv)
-
-    from .training.checkpoint import build_model, load_checkpoint
-    from .weights_file import describe, save_weights
 
     checkpoint = load_checkpoint(arguments.checkpoint, kind=None)
     build_model(checkpoint, arguments.checkpoint)  # what cannot be built is not passed on

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from . import cli
-from .errors import UserError
-from .memory import keep_pages
-from .pose.pose import Pose
+from .cli import keep_pages
+from .data.image_io import read_image, write_image
+from .errors import UserError, one_line
+from .inference.predictor import Predictor
+from .inference.result import Pose
+from .io import atomic_write, output_folder
+from .models.zoo import resolve_device
+from .visualization import draw_pose
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,17 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
-    device = cli.device(arguments.device)
-
-    from .atomic import atomic_write
-    from .data.images import read_image, write_image
-    from .pose.draw import draw_pose
-    from .predictor import Predictor
+    device = resolve_device(arguments.device)
 
     predictor = Predictor(
         arguments.checkpoint, device, flip=arguments.flip, search=arguments.search, precision=arguments.precision
     )
-    output = cli.output_folder(arguments.output)
+    output = output_folder(arguments.output)
     done: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     names = overlay_names(arguments.images, output)
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             image = read_image(path)
             pose = predictor(image, arguments.box)
         except UserError as error:
-            sentence = cli.one_line(str(error))
+            sentence = one_line(str(error))
             sentence = sentence if str(path) in sentence else f"image {path}: {sentence}"
             errors.append({"image": printable(path), "error": printable(sentence)})
             print(f"error: {printable(sentence)}", file=sys.stderr)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "flip": predictor.flip,
             "search": predictor.search,
             "precision": predictor.precision,
-            "pixels": "0-based; an integer is the centre of a pixel; after the image's EXIF orientation",
+            "pixels": "0-based; an integer is the center of a pixel; after the image's EXIF orientation",
         },
         "predictions": done,
         "errors": errors,

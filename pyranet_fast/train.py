@@ -7,20 +7,19 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
 
 from . import cli
-from .memory import keep_pages
-
-if TYPE_CHECKING:
-    import torch
-
-    from .training.settings import Settings
+from .cli import keep_pages
+from .training import distributed
+from .training.config import TORCHRUN, PoseConfig, add_arguments
+from .training.pose import PoseTask
+from .training.trainer import fit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    from .training.settings import TORCHRUN, Settings, add_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train",
@@ -29,19 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_arguments(parser)
     values = vars(parser.parse_args(argv))
-    settings = Settings(**{f.name: values[f.name] for f in dataclasses.fields(Settings)})
-
-    from .training import distributed
+    settings = PoseConfig(**{f.name: values[f.name] for f in dataclasses.fields(PoseConfig)})
 
     with distributed.joined(settings.device, settings.batch_size) as device:
         _train(settings, device)
     return 0
 
 
-def _train(settings: Settings, device: torch.device) -> None:
-    from .training import distributed
-    from .training.loop import fit
-    from .training.pose_task import PoseTask
+def _train(settings: PoseConfig, device: torch.device) -> None:
 
     started = time.perf_counter()
     task = PoseTask(settings, device)

@@ -7,21 +7,20 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import torch
 
 from . import cli
-from .memory import keep_pages
-
-if TYPE_CHECKING:
-    import torch
-
-    from .training.classify_settings import ClassifySettings
+from .cli import keep_pages
+from .io import output_folder
+from .training import distributed
+from .training.classification import ClassificationTask
+from .training.config import TORCHRUN, ClassifierConfig, add_arguments
+from .training.trainer import fit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    from .training.classify_settings import ClassifySettings
-    from .training.settings import TORCHRUN, add_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train_classifier",
@@ -29,25 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "published recipes; OUTPUT gets last.pt, log.csv, curves.png, pictures/ and tensorboard/. Ctrl-C saves and "
         f"stops; the same command goes on from there. {TORCHRUN}",
     )
-    add_arguments(parser, ClassifySettings)
+    add_arguments(parser, ClassifierConfig)
     values = vars(parser.parse_args(argv))
-    settings = ClassifySettings(**{f.name: values[f.name] for f in dataclasses.fields(ClassifySettings)})
-
-    from .training import distributed
+    settings = ClassifierConfig(**{f.name: values[f.name] for f in dataclasses.fields(ClassifierConfig)})
 
     with distributed.joined(settings.device, settings.batch_size) as device:
         _train(settings, device)
     return 0
 
 
-def _train(settings: ClassifySettings, device: torch.device) -> None:
-    from .training import distributed
-    from .training.classify_task import ClassifyTask
-    from .training.loop import fit
+def _train(settings: ClassifierConfig, device: torch.device) -> None:
 
     started = time.perf_counter()
-    cli.output_folder(settings.output)
-    task = ClassifyTask(settings, device)
+    output_folder(settings.output)
+    task = ClassificationTask(settings, device)
     parameters = sum(p.numel() for p in task.model.parameters())
     if distributed.leads():
         processes = f" by {distributed.size()} processes" if distributed.size() > 1 else ""

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class FakeCapture:
-    """Undoes what recording does to a model, an optimiser and the generator, as nothing runs while a graph records."""
+    """Undoes what recording does to a model, an optimizer and the generator, as nothing runs while a graph records."""
 
     def __init__(self, model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None) -> None:
         self.model, self.optimizer = model, optimizer

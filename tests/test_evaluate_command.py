@@ -13,9 +13,9 @@ import torch
 from scipy.io import savemat
 
 from pyranet_fast import cli, evaluate
-from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
+from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
+from pyranet_fast.evaluation import evaluator as evaluation
 from pyranet_fast.models import PyraNet
-from pyranet_fast.pose import evaluation
 
 PEOPLE = 1007  # LSP's split is by number: testing starts after the first thousand
 RESULTS = [

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from pyranet_fast import cli
-from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
-from pyranet_fast.data.images import read_image, write_image
+from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
+from pyranet_fast.data.image_io import read_image, write_image
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
+from pyranet_fast.models.zoo import resolve_device
 from pyranet_fast.pose import LSP
 from pyranet_fast.predict import main, overlay_names
 
@@ -131,7 +132,7 @@ def test_overlay_names_spare_the_inputs(tmp_path):
     ],
 )
 def test_bad_flags_get_one_line_and_status_2(checkpoint, tmp_path, capsys, monkeypatch, options, words):
-    monkeypatch.setattr("pyranet_fast.models.shipped.FOLDER", tmp_path)
+    monkeypatch.setattr("pyranet_fast.models.zoo.FOLDER", tmp_path)
     image = picture(tmp_path / "a.png")
     real = {"CHECKPOINT": str(checkpoint), "FILE": str(image)}
     for name, path in real.items():
@@ -209,18 +210,18 @@ def test_run_passes_on_everything_else(capsys, monkeypatch):
 
 
 def test_devices(monkeypatch):
-    assert cli.device("cpu") == torch.device("cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.device("auto") == cli.device(None) == torch.device("cpu")
+    assert resolve_device("auto") == resolve_device(None) == torch.device("cpu")
     with pytest.raises(UserError, match="'cuda:0' was asked for"):
-        cli.device("cuda:0")
+        resolve_device("cuda:0")
     for name in ("gpu", "meta", "cuda:x", ""):
         with pytest.raises(UserError, match="is not known"):
-            cli.device(name)
+            resolve_device(name)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert cli.device("auto") == torch.device("cuda")
-    assert cli.device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="the last GPU of this machine is cuda:1"):
-        cli.device("cuda:2")
+        resolve_device("cuda:2")

@@ -1,1 +1,3 @@
 """The studies behind `python -m pyranet_fast.ablate`."""
+
+from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Networks trained one after the other under one budget: the paper's figures 8 and 9, table 3.
-
-Every contestant is a `python -m pyranet_fast.train` (or train_classifier) of its own, so that its memory is its own
-too, and an interrupted contest goes on where it stopped.
-"""
+"""Networks trained one after the other under one budget: the paper's figures 8 and 9, table 3."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import json
@@ -21,9 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import atomic_write
+import torch
+
+from ..checkpoint import POSE
 from ..errors import UserError
+from ..io import atomic_write
+from ..models import PyraNet, classifier, complexity
+from ..models.zoo import load_checkpoint
 from ..nn.init import INITIALIZERS
+from ..training.config import PoseConfig, add_arguments
+from ..training.pose import make_network
 
 # Small enough for a CPU: a network of 0.19 M parameters on synthetic people. Flags given after -- come on top.
 SMALL = (
@@ -97,7 +101,7 @@ def scales(train_flags: Sequence[str], counts: Sequence[int] = range(2, 9)) -> l
 
 
 def initializations(train_flags: Sequence[str]) -> list[Contestant]:
-    """PRM-B* with every initialisation (figure 9 c)."""
+    """PRM-B* with every initialization (figure 9 c)."""
     return [Contestant(name, ("--init", name)) for name in INITIALIZERS]
 
 
@@ -200,11 +204,6 @@ def _train(title: str, folder: Path, flags: list[str], environment: dict[str, st
 def _result(contestant: Contestant, folders: Sequence[Path]) -> Result:
     summaries: list[dict[str, Any]] = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     logs = [list(csv.DictReader((folder / "log.csv").read_text().splitlines())) for folder in folders]
-    import torch
-
-    from ..checkpoint_file import POSE
-    from ..models import PyraNet, classifier, complexity
-    from ..training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(folders[0] / "last.pt")
     with torch.device("meta"):
@@ -223,21 +222,15 @@ def _result(contestant: Contestant, folders: Sequence[Path]) -> Result:
 
 
 def _settings(flags: Sequence[str]) -> Any:
-    import argparse
-
-    from ..training.settings import Settings, add_arguments
 
     parser = argparse.ArgumentParser(prog="flags of train", add_help=False, allow_abbrev=False)
     add_arguments(parser)
     values = vars(parser.parse_args(list(flags)))
-    return Settings(**{f.name: values[f.name] for f in dataclasses.fields(Settings)})
+    return PoseConfig(**{f.name: values[f.name] for f in dataclasses.fields(PoseConfig)})
 
 
 def _network(flags: Sequence[str]) -> Any:
     """The network of flags of train for MPII's joints, without memory for its weights."""
-    import torch
-
-    from ..training.pose_task import make_network
 
     with torch.device("meta"):
         return make_network(_settings(flags), 16)
@@ -245,3 +238,74 @@ def _network(flags: Sequence[str]) -> Any:
 
 def _parameters(flags: Sequence[str]) -> int:
     return sum(p.numel() for p in _network(flags).parameters())
+
+
+def contest_table(results: Sequence[Result]) -> str:
+    """Markdown, best first; the spread is from the lowest to the highest of the seeds."""
+    metric = results[0].metric
+    lines = [
+        f"| network | {metric} | lowest–highest | params | GFLOPs | images/s | peak MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in sorted(results, key=lambda r: -r.mean):
+        spread = f"{min(r.scores):.2f}–{max(r.scores):.2f}" if len(r.scores) > 1 else "one seed"
+        lines.append(
+            f"| {r.name} | {r.mean:.2f} | {spread} | {r.params / 1e6:.4f} M | {r.flops / 1e9:.4f} "
+            f"| {r.images_per_second:.0f} | {r.peak_megabytes:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def write_contest(results: Sequence[Result], folder: Path, title: str, command: str) -> list[Path]:
+    """Write results.json, table.md and two pictures: scores over size and over epochs."""
+    content = {"command": command, "results": [dataclasses.asdict(r) for r in results]}
+    text, rows = json.dumps(content, indent=1), contest_table(results)
+    files = [folder / name for name in ("results.json", "table.md", "scores.png", "curves.png")]
+    atomic_write(files[0], lambda file: file.write(text.encode()))
+    atomic_write(files[1], lambda file: file.write(f"{rows}\n\nMade by `{command}`.\n".encode()))
+    _draw_scores(results, files[2], title)
+    _draw_curves(results, files[3], title)
+    return files
+
+
+def new_figure(title: str, columns: int = 1) -> tuple[Any, list[Any]]:
+    """A titled matplotlib figure without a display, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.0 + 4.4 * columns, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    figure.suptitle(title)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    return figure, axes
+
+
+def _draw_scores(results: Sequence[Result], path: Path, title: str) -> None:
+    """A bar for each network, with every seed as a point."""
+    figure, (axis,) = new_figure(title)
+    names = [r.name for r in results]
+    axis.bar(names, [r.mean for r in results], color="tab:blue", alpha=0.6)
+    for place, r in enumerate(results):
+        axis.plot([place] * len(r.scores), r.scores, "k.")
+    if len(names) > 8:
+        axis.tick_params("x", rotation=90)
+    everything = [score for r in results for score in r.scores]
+    low, high = min(everything), max(everything)
+    margin = max(1.0, 0.3 * (high - low))
+    axis.set(ylabel=f"{results[0].metric} / %", ylim=(max(0.0, low - margin), high + margin))
+    figure.savefig(path, dpi=110)
+
+
+def _draw_curves(results: Sequence[Result], path: Path, title: str) -> None:
+    """Validation of the first seed over the epochs."""
+    figure, (axis,) = new_figure(title)
+    styles = ("-", "--", "-.", ":")  # told apart without color too
+    for number, r in enumerate(results):
+        epochs, scores = zip(*r.curves[0], strict=True)
+        axis.plot(epochs, scores, styles[number % 4], marker="o", markersize=3, label=r.name)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="epoch", ylabel=f"{results[0].metric} / %, validation")
+    axis.legend(fontsize="small")
+    figure.savefig(path, dpi=110)

@@ -1,23 +1,25 @@
-"""Variances of responses and gradients through networks at initialisation: the paper's figures 5 and 6, equation 15.
-
-Everything is measured on networks as they are built, by hooks on their modules; nothing is trained.
-"""
+"""Variances of responses and gradients through networks at initialization: the paper's figures 5, 6, equation 15."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..io import atomic_write
 from ..models import PyraNet, wide_resnet
 from ..nn.hourglass import Hourglass
 from ..nn.init import initialize_
+from .contest import new_figure
 
 RULES = ("xavier", "kaiming", "paper")
 
@@ -38,7 +40,7 @@ class Trace:
 
 
 class BranchModule(nn.Module):
-    """ReLU, then ``branches`` 1x1 convolutions of it side by side, added up; no normalisation (section 4.1)."""
+    """ReLU, then ``branches`` 1x1 convolutions of it side by side, added up; no normalization (section 4.1)."""
 
     def __init__(self, channels: int, branches: int) -> None:
         super().__init__()
@@ -109,7 +111,7 @@ def trace(model: nn.Module, places: Mapping[str, nn.Module], x: Tensor, *, backw
 def stacks_of_branches(
     rule: str, branches: Sequence[int] = (4,) * 20, *, channels: int = 512, networks: int = 8, seed: int = 0
 ) -> Trace:
-    """20 modules of parallel convolutions without batch norm, initialised by a rule, forwards and backwards.
+    """20 modules of parallel convolutions without batch norm, initialized by a rule, forwards and backwards.
 
     By equation 15's derivation a module multiplies the variance by C under He's rule, by C / 2 under Glorot's
     (C = C_i, the number of branches) and by about 1 under the paper's. That is the expectation over the weights: in a
@@ -142,7 +144,7 @@ def hourglass_sums(variance_control: bool, *, features: int = 64, depth: int = 4
     """Figure 6: the sums of two branches in one plain hourglass, the innermost first.
 
     Without variance control both branches end in an identity skip, and every sum adds up what came so far; with it
-    the lower branch begins anew from a normalised response.
+    the lower branch begins anew from a normalized response.
     """
     torch.manual_seed(seed)
     model = PyraNet(1, 16, features=features, depth=depth, variant="plain", variance_control=variance_control).train()
@@ -152,10 +154,116 @@ def hourglass_sums(variance_control: bool, *, features: int = 64, depth: int = 4
 
 
 def stacked_hourglasses(rule: str, *, stacks: int = 8, features: int = 64, seed: int = 0) -> Trace:
-    """Outputs of the hourglasses of a PRM-B* network, initialised by a rule, forwards and backwards."""
+    """Outputs of the hourglasses of a PRM-B* network, initialized by a rule, forwards and backwards."""
     torch.manual_seed(seed)
     model = PyraNet(stacks, 16, features=features, depth=3).train()
     x = torch.randn(4, 3, 128, 128)
     initialize_(model, rule, x)
     places = {f"stack {i + 1}": stack.get_submodule("hourglass") for i, stack in enumerate(model.stacks)}
     return trace(model, places, x, backward=True)
+
+
+LABELS = {"xavier": "Xavier", "kaiming": "MSR (Kaiming)", "torch": "PyTorch's own", "paper": "equation 15"}
+
+
+def growth(values: list[float]) -> float:
+    """The factor of one step from the first value to the last, as a geometric mean."""
+    return (values[-1] / values[0]) ** (1 / (len(values) - 1))
+
+
+def measure(seed: int = 0) -> dict[str, dict[str, Trace]]:
+    """All studies, by name and by network."""
+    return {
+        "branches": {rule: stacks_of_branches(rule, seed=seed) for rule in RULES},
+        "resnet": {"ResNet-112": residual_network(seed=seed)},
+        "hourglass": {
+            "identity skips": hourglass_sums(False, seed=seed),
+            "variance control": hourglass_sums(True, seed=seed),
+        },
+        "stacks": {rule: stacked_hourglasses(rule, seed=seed) for rule in ("torch", *RULES)},
+    }
+
+
+def tables(found: dict[str, dict[str, Trace]]) -> str:
+    """Markdown of what was measured."""
+    lines = [
+        "20 modules of 4 parallel 1x1 convolutions without batch norm, 512 channels, mean of 8 networks; factor of one "
+        "module (geometric mean), lowest and highest variance relative to the first module (gradients: the last):",
+        "",
+        "| initialization | forward, a module | range | backward, a module | range |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for rule, one in found["branches"].items():
+        gradients = one.gradients[::-1]
+        cells = []
+        for values in (one.responses, gradients):
+            relative = [v / values[0] for v in values]
+            cells += [f"× {growth(values):.2f}", f"{min(relative):.2g}–{max(relative):.2g}"]
+        lines.append(f"| {LABELS[rule]} | {' | '.join(cells)} |")
+    unit = found["resnet"]["ResNet-112"].responses
+    third = len(unit) // 3
+    lines += ["", "A pre-activation ResNet-112 as it starts, three groups of 18 units (figure 5):", ""]
+    lines += ["| group | variance after its first unit | after its last |", "|---|---:|---:|"]
+    lines += [f"| {g + 1} | {unit[g * third]:.2f} | {unit[(g + 1) * third - 1]:.2f} |" for g in range(3)]
+    names = next(iter(found["hourglass"].values())).names
+    lines += ["", "Sums of the two branches in a plain hourglass (figure 6), innermost first:", ""]
+    lines += [f"| skips | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    lines += [f"| {k} | {' | '.join(f'{v:.2f}' for v in t.responses)} |" for k, t in found["hourglass"].items()]
+    lines += [
+        "",
+        "Outputs of the hourglasses in 8 stacks of PRM-B* (with batch norm, 64 features), first and last stack:",
+        "",
+        "| initialization | response, stack 1 | stack 8 | gradient, stack 8 | stack 1 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for rule, t in found["stacks"].items():
+        r, g = t.responses, t.gradients
+        lines.append(f"| {LABELS[rule]} | {r[0]:.2f} | {r[-1]:.2f} | {g[-1]:.3f} | {g[0]:.3g} |")
+    return "\n".join(lines)
+
+
+def write_variance(folder: Path, command: str, seed: int = 0) -> str:
+    """Measure, write variance.json, table.md and four pictures into ``folder``; returns the tables."""
+    found = measure(seed)
+    text = tables(found)
+    content = {"command": command, **{k: {n: dataclasses.asdict(t) for n, t in v.items()} for k, v in found.items()}}
+    atomic_write(folder / "variance.json", lambda file: file.write(json.dumps(content, indent=1).encode()))
+    atomic_write(folder / "table.md", lambda file: file.write(f"{text}\n\nMade by `{command}`.\n".encode()))
+    _draw_lines(found["branches"], folder / "branches.png", "4 branches a module, no batch norm", "module")
+    _draw_lines(found["stacks"], folder / "stacks.png", "8 stacks of PRM-B*, outputs of the hourglasses", "stack")
+    _draw_resnet(found["resnet"]["ResNet-112"], folder / "resnet.png")
+    _draw_hourglass(found["hourglass"], folder / "hourglass.png")
+    return text
+
+
+def _draw_lines(traces: dict[str, Trace], path: Path, title: str, place: str) -> None:
+    """Responses forwards and gradients backwards, a line for each initialization."""
+    figure, axes = new_figure(title, columns=2)
+    styles = ("-", "--", "-.", ":")
+    for (rule, one), style in zip(traces.items(), styles, strict=False):
+        steps = range(1, len(one.names) + 1)
+        for axis, values in zip(axes, (one.responses, one.gradients), strict=True):
+            axis.plot(steps, values, style, label=LABELS[rule])
+    for axis, what in zip(axes, ("responses", "gradients"), strict=True):
+        axis.set_xticks(steps if len(steps) < 10 else steps[::2])
+        axis.set(xlabel=place, ylabel=f"variance of {what}", yscale="log")
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_resnet(one: Trace, path: Path) -> None:
+    figure, (axis,) = new_figure("ResNet-112 as it starts: variance after every unit")
+    colors = ["tab:orange" if name.endswith("1x1") else "tab:blue" for name in one.names]
+    axis.bar(range(1, len(colors) + 1), one.responses, color=colors)
+    axis.set(xlabel="unit (orange: a 1x1 instead of the identity skip)", ylabel="variance")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_hourglass(traces: dict[str, Trace], path: Path) -> None:
+    figure, (axis,) = new_figure("sums of two branches in a plain hourglass")
+    names: list[Any] = next(iter(traces.values())).names
+    for shift, (label, one) in enumerate(traces.items()):
+        axis.bar([i + 0.4 * shift for i in range(len(names))], one.responses, width=0.4, label=label)
+    axis.set(xticks=[i + 0.2 for i in range(len(names))], xticklabels=names, ylabel="variance")
+    axis.legend(fontsize="small")
+    figure.savefig(path, dpi=110)

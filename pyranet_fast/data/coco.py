@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
-from pyranet_fast.data.coco_category import skeleton_of
-from pyranet_fast.data.images import read_image
-from pyranet_fast.data.people_table import Table, is_held_out, numbers, read_json
-from pyranet_fast.errors import UserError
-from pyranet_fast.pose.skeleton import Skeleton
+from ..errors import UserError
+from ..keypoints import Skeleton, skeleton_of
+from ..metrics import box_metric
+from .annotations import Annotations, is_held_out, numbers, read_json
+from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from .image_io import read_image
 
 # The crop's side in longer sides of the person's box, as for boxes given to the predictor.
 _MARGIN = 1.25
@@ -24,18 +24,16 @@ class COCOSource(PeopleSource):
     """People of a COCO keypoint file.
 
     ``images`` lists ``id`` and ``file_name`` (which may hold folders), ``annotations`` the people: ``image_id``,
-    ``category_id``, ``keypoints`` [x, y, v] for each joint, labelled where v > 0, and ``bbox`` [x, y, width,
+    ``category_id``, ``keypoints`` [x, y, v] for each joint, labeled where v > 0, and ``bbox`` [x, y, width,
     height]. ``categories`` gives the joints, see ``skeleton_of``.
 
-    Keypoints are taken as 0-based pixel indices: (0, 0) is the centre of the first pixel. The box counts from
-    the picture's corner, as the predictor's does: its centre is half a pixel less. The crop is the square of 1.25
+    Keypoints are taken as 0-based pixel indices: (0, 0) is the center of the first pixel. The box counts from
+    the picture's corner, as the predictor's does: its center is half a pixel less. The crop is the square of 1.25
     times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
 
     Attributes:
         skipped: number of annotations left out, by reason; ``notes`` says them.
     """
-
-    metric = "pck-box"
 
     def __init__(self, path: str | Path, root: str | Path = ".", part: str = "all") -> None:
         """Open a file.
@@ -59,6 +57,7 @@ class COCOSource(PeopleSource):
             raise UserError(f"{self.path} holds a {type(content).__name__}; a COCO object is accepted")
         lists = {name: _objects(content, name, self.path) for name in ("images", "annotations", "categories")}
         self.skeleton, self._categories, self.notes = _joints_of(lists["categories"], self.path)
+        self.metric = box_metric(self.skeleton)
         self.skipped: Counter[str] = Counter()
         self._outside = 0
         table = self._people(lists["annotations"], _image_records(lists["images"], self.path))
@@ -76,12 +75,12 @@ class COCOSource(PeopleSource):
         self.name = f"coco {self.path.name}" + ("" if part == "all" else f" {part}")
         notes = [f"{count} annotations {reason} were left out" for reason, count in sorted(self.skipped.items())]
         if self._outside:
-            notes.append(f"{self._outside} labelled joints lie outside their image; they count like all others")
+            notes.append(f"{self._outside} labeled joints lie outside their image; they count like all others")
         self.notes += tuple(f"{self.path}: {note}" for note in notes)
         self._folder = self._image_folder(Path(root))
 
-    def _people(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Table:
-        names, joints, labelled, centres, scales, sides = [], [], [], [], [], []
+    def _people(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Annotations:
+        names, joints, labeled, centers, scales, sides = [], [], [], [], [], []
         self._ids = {image["file_name"]: key for key, image in images.items()}
         count = len(self.skeleton)
         for number, entry in enumerate(annotations):
@@ -100,7 +99,7 @@ class COCOSource(PeopleSource):
                 continue
             points = numbers(entry, "keypoints", (3 * count,), where).reshape(count, 3)
             if not np.any(points[:, 2] > 0):
-                self.skipped["without labelled keypoints"] += 1
+                self.skipped["without labeled keypoints"] += 1
                 continue
             key = entry.get("image_id")
             image = images.get(key) if isinstance(key, int | str) else None
@@ -112,15 +111,15 @@ class COCOSource(PeopleSource):
             self._outside += _outside(points, image)
             names.append(image["file_name"])
             joints.append(points[:, :2])
-            labelled.append(points[:, 2] > 0)
-            centres.append((x + width / 2 - 0.5, y + height / 2 - 0.5))
+            labeled.append(points[:, 2] > 0)
+            centers.append((x + width / 2 - 0.5, y + height / 2 - 0.5))
             sides.append(max(width, height))
             scales.append(_MARGIN * sides[-1] / PIXELS_PER_SCALE)
-        return Table(
+        return Annotations(
             names,
             np.array(joints, dtype=np.float64).reshape(-1, count, 2),
-            np.array(labelled, dtype=bool).reshape(-1, count),
-            np.array(centres, dtype=np.float64).reshape(-1, 2),
+            np.array(labeled, dtype=bool).reshape(-1, count),
+            np.array(centers, dtype=np.float64).reshape(-1, 2),
             np.array(scales, dtype=np.float64),
             np.array(sides, dtype=np.float64),
         )
@@ -237,7 +236,7 @@ def _image_records(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[s
 
 
 def _outside(points: np.ndarray, image: Mapping[str, Any]) -> int:
-    """How many labelled joints lie outside an image whose size the file gives."""
+    """How many labeled joints lie outside an image whose size the file gives."""
     size = [image.get("width"), image.get("height")]
     if not all(isinstance(side, int | float) for side in size):
         return 0

@@ -1,21 +1,23 @@
-"""The crops a network is trained and evaluated on."""
+"""The crops that a network is trained and tested on, and the order in which training visits them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from pyranet_fast.data.base import PeopleSource
-from pyranet_fast.data.kept import check_kept
-from pyranet_fast.data.transforms import (
+from ..errors import UserError
+from .cache import check_stored
+from .dataset import PIXELS_PER_SCALE, PeopleSource
+from .transforms import (
     MAP_STRIDE,
     MEAN,
     Augmentation,
-    Draw,
+    AugmentationSample,
     apply_gains,
     crop,
     crop_matrix,
@@ -23,9 +25,8 @@ from pyranet_fast.data.transforms import (
     to_map,
     transform_points,
 )
-from pyranet_fast.errors import UserError
 
-_PLAIN = Draw()
+_PLAIN = AugmentationSample()
 
 
 def worker_init(worker_id: int) -> None:
@@ -41,10 +42,10 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     - ``image`` (3, S, S) uint8 RGB;
     - ``joints`` (K, 2) float32, x and y in map pixels;
-    - ``weight`` (K,) float32, 1 where the joint is labelled and inside the crop, else 0;
+    - ``weight`` (K,) float32, 1 where the joint is labeled and inside the crop, else 0;
     - ``index`` int;
     - ``inverse`` (2, 3) float32, input pixels to image pixels (it undoes the mirroring too);
-    - ``valid`` bool, False where a corrupt image was replaced by a grey one of weight 0.
+    - ``valid`` bool, False where a corrupt image was replaced by a gray one of weight 0.
 
     Its randomness comes from (seed, epoch, index) alone: a resumed run sees the same pictures,
     whatever the number of workers.
@@ -77,7 +78,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"seed is {seed}; it must not be negative")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
-        check_kept(source, augmentation.reach if augmentation else 0.5, input_size, strict=False)
+        check_stored(source, augmentation.reach if augmentation else 0.5, input_size, strict=False)
         self.source = source
         self.input_size = input_size
         self.early_size, self.early_epochs = early_size or input_size, early_epochs
@@ -112,7 +113,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             change = self.augmentation.draw(np.random.default_rng((self.seed, epoch, index)))
         person = self.source.person(index)
         size = self.size(epoch)
-        matrix = crop_matrix(person.centre, person.scale * change.scale, change.rotation, size, change.flip)
+        matrix = crop_matrix(person.center, person.scale * change.scale, change.rotation, size, change.flip)
         # The border has its gain taken out beforehand, so that it is the data mean in the end.
         border = tuple(min(255.0, 255 * m / max(g, 1e-3)) for m, g in zip(MEAN, change.gains, strict=True))
         image = crop(self.source.image(index), matrix, size, (border[0], border[1], border[2]))
@@ -120,12 +121,12 @@ class CropDataset(Dataset[dict[str, Any]]):
             image = apply_gains(image, change.gains)
 
         points = transform_points(matrix, person.joints)
-        labelled = person.labelled
+        labeled = person.labeled
         if change.flip:
-            points, labelled = points[self._mirror], labelled[self._mirror]
+            points, labeled = points[self._mirror], labeled[self._mirror]
         inside = np.all((points >= -0.5) & (points < size - 0.5), axis=1)
-        weight = inside & labelled
-        joints = np.where(labelled[:, None], to_map(points), 0.0)
+        weight = inside & labeled
+        joints = np.where(labeled[:, None], to_map(points), 0.0)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "joints": torch.from_numpy(joints.astype(np.float32)),
@@ -137,12 +138,123 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def _grey(self, epoch: int, index: int) -> dict[str, Any]:
         size, joints = self.size(epoch), len(self.source.skeleton)
-        grey = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
+        gray = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
         return {
-            "image": grey.view(3, 1, 1).repeat(1, size, size),
+            "image": gray.view(3, 1, 1).repeat(1, size, size),
             "joints": torch.zeros(joints, 2),
             "weight": torch.zeros(joints),
             "index": index,
             "inverse": torch.eye(2, 3),
             "valid": False,
         }
+
+
+class ScaledCrops(Dataset[dict[str, Any]]):
+    """People cropped at S scales from one decoded image; I = ``input_size``.
+
+    An item holds
+
+    - ``images`` (S, 3, I, I) uint8 RGB;
+    - ``inverse`` (2, 3) float64, input pixels of the crop of scale 1 to image pixels;
+    - ``center`` (2,) float64 and ``side`` float64, of the crop of scale 1 in image pixels;
+    - ``frame`` (4,) float64, x and y of the published image's corner, its width and height, see
+      ``PeopleSource.frame``;
+    - ``index`` int;
+    - ``valid`` bool, False where an image that cannot be read was replaced by gray.
+    """
+
+    def __init__(
+        self,
+        source: PeopleSource,
+        input_size: int,
+        scales: Sequence[float] = (1.0,),
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        start: Sequence[int] | None = None,
+    ) -> None:
+        """Wrap ``source``.
+
+        Args:
+            source: who is tested; their center and scale choose the crop.
+            input_size: side of the network's input, pixels.
+            scales: what the crop's side is multiplied by.
+            on_error: ``"skip"`` gives a gray picture for an image that cannot be read.
+            start: the people to take, by index; None is all of them.
+
+        Raises:
+            UserError: ``source`` has kept less of its images than the widest crop shows.
+        """
+        check_stored(source, max(scales) / 2, input_size, strict=True)
+        self.source, self.input_size, self.scales, self.on_error = source, input_size, tuple(scales), on_error
+        self.chosen = range(len(source)) if start is None else start
+
+    def __len__(self) -> int:
+        """Return the number of people taken."""
+        return len(self.chosen)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Return one person's crops; UserError on a corrupt image unless ``on_error`` is ``"skip"``."""
+        index = int(self.chosen[number])
+        size = self.input_size
+        try:
+            person, image = self.source.person(index), self.source.image(index)
+        except UserError:
+            if self.on_error == "raise":
+                raise
+            gray = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8).view(3, 1, 1)
+            return {
+                "images": gray.repeat(len(self.scales), 1, size, size),
+                "inverse": torch.eye(2, 3, dtype=torch.float64),
+                "center": torch.zeros(2, dtype=torch.float64),
+                "side": 1.0,
+                "frame": torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64),
+                "index": index,
+                "valid": False,
+            }
+        images = np.empty((len(self.scales), 3, size, size), np.uint8)
+        for place, scale in zip(images, self.scales, strict=True):
+            matrix = crop_matrix(person.center, person.scale * scale, 0.0, size)
+            place[:] = crop(image, matrix, size).transpose(2, 0, 1)
+        return {
+            "images": torch.from_numpy(images),
+            "inverse": torch.from_numpy(invert(crop_matrix(person.center, person.scale, 0.0, size))),
+            "center": torch.from_numpy(np.asarray(person.center, dtype=np.float64)),
+            "side": PIXELS_PER_SCALE * float(person.scale),
+            "frame": torch.from_numpy(self.source.frame(index, image)),
+            "index": index,
+            "valid": True,
+        }
+
+
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) from a position in training to its end, across epochs without a gap.
+
+    Args:
+        size: number of samples in the data set.
+        batch_size: samples a batch; the incomplete last batch of an epoch is left out (batch norm wants full ones).
+        seed: with the epoch, decides the order.
+        first: number of batches to skip: where a resumed run goes on.
+        last: number of batches of the whole training.
+        rank, ranks: give only the part ``rank`` of each batch, of ``ranks`` equal ones.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, first: int, last: int, *, rank: int = 0, ranks: int = 1
+    ) -> None:
+        share = batch_size // ranks
+        self.part = slice(rank * share, (rank + 1) * share)
+        self.size, self.batch_size, self.seed, self.first, self.last = size, batch_size, seed, first, last
+        self.per_epoch = size // batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order: list[int] = []
+        for step in range(self.first, self.last):
+            epoch, position = divmod(step, self.per_epoch)
+            if position == 0 or not order:
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                order = torch.randperm(self.size, generator=generator).tolist()
+            chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield [(epoch, index) for index in chosen[self.part]]
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person, folder_below
-from pyranet_fast.data.images import read_image
-from pyranet_fast.errors import UserError
-from pyranet_fast.pose.skeleton import LSP
+from ..errors import UserError
+from ..keypoints import LSP
+from ..metrics import PCK, torso_length
+from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person, folder_below
+from .image_io import read_image
 
 _NAME = re.compile(r"im0*(\d+)\.(jpe?g|png)", re.IGNORECASE)
-_RIGHT_HIP, _LEFT_SHOULDER = 2, 9
 
 # The crop's side in units of an LSP image's longer side.
 _MARGIN = 1.05
@@ -28,7 +28,7 @@ _BOX_SHARE, _SIZE_SHARE = 0.8705, 58.63
 
 class _LeedsSource(PeopleSource):
     skeleton = LSP
-    metric = "pck"
+    metric = PCK
 
     def __init__(self, folder: Path, shape: tuple[int, int], other: str) -> None:
         self.folder = folder
@@ -56,16 +56,14 @@ class _LeedsSource(PeopleSource):
 
     def reference_length(self, index: int) -> float:
         person = self.person(index)
-        if not (person.labelled[_RIGHT_HIP] and person.labelled[_LEFT_SHOULDER]):
-            return float("nan")
-        return float(np.linalg.norm(person.joints[_LEFT_SHOULDER] - person.joints[_RIGHT_HIP]))
+        return float(torso_length(person.joints[None], person.labeled[None])[0])
 
 
 class LSPSource(_LeedsSource):
     """Leeds Sports Pose: ``root/lsp_dataset/joints.mat`` (3, 14, N) and ``images/im0001.jpg`` and on.
 
-    The crop is centred on the image and takes its scale from the image's size, in training as in
-    testing: nothing of it comes from the labels. Occluded joints are labelled like all others.
+    The crop is centered on the image and takes its scale from the image's size, in training as in
+    testing: nothing of it comes from the labels. Occluded joints are labeled like all others.
     """
 
     def __init__(self, root: str | Path, images: str = "1-1000") -> None:
@@ -88,8 +86,8 @@ class LSPSource(_LeedsSource):
         height, width = self._sizes[index]
         return Person(
             joints=self._joints[index],
-            labelled=np.ones(len(LSP), dtype=bool),
-            centre=np.array([(width - 1) / 2, (height - 1) / 2], dtype=np.float32),
+            labeled=np.ones(len(LSP), dtype=bool),
+            center=np.array([(width - 1) / 2, (height - 1) / 2], dtype=np.float32),
             scale=_MARGIN * max(height, width) / PIXELS_PER_SCALE,
         )
 
@@ -97,9 +95,9 @@ class LSPSource(_LeedsSource):
 class LSPExtendedSource(_LeedsSource):
     """LSP-extended: ``root/lspet_dataset/joints.mat`` (14, 3, N) and ``images/im00001.jpg`` and on.
 
-    Its images are not cropped to the person, so centre and scale come from the labelled joints, by a rule
+    Its images are not cropped to the person, so center and scale come from the labeled joints, by a rule
     fitted to give the crops of LSP, whose images are. A size from the limbs' lengths keeps people who crouch,
-    or of whom few joints are labelled, from being cut too close.
+    or of whom few joints are labeled, from being cut too close.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -109,33 +107,33 @@ class LSPExtendedSource(_LeedsSource):
         empty = np.flatnonzero(~self._flags.any(axis=1))
         if empty.size:
             raise UserError(
-                f"{self.folder / 'joints.mat'}: {self.image_name(int(empty[0]))} has no labelled joint "
-                f"({empty.size} such); third column 1 = labelled"
+                f"{self.folder / 'joints.mat'}: {self.image_name(int(empty[0]))} has no labeled joint "
+                f"({empty.size} such); third column 1 = labeled"
             )
-        self._centres, self._scales = _place(self._joints, self._flags)
+        self._centers, self._scales = _place(self._joints, self._flags)
 
     def person(self, index: int) -> Person:
         return Person(
             joints=self._joints[index],
-            labelled=self._flags[index],
-            centre=self._centres[index],
+            labeled=self._flags[index],
+            center=self._centers[index],
             scale=float(self._scales[index]),
         )
 
 
 def _place(
-    joints: npt.NDArray[np.float32], labelled: npt.NDArray[np.bool_]
+    joints: npt.NDArray[np.float32], labeled: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return centres (N, 2) and scales (N,) from labelled joints."""
-    seen = labelled[..., None]
+    """Return centers (N, 2) and scales (N,) from labeled joints."""
+    seen = labeled[..., None]
     low = np.where(seen, joints, np.inf).min(axis=1)
     high = np.where(seen, joints, -np.inf).max(axis=1)
     ends = np.array(_LIMBS)
     lengths = np.linalg.norm(joints[:, ends[:, 0]] - joints[:, ends[:, 1]], axis=-1)
-    known = labelled[:, ends[:, 0]] & labelled[:, ends[:, 1]]
+    known = labeled[:, ends[:, 0]] & labeled[:, ends[:, 1]]
     size = np.where(known, lengths / _LIMB_PIXELS, 0.0).max(axis=1)
     box = (high - low).max(axis=1)
-    # No limb is labelled: take the box for a whole person. Never less than a few pixels.
+    # No limb is labeled: take the box for a whole person. Never less than a few pixels.
     side = np.where(size > 0, _BOX_SHARE * box + _SIZE_SHARE * size, box / 0.756)
     side = _MARGIN * np.maximum(side, 16.0)
     return ((low + high) / 2).astype(np.float32), (side / PIXELS_PER_SCALE).astype(np.float32)

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pyranet_fast.data.base import Image, PeopleSource, Person, folder_below
-from pyranet_fast.data.images import read_image
-from pyranet_fast.data.mpii_files import (
+from ..errors import UserError
+from ..keypoints import MPII
+from ..metrics import PCKH
+from .annotations import Annotations, is_held_out
+from .dataset import Image, PeopleSource, Person, folder_below
+from .image_io import read_image
+from .mpii_annotations import (
     HEAD_FACTOR,
     estimated_heads,
     head_boxes,
     heads_by_joints,
     read_annotations,
     read_hdf5,
+    read_matlab,
 )
-from pyranet_fast.data.mpii_matlab import read_matlab
-from pyranet_fast.data.people_table import Table, is_held_out
-from pyranet_fast.errors import UserError
-from pyranet_fast.pose.skeleton import MPII
 
 FORMS = ("json", "hdf5", "mat")
 _JSON = ("mpii_annotations.json", "mpii_annotations.json.gz")
@@ -33,13 +34,13 @@ class MPIISource(PeopleSource):
     """MPII's people from ``root/mpii/``: ``images/`` and annotations in one of these forms, the first one found.
 
     - ``"json"``: ``mpii_annotations.json`` or ``.json.gz``, the raw list with ``isValidation``;
-    - ``"hdf5"``: ``train.h5``, ``valid.h5``, ``test.h5``, in which centre and scale have been adjusted already
+    - ``"hdf5"``: ``train.h5``, ``valid.h5``, ``test.h5``, in which center and scale have been adjusted already
       and joints are whole pixels;
     - ``"mat"``: the official ``mpii_human_pose_v1_u12_1.mat``. Its validation images are those of ``valid.h5`` or
       of the JSON list where one is beside it, otherwise a fixed tenth of the images by a hash of their names.
 
-    The crop is the published one: 15 scales below ``objpos``, 1.25 times as wide. A joint is labelled where
-    x > 0; occluded joints are labelled like all others. ``reference_length`` is the head size, 0.6 times the
+    The crop is the published one: 15 scales below ``objpos``, 1.25 times as wide. A joint is labeled where
+    x > 0; occluded joints are labeled like all others. ``reference_length`` is the head size, 0.6 times the
     diagonal of the head box: from ``detections_our_format.mat`` (validation), from ``normalize`` of the HDF5 file
     of the split, or from the boxes in the .mat. Where none of these has it, it is 0.75 times the distance from
     upper neck to head top; the factor is a least squares fit on the validation people, of whom 98 of 100 come out
@@ -54,7 +55,7 @@ class MPIISource(PeopleSource):
     """
 
     skeleton = MPII
-    metric = "pckh"
+    metric = PCKH
 
     def __init__(self, root: str | Path, split: str, form: str | None = None) -> None:
         """Open ``split``, ``"train"``, ``"val"`` or ``"test"``; ``form`` asks for one form of annotations.
@@ -74,9 +75,9 @@ class MPIISource(PeopleSource):
         title = f"mpii {split} ({self.form})"
         if not len(self._table):
             raise UserError(f"{title}: there is nobody in this split of {self.folder}")
-        if not self._table.labelled.any():
+        if not self._table.labeled.any():
             raise UserError(
-                f"{title}: nobody in {self.folder} has a labelled joint; labels of MPII's test people are not "
+                f"{title}: nobody in {self.folder} has a labeled joint; labels of MPII's test people are not "
                 "public, the split 'val' has labels"
             )
         self.estimated, unknown = self._fill_heads(split)
@@ -109,7 +110,7 @@ class MPIISource(PeopleSource):
     def _first(self, names: tuple[str, ...]) -> Path | None:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
-    def _read(self, split: str) -> Table:
+    def _read(self, split: str) -> Annotations:
         if self.form == "json":
             table, held_out = read_annotations(self._first(_JSON) or self.folder / _JSON[0])
             return table.chosen(held_out if split == "val" else ~held_out)
@@ -145,7 +146,7 @@ class MPIISource(PeopleSource):
                 table.lengths = sizes
         estimated = 0
         if self.form != "mat" and not np.isfinite(table.lengths).any():
-            table.lengths = estimated_heads(table.joints, table.labelled)
+            table.lengths = estimated_heads(table.joints, table.labeled)
             estimated = int(np.isfinite(table.lengths).sum())
         return estimated, int(np.isnan(table.lengths).sum())
 

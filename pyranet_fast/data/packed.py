@@ -1,22 +1,151 @@
-"""People read from one packed file, see ``pack``."""
+"""The file of packed people: arrays and JPEG pictures behind a header, read by mapping it into memory.
+
+All numbers are little-endian. The file is
+
+- 32 bytes: magic, version, length and CRC-32 of the header, length of the file;
+- the header, JSON: what is in the file, and of each array its type, shape and place;
+- the arrays, each at a multiple of 64 bytes, counted from the first such place after the header;
+- the pictures, one after the other; an array of offsets, counted from the first of them, leads to each.
+
+CRC-32 sums guard the header, the arrays together, and, in an array of their own, every picture.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import mmap
+import shutil
+import struct
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.base import Image, PeopleSource, Person
-from pyranet_fast.data.images import decode
-from pyranet_fast.data.packed_file import PackedFile
-from pyranet_fast.data.transforms import transform_points
-from pyranet_fast.errors import UserError
-from pyranet_fast.pose.skeleton import resolve_skeleton
+from ..errors import UserError
+from ..keypoints import resolve_skeleton
+from ..metrics import resolve_metric
+from .dataset import Image, PeopleSource, Person
+from .image_io import decode
+from .transforms import transform_points
+
+MAGIC = b"PRMpeopl"
+VERSION = 1
+_PREFIX = struct.Struct("<8sIIIxxxxQ")
+_ALIGN = 64
+_WRITER = "a file written by python -m pyranet_fast.data.pack is accepted"
+
+Array = npt.NDArray[Any]
+
+
+def write_file(file: IO[bytes], content: Mapping[str, Any], arrays: Mapping[str, Array], pictures: IO[bytes]) -> int:
+    """Write a packed file.
+
+    Args:
+        file: where to, from its start.
+        content: the header, values of JSON; ``arrays``, ``arrays_crc32``, ``pictures_at`` are added to it.
+        arrays: by name, numbers or truth values.
+        pictures: the encoded pictures, read from its start to its end.
+
+    Returns:
+        The length of the file in bytes.
+    """
+    places, parts, at, crc = {}, [], 0, 0
+    for name, array in arrays.items():
+        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        places[name] = {"dtype": array.dtype.newbyteorder("<").str, "shape": list(array.shape), "at": at}
+        data += bytes(-len(data) % _ALIGN)
+        crc = zlib.crc32(data, crc)
+        parts.append(data)
+        at += len(data)
+    header = json.dumps({**content, "arrays": places, "arrays_crc32": crc, "pictures_at": at}, allow_nan=False).encode()
+    start = _PREFIX.size + len(header)
+    gap = bytes(-start % _ALIGN)
+    size = start + len(gap) + at + pictures.seek(0, 2)
+    file.write(_PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header), size))
+    for part in (header, gap, *parts):
+        file.write(part)
+    pictures.seek(0)
+    shutil.copyfileobj(pictures, file, 1 << 20)
+    return size
+
+
+class PackedFile:
+    """A packed file, mapped into memory: its pages are shared by all processes that read it.
+
+    Attributes:
+        path: of the file.
+        header: what is in it.
+        crc: CRC-32 of the header, which holds that of the arrays: what the file is known by.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Map a file.
+
+        Raises:
+            UserError: no such file, or one that is foreign, truncated, changed, or of a newer version.
+        """
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"packed file {path} {'is no file' if self.path.exists() else 'does not exist'}; {_WRITER}")
+        with self.path.open("rb") as file:
+            prefix = file.read(_PREFIX.size)
+            if not prefix.startswith(MAGIC):
+                raise UserError(f"{path} is no file of packed people: it begins with {prefix[:8]!r}; {_WRITER}")
+            if len(prefix) < _PREFIX.size:
+                raise UserError(f"packed file {path} is truncated: it has {len(prefix)} bytes; pack the people again")
+            _, version, length, self.crc, size = _PREFIX.unpack(prefix)
+            if not 1 <= version <= VERSION:
+                raise UserError(
+                    f"packed file {path} has format version {version}; this version of pyranet_fast reads up to "
+                    f"{VERSION}: please upgrade it"
+                )
+            found = file.seek(0, 2)
+            if found != size:
+                what = "truncated" if found < size else "changed"
+                raise UserError(f"packed file {path} is {what}: it has {found} bytes of {size}; pack the people again")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        text = self._map[_PREFIX.size : _PREFIX.size + length]
+        if len(text) != length or zlib.crc32(text) != self.crc:
+            raise self._damaged("header is")
+        try:
+            self.header: dict[str, Any] = json.loads(text)
+            start = _PREFIX.size + length
+            start += -start % _ALIGN
+            self._pictures = start + self.header["pictures_at"]
+            if zlib.crc32(memoryview(self._map)[start : self._pictures]) != self.header["arrays_crc32"]:
+                raise self._damaged("arrays are")
+            self._arrays = {name: self._view(start, **place) for name, place in self.header["arrays"].items()}
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise self._damaged("header is") from error
+
+    def _damaged(self, part: str) -> UserError:
+        return UserError(f"packed file {self.path} is damaged: its {part} not as written; pack the people again")
+
+    def _view(self, start: int, dtype: str, shape: list[int], at: int) -> Array:
+        kind = np.dtype(dtype)
+        if kind.kind not in "iufb":
+            raise TypeError(dtype)
+        return np.frombuffer(self._map, kind, int(np.prod(shape)), start + at).reshape(shape)
+
+    def array(self, name: str) -> Array:
+        """Return an array, not writeable; UserError where there is none."""
+        if name not in self._arrays:
+            raise self._damaged(f"arrays lack {name}: they are")
+        return self._arrays[name]
+
+    def picture(self, start: int, end: int, crc: int) -> bytes:
+        """Return an encoded picture by its place; ValueError where its sum is not ``crc``."""
+        data = self._map[self._pictures + start : self._pictures + end]
+        if zlib.crc32(data) != crc:
+            raise ValueError("its bytes are not as written")
+        return data
+
 
 # What is kept of a split; N people of K joints. Unlike texts, these are arrays of the file.
 ARRAYS = {
@@ -52,7 +181,10 @@ class PackedSource(PeopleSource):
             raise UserError(f"packed file {path} has no split {split!r}; it has {', '.join(splits)}")
         self._group = splits[split].get("same_as", split)
         about = splits[self._group]
-        self.skeleton, self.metric = resolve_skeleton(about["skeleton"]), about["metric"]
+        self.skeleton = resolve_skeleton(about["skeleton"])
+        self.metric = resolve_metric(about["metric"], self.skeleton)
+        if not about.get("published", not about["name"].startswith("demo")):  # files without it are of version 0.1.0
+            self.metric = dataclasses.replace(self.metric, published=())
         self.name = f"{about['name']}, packed"
         self._count = int(about["people"])
         self.reach, self.detail = (math.inf if about[k] is None else float(about[k]) for k in ("reach", "detail"))
@@ -109,8 +241,8 @@ class PackedSource(PeopleSource):
             raise self._missing(index)
         return Person(
             joints=self._of["joints"][index],
-            labelled=self._of["labelled"][index],
-            centre=self._of["centre"][index],
+            labeled=self._of["labelled"][index],
+            center=self._of["centre"][index],
             scale=float(self._of["scale"][index]),
         )
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from pyranet_fast.data.base import ConcatSource, PeopleSource
-from pyranet_fast.errors import DataWarning, UserError
+from ..errors import DataWarning, UserError
+from .coco import open_coco
+from .dataset import LSP_TO_MPII, ConcatSource, MappedSource, PeopleSource
+from .lsp import LSPExtendedSource, LSPSource
+from .mpii import MPIISource
+from .packed import PackedSource
+from .synthetic import SyntheticSource
 
 DATASETS = ("demo", "lsp", "lsp+lspet", "mpii", "mpii+lsp")
 # People in a file of the user's own: coco:TRAIN.json or coco:TRAIN.json,VAL.json.
@@ -55,8 +60,6 @@ def open_dataset(
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     if name == "demo":
-        from pyranet_fast.data.synthetic import SyntheticSource
-
         return SyntheticSource(_DEMO_COUNT[split] if count is None else count, seed, split=split, variety=_DEMO_VARIETY)
     if root is None and name.startswith((COCO, PACKED)):
         root = "."
@@ -71,16 +74,11 @@ def open_dataset(
 
 def _opened(name: str, root: str | Path, split: str) -> PeopleSource:
     if name.startswith(PACKED):
-        from pyranet_fast.data.packed import PackedSource
-
         return PackedSource(name.removeprefix(PACKED), split)
     if name.startswith(COCO):
-        from pyranet_fast.data.coco import open_coco
-
         return open_coco(name.removeprefix(COCO), root, split)
     if name == "mpii" or (name == "mpii+lsp" and split != "train"):
         return _mpii(root, split)
-    from pyranet_fast.data.lsp import LSPExtendedSource, LSPSource
 
     if split != "train":
         return LSPSource(root, "1001-")
@@ -89,7 +87,6 @@ def _opened(name: str, root: str | Path, split: str) -> PeopleSource:
     leeds = (LSPSource(root, "1-1000"), LSPExtendedSource(root))
     if name == "lsp+lspet":
         return ConcatSource(leeds)
-    from pyranet_fast.data.mapped import LSP_TO_MPII, MappedSource
 
     people = _mpii(root, split)
     mapped = [MappedSource(source, people.skeleton, LSP_TO_MPII, people.metric) for source in leeds]
@@ -97,7 +94,6 @@ def _opened(name: str, root: str | Path, split: str) -> PeopleSource:
 
 
 def _mpii(root: str | Path, split: str) -> PeopleSource:
-    from pyranet_fast.data.mpii import MPIISource
 
     if split == "test" and not (Path(root) / "mpii" / "test.h5").is_file():
         split = "val"

@@ -1,7 +1,7 @@
-"""Crop, scale, rotation and flip in one affine warp; colour gains; normalisation.
+"""Crop, scale, rotation and flip in one affine warp; color gains; normalization.
 
-A crop square of side S = 200 * scale around ``centre`` becomes ``input_size`` pixels:
-input = (image - centre) * input_size / S + (input_size - 1) / 2. Score maps are a quarter of
+A crop square of side S = 200 * scale around ``center`` becomes ``input_size`` pixels:
+input = (image - center) * input_size / S + (input_size - 1) / 2. Score maps are a quarter of
 that: map = (input + 0.5) / 4 - 0.5, so that mirroring a map is map' = (W - 1) - map.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image
+from .dataset import PIXELS_PER_SCALE, Image
 
 # Mean of the training images (RGB, 0..1), subtracted from every input; there is no division.
 MEAN = (0.4404, 0.4440, 0.4327)
@@ -25,7 +25,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Draw:
+class AugmentationSample:
     """One draw of the augmentation, ready to apply."""
 
     scale: float = 1.0
@@ -43,14 +43,14 @@ class Augmentation:
         rotation: r degrees; the angle is r * N(0, 1), clamped to -2r .. 2r.
         rotation_probability: how often the picture is rotated at all.
         flip: probability of mirroring.
-        colour: c; each channel is multiplied by its own U(1 - c, 1 + c).
+        color: c; each channel is multiplied by its own U(1 - c, 1 + c).
     """
 
     scale: float = 0.25
     rotation: float = 30.0
     rotation_probability: float = 0.4
     flip: float = 0.5
-    colour: float = 0.2
+    color: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
@@ -59,7 +59,7 @@ class Augmentation:
             "rotation": (self.rotation, 90.0),
             "rotation_probability": (self.rotation_probability, 1.0),
             "flip": (self.flip, 1.0),
-            "colour": (self.colour, 1.0),
+            "color": (self.color, 1.0),
         }
         for name, (value, highest) in limits.items():
             if not 0 <= value <= highest:
@@ -72,14 +72,14 @@ class Augmentation:
         turn = math.cos(math.radians(angle)) + math.sin(math.radians(angle))
         return 0.5 * (1 + self.scale) * turn
 
-    def draw(self, rng: np.random.Generator) -> Draw:
+    def draw(self, rng: np.random.Generator) -> AugmentationSample:
         """Draw one set of changes; always the same amount of randomness, whatever the settings."""
         normals = rng.standard_normal(2)
         uniforms = rng.random(5)
         scale = 1 + self.scale * float(np.clip(normals[0], -1, 1))
         rotation = self.rotation * float(np.clip(normals[1], -2, 2))
-        gains = 1 + self.colour * (2 * uniforms[2:] - 1)
-        return Draw(
+        gains = 1 + self.color * (2 * uniforms[2:] - 1)
+        return AugmentationSample(
             scale=scale,
             rotation=rotation if uniforms[0] < self.rotation_probability else 0.0,
             flip=bool(uniforms[1] < self.flip),
@@ -87,11 +87,11 @@ class Augmentation:
         )
 
 
-def crop_matrix(centre: npt.ArrayLike, scale: float, rotation: float, input_size: int, flip: bool = False) -> Matrix:
+def crop_matrix(center: npt.ArrayLike, scale: float, rotation: float, input_size: int, flip: bool = False) -> Matrix:
     """Return the (2, 3) float64 affine map from image pixels to input pixels.
 
     Args:
-        centre: (2,) image pixels; goes to the middle of the crop.
+        center: (2,) image pixels; goes to the middle of the crop.
         scale: crop side / 200 px.
         rotation: degrees, counter-clockwise as seen on the picture.
         input_size: side of the crop in input pixels.
@@ -101,7 +101,7 @@ def crop_matrix(centre: npt.ArrayLike, scale: float, rotation: float, input_size
         raise ValueError(f"scale is {scale}; it must be positive")
     if input_size < 1:
         raise ValueError(f"input_size is {input_size}; it must be at least 1")
-    x, y = (float(v) for v in np.asarray(centre, dtype=np.float64))
+    x, y = (float(v) for v in np.asarray(center, dtype=np.float64))
     zoom = input_size / (PIXELS_PER_SCALE * scale)
     cos, sin = (zoom * f(math.radians(rotation)) for f in (math.cos, math.sin))
     middle = (input_size - 1) / 2
@@ -155,13 +155,13 @@ def crop(
         image: (H, W, 3) uint8 RGB.
         matrix: (2, 3), image to input pixels.
         input_size: side of the result.
-        border: colour outside the image, 0..255; None is the data mean.
+        border: color outside the image, 0..255; None is the data mean.
 
     Returns:
         (input_size, input_size, 3) uint8. Where the crop shrinks the image more than twice, the part
         that is seen is first averaged down by a whole factor: bilinear taps alone would skip pixels.
     """
-    colour = tuple(255 * m for m in MEAN) if border is None else border
+    color = tuple(255 * m for m in MEAN) if border is None else border
     shrink = 1 / math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
     if shrink > 2:
         image, matrix = _reduced(image, matrix, input_size, math.floor(shrink))
@@ -171,7 +171,7 @@ def crop(
         (input_size, input_size),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=tuple(round(c) for c in colour),
+        borderValue=tuple(round(c) for c in color),
     )
 
 
@@ -201,7 +201,7 @@ def apply_gains(image: Image, gains: tuple[float, float, float]) -> Image:
     return cv2.LUT(image, table.reshape(1, 256, 3))  # type: ignore[return-value]
 
 
-def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def normalize(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Turn uint8 images (N, 3, H, W) into the network's input, image / 255 - mean, on their device."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(

@@ -1,15 +1,13 @@
 """Networks, and what they cost."""
 
-from .classifier_base import Classifier
-from .classifiers import classifier
+from __future__ import annotations
+
+from .classifiers import Classifier, ResNeXt, WideResNet, classifier, resnext, wide_resnet
 from .complexity import Complexity, complexity
-from .graphs import GraphedInference
-from .inference import InferencePyraNet, optimize_for_inference
-from .pyranet import PyraNet
-from .resnext import ResNeXt, resnext
-from .shipped import Available, available
-from .units import VARIANTS
-from .wide_resnet import WideResNet, wide_resnet
+from .optimized import InferencePyraNet, optimize_for_inference
+from .optimized.graphs import GraphedInference
+from .pyranet import VARIANTS, PyraNet
+from .zoo import Available, available
 
 __all__ = [
     "VARIANTS",

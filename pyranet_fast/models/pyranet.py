@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..nn.activation import BatchNormReLU
-from ..nn.convolutions import Conv1x1
+from ..nn.checkpointing import Recomputing
 from ..nn.hourglass import Hourglass, max_pool
-from ..nn.recompute import Recomputing
-from ..nn.residual import BNReLUConv
-from ..nn.windows import POOL_WINDOWS
-from .units import VARIANTS, Units
+from ..nn.layers import BatchNormReLU, Conv1x1
+from ..nn.pyramid import POOL_WINDOWS, PYRAMID_VARIANTS, PyramidResidualModule
+from ..nn.residual import BNReLUConv, ResidualUnit
+
+VARIANTS = ("plain", "wide", *PYRAMID_VARIANTS)
+
+
+def wide_width(inputs: int, outputs: int, base_width: int) -> int:
+    """Width of a `ResidualUnit` whose parameter count is nearest to that of a B* module's.
+
+    Counted without the skip and the last bias, which both have; the last of the smaller is taken in a tie.
+    """
+
+    def plain(width: int) -> int:
+        # Weights, the biases and the two batch norms of this width; and the first batch norm.
+        return width * (inputs + 9 * width + outputs) + 6 * width + 2 * inputs
+
+    middle, level = outputs // 2, outputs // base_width
+    pyramid = level * (inputs + 9 * level + middle) + 6 * level + 2 * inputs + middle
+    target = plain(middle) + pyramid
+    return min(range(middle, 2 * middle + 1), key=lambda width: abs(plain(width) - target))
+
+
+@dataclass(frozen=True)
+class Units:
+    """Makes the units of one variant: a `pyranet_fast.nn.hourglass.UnitFactory`.
+
+    Args:
+        variant: ``"plain"``: residual units everywhere; ``"wide"``: wider ones at the places of the pyramid
+            modules, of the size of B* modules; else a variant of the pyramid module.
+        levels, base_width, pool_windows: see `PyramidResidualModule`.
+    """
+
+    variant: str
+    levels: int
+    base_width: int
+    pool_windows: str
+
+    def __call__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        pyramid: bool,
+        project_skip: bool = False,
+        preactivate: bool = True,
+    ) -> nn.Module:
+        """One unit, inputs to outputs channels."""
+        if pyramid and self.variant in PYRAMID_VARIANTS:
+            return PyramidResidualModule(
+                inputs,
+                outputs,
+                variant=self.variant,
+                levels=self.levels,
+                base_width=self.base_width,
+                project_skip=project_skip,
+                preactivate=preactivate,
+                pool_windows=self.pool_windows,
+            )
+        width = wide_width(inputs, outputs, self.base_width) if pyramid and self.variant == "wide" else None
+        return ResidualUnit(inputs, outputs, width=width, project_skip=project_skip, preactivate=preactivate)
 
 
 class Stem(nn.Module):
@@ -148,7 +205,7 @@ class PyraNet(nn.Module):
         """Score maps of every stack.
 
         Args:
-            image: (N, 3, H, W), normalised, H and W multiples of 4 * 2^depth.
+            image: (N, 3, H, W), normalized, H and W multiples of 4 * 2^depth.
 
         Returns:
             ``stacks`` tensors (N, joints, H/4, W/4), the last the best.
@@ -172,7 +229,7 @@ def check_image(image: Tensor, multiple: int) -> None:
     if image.dim() != 4 or image.shape[1] != 3:
         raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
     if not torch.is_floating_point(image):
-        raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalised image is accepted")
+        raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalized image is accepted")
     h, w = image.shape[2], image.shape[3]
     if h < 1 or w < 1 or h % multiple or w % multiple:
         raise ValueError(f"image is {h}x{w} (height x width); multiples of {multiple} = 4 * 2^depth are accepted")

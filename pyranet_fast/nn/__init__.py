@@ -1,13 +1,22 @@
-"""Building blocks: residual unit, Pyramid Residual Module, pyramid branch, hourglass, initialisation."""
+"""Building blocks: residual unit, Pyramid Residual Module, pyramid branch, hourglass, initialization."""
+
+from __future__ import annotations
 
 from . import init
-from .activation import BatchNormReLU
+from .checkpointing import checkpoint_activations_
 from .hourglass import Hourglass, upsample_add
-from .pyramid import PYRAMID_VARIANTS, DilatedPyramid, PooledPyramid, PyramidResidualModule
-from .pyramid_branch import PyramidBranch
-from .recompute import checkpoint_activations_
+from .layers import BatchNormReLU
+from .pyramid import (
+    POOL_WINDOWS,
+    PYRAMID_VARIANTS,
+    DilatedPyramid,
+    PooledPyramid,
+    PyramidBranch,
+    PyramidResidualModule,
+    draw_samples,
+    level_sizes,
+)
 from .residual import BNReLUConv, ResidualUnit
-from .windows import POOL_WINDOWS, draw_samples, level_sizes
 
 __all__ = [
     "POOL_WINDOWS",

@@ -28,7 +28,7 @@ def max_pool(x: Tensor) -> Tensor:
 
 
 def upsample_add(low: Tensor, other: Tensor) -> Tensor:
-    """Nearest-neighbour upsampling of ``low`` (N, C, h, w) by 2, plus ``other`` (N, C, 2h, 2w)."""
+    """Nearest-neighbor upsampling of ``low`` (N, C, h, w) by 2, plus ``other`` (N, C, 2h, 2w)."""
     y = F.interpolate(low, size=other.shape[2:], mode="nearest")
     y += other
     return y

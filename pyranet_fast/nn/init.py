@@ -1,16 +1,19 @@
-"""Weight initialisation. Each function changes a model in place and returns it.
+"""Weight initialization, the paper's for networks with several branches among it (section 4.1, equation 15).
 
-`multi_branch_` is the paper's own (section 4.1); the others stand beside it for comparison.
+Each function changes a model in place and returns it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, overload
 
+import torch
 from torch import Tensor, nn
 
-from .multi_branch import LayerVariance, VarianceTable, multi_branch_
+from .branch_counting import CallSite, count_branches
 
 __all__ = [
     "INITIALIZERS",
@@ -59,17 +62,199 @@ def torch_(model: Model) -> Model:
     return model
 
 
+"""The initializations by the names that commands accept, of a model and an example of its input."""
+
+
+LAYERS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    nn.Linear,
+)
+SKIPS = ("branch", "sum")
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class LayerVariance:
+    """One weight: its layer, C_i, n_i, C_o, n_o, the variance they give, and how often the model uses it (0: the
+    example did not reach it, and both counts are taken as 1)."""
+
+    layer: str
+    c_i: float
+    n_i: float
+    c_o: float
+    n_o: float
+    variance: float
+    uses: int = 1
+
+
+@dataclass(frozen=True)
+class VarianceTable:
+    """What `multi_branch_` found and did; ``str()`` of it is a table."""
+
+    rows: tuple[LayerVariance, ...]
+    alpha: float
+
+    def __getitem__(self, layer: str) -> LayerVariance:
+        """The row of a layer by its name in the model.
+
+        Raises:
+            KeyError: no convolution or linear layer of that name.
+        """
+        for row in self.rows:
+            if row.layer == layer:
+                return row
+        raise KeyError(f"no layer {layer!r} in the table; there are {', '.join(row.layer for row in self.rows)}")
+
+    def __str__(self) -> str:
+        width = max([len("layer"), *(len(row.layer) for row in self.rows)])
+        lines = [f"{'layer':{width}} {'C_i':>8} {'n_i':>8} {'C_o':>8} {'n_o':>8} {'variance':>11} {'uses':>5}"]
+        for row in self.rows:
+            lines.append(
+                f"{row.layer:{width}} {row.c_i:8.4g} {row.n_i:8.6g} {row.c_o:8.4g} {row.n_o:8.6g} "
+                f"{row.variance:11.4e} {row.uses:5d}"
+            )
+        return "\n".join(lines)
+
+
+def variance(c_i: float, n_i: float, c_o: float, n_o: float, alpha: float = 0.5) -> float:
+    """Equation 15: 1 / (alpha^2 (C_i n_i + C_o n_o)).
+
+    Forwards a response keeps its variance if alpha C_i n_i Var[w] = 1, backwards a gradient keeps its own if
+    alpha C_o n_o Var[w] = 1; with alpha = 1/2 (ReLU) this is the one value between, where both hold on average, as in
+    Glorot and Bengio's rule. C_i = C_o = 1 gives 4 / (n_i + n_o): twice Glorot's 2 / (n_i + n_o), and He et al.'s
+    2 / n where n_i = n_o = n; in general the harmonic mean of He's forward rule 2 / n_i and backward rule 2 / n_o.
+    For alpha = 1 the same reasoning gives 2 / (C_i n_i + C_o n_o); the equation as printed has 1 there, and so here.
+    """
+    return 1.0 / (alpha * alpha * (c_i * n_i + c_o * n_o))
+
+
+def _fans(weight: Tensor, groups: int, stride: tuple[int, ...], transposed: bool) -> tuple[float, float]:
+    """n_i: products that one output sums; n_o: outputs that one input goes to (at stride 1, as the paper has it).
+
+    Both are k^2 channels / groups: in a grouped convolution an output sums its own group's channels only. A
+    transposed convolution of stride s spreads every input over k^2 outputs, so an output sums k^2 / s^2 of them.
+    """
+    area = math.prod(weight.shape[2:])
+    if transposed:  # (inputs, outputs / groups, ...)
+        return area * weight.shape[0] / groups / math.prod(stride), float(area * weight.shape[1])
+    return float(area * weight.shape[1]), area * weight.shape[0] / groups
+
+
+def _row(name: str, sites: list[CallSite], weight: Tensor, alpha: float) -> LayerVariance:
+    c_i, c_o = max(site.inputs for site in sites), max(site.outputs for site in sites)
+    n_i, n_o = _fans(weight, sites[0].groups, sites[0].stride, sites[0].transposed)
+    if c_i * n_i + c_o * n_o == 0:  # reads zeros, and nothing reads it
+        c_i = c_o = 1.0
+    return LayerVariance(name, c_i, n_i, c_o, n_o, variance(c_i, n_i, c_o, n_o, alpha), len(sites))
+
+
+@overload
+def multi_branch_(
+    model: Model,
+    example_input: Tensor | tuple[Any, ...],
+    *,
+    alpha: float = ...,
+    skips: str = ...,
+    explain: Literal[False] = ...,
+) -> Model: ...
+@overload
+def multi_branch_(
+    model: nn.Module,
+    example_input: Tensor | tuple[Any, ...],
+    *,
+    alpha: float = ...,
+    skips: str = ...,
+    explain: Literal[True],
+) -> VarianceTable: ...
+
+
+def multi_branch_(
+    model: Model,
+    example_input: Tensor | tuple[Any, ...],
+    *,
+    alpha: float = 0.5,
+    skips: str = "branch",
+    explain: bool = False,
+) -> Model | VarianceTable:
+    """The paper's rule, Var[w] = 1 / (alpha^2 (C_i n_i + C_o n_o)) (15), normal; biases 0, norms 1 and 0.
+
+    C_i, the number of branches summed into a layer's input, and C_o, the number that its output goes to, are found
+    by tracing the model; `pyranet_fast.nn.branches` says what every operation means for them. n_i = k^2 inputs and
+    n_o = k^2 outputs, both over the groups of a grouped convolution.
+
+    A weight with several uses (variant B*'s 3x3, one for all levels) takes the largest C_i and the largest C_o of its
+    uses: every use is a layer of its own to the responses that pass through it, so counts of different uses are not
+    added, and with the largest none of them grows.
+
+    Args:
+        model: any module that ``torch.export`` can trace; changed in place.
+        example_input: what it is called with, a tensor or a tuple of arguments, on the model's device. The counts do
+            not depend on its values; its size can be the smallest that the model accepts.
+        alpha: 0.5 for ReLU, 1 for tanh and sigmoid.
+        skips: an identity skip counts as one ``"branch"``, as in networks that normalize what their branches read, or
+            as the ``"sum"`` of all that it carries, for residual networks without normalization.
+        explain: return the table of counts and variances instead of the model.
+
+    Returns:
+        The model; with ``explain`` a `VarianceTable`.
+
+    Raises:
+        ValueError: alpha is not above 0, skips is another word, or the branches cannot be counted; the sentence names
+            the module and the operation. The model is then as it was.
+    """
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}; a number above 0 is accepted: 0.5 for ReLU, 1 for tanh and sigmoid")
+    if skips not in SKIPS:
+        raise ValueError(f"skips is {skips!r}; 'branch' and 'sum' are accepted")
+    parameters = {name: p for name, p in model.named_parameters(remove_duplicate=False)}
+    sites: dict[int, list[CallSite]] = {}
+    biases: list[Tensor] = []
+    for site in count_branches(model, example_input, skips=skips):
+        sites.setdefault(id(parameters[site.weight]), []).append(site)
+        if site.bias is not None:
+            biases.append(parameters[site.bias])
+    rows: list[tuple[Tensor, LayerVariance]] = []
+    for found in sites.values():
+        name = found[0].weight
+        rows.append((parameters[name], _row(name.removesuffix(".weight"), found, parameters[name], alpha)))
+    for name, module in model.named_modules():
+        if isinstance(module, LAYERS):
+            if module.bias is not None:
+                biases.append(module.bias)
+            if id(module.weight) not in sites:
+                rows.append((module.weight, _unreached(name, module, alpha)))
+    with torch.no_grad():
+        for weight, row in rows:
+            weight.normal_(0.0, math.sqrt(row.variance))
+        for bias in biases:
+            bias.zero_()
+        for module in model.modules():
+            if isinstance(module, NORMS):
+                if module.weight is not None:
+                    module.weight.fill_(1.0)
+                if getattr(module, "bias", None) is not None:
+                    module.bias.zero_()
+    return VarianceTable(tuple(row for _, row in rows), alpha) if explain else model
+
+
+def _unreached(name: str, module: nn.Module, alpha: float) -> LayerVariance:
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    stride = getattr(module, "stride", ())
+    n_i, n_o = _fans(weight, getattr(module, "groups", 1), stride, transposed)
+    return LayerVariance(name, 1.0, n_i, 1.0, n_o, variance(1.0, n_i, 1.0, n_o, alpha), uses=0)
+
+
 INITIALIZERS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
     "paper": multi_branch_,
     "xavier": lambda model, example_input: xavier_(model),
     "kaiming": lambda model, example_input: kaiming_(model),
     "torch": lambda model, example_input: torch_(model),
 }
-"""The initialisations by the names that commands accept, of a model and an example of its input."""
 
 
 def initialize_(model: Model, name: str, example_input: Tensor) -> Model:
-    """Initialise a model by one of `INITIALIZERS`' names.
+    """Initialize a model by one of `INITIALIZERS`' names.
 
     Args:
         model: changed in place.

@@ -1,22 +1,57 @@
-"""The Pyramid Residual Module in the variants of the paper's figure 3 (section 3.1 and equation 2)."""
+"""The Pyramid Residual Module in the variants of the paper's figure 3 (section 3.1, equation 2), its levels' sizes and
+random windows (section 3.2, equation 3), and the pyramid as a branch of a classifier's block (section 5.2).
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import (
-    canvas_of,
-    fractional_max_pool_canvas,
-    fractional_max_pool_pyramid,
-    upsample_sum,
-    upsample_sum_canvas,
-)
-from .activation import BatchNormReLU, norms_of
-from .convolutions import Conv1x1
-from .recompute import Recomputing
+from ..ops import canvas_of, fractional_max_pool_canvas, fractional_max_pool_pyramid, upsample_sum, upsample_sum_canvas
+from .checkpointing import Recomputing
+from .layers import BatchNormReLU, Conv1x1, norms_of
 from .residual import BNReLUConv, make_skip, run_skip, skip_norms
-from .windows import POOL_WINDOWS, draw_samples, level_sizes
+
+POOL_WINDOWS = ("channel", "sample", "batch")
+
+
+def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
+    """(h, w) of every level c = 1 ... C of an input (H, W): floor(in * 2^(-c/C)), exactly in // 2 for c = C.
+
+    A level is at least 1 and at most in - 1, so that there is room for 2x2 windows.
+
+    Raises:
+        ValueError: height or width is below 2.
+    """
+    h, w = size
+    if h < 2 or w < 2:
+        raise ValueError(f"the input of a pyramid is ({h}, {w}) pixels; height and width of at least 2 are accepted")
+
+    def pooled(full: int, level: int) -> int:
+        # In double 2^(-C/C) can fall below one half when made by repeated products: the last is an integer.
+        if level == levels:
+            return full // 2
+        return max(1, min(full - 1, math.floor(full * 2.0 ** (-level / levels))))
+
+    return [(pooled(h, c), pooled(w, c)) for c in range(1, levels + 1)]
+
+
+def draw_samples(x: Tensor, levels: int, windows: str, training: bool, channels: int | None = None) -> Tensor:
+    """Window offsets u for one pyramid: (L, N or 1, C or 1, 2) in [0, 1), float32.
+
+    In training they come from PyTorch's default generator of ``x``'s device, so a seed repeats them; one draw
+    for each channel of each sample (``windows="channel"``, the paper), each sample (``"sample"``) or the
+    whole batch (``"batch"``). ``channels`` is the number of channels that are pooled; None: those of ``x``. In
+    evaluation and export u = 0.5 everywhere, so predictions repeat.
+    """
+    if not training:
+        return torch.full((levels, 1, 1, 2), 0.5, dtype=torch.float32, device=x.device)
+    n = 1 if windows == "batch" else x.shape[0]
+    c = (channels or x.shape[1]) if windows == "channel" else 1
+    return torch.rand(levels, n, c, 2, dtype=torch.float32, device=x.device)
+
 
 PYRAMID_VARIANTS = ("A", "B", "B*", "C", "D")
 
@@ -226,3 +261,47 @@ class PyramidResidualModule(Recomputing):
         y = self.expand(branches)
         y += run_skip(self.skip, x, skip)
         return y
+
+
+class PyramidBranch(nn.Module):
+    """1x1 inputs -> width, BN, ReLU; per level pool, 3x3, upsample; sum; BN, ReLU, 1x1 width -> outputs.
+
+    Unlike `PooledPyramid` it has no BN-ReLU at its entry (it reads what its block has activated already), no
+    biases, and the stride of its block. The 3x3 filters are not shared by the levels. Window offsets are
+    random per sample and channel in training and fixed in evaluation, see `draw_samples`.
+
+    Args:
+        inputs, width, outputs: channels at the entry, of a level (d of the paper), and at the end.
+        stride: of the first 1x1, the block's.
+        levels: C of equation 3: ratios 2^(-1/C) ... 1/2.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, *, stride: int = 1, levels: int = 4) -> None:
+        super().__init__()
+        self.levels = levels
+        self.reduce = nn.Conv2d(inputs, width, 1, stride=stride, bias=False)
+        self.bn = BatchNormReLU(width)
+        self.filters = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(levels))
+        self.bn_sum = BatchNormReLU(width)
+        self.expand = nn.Conv2d(width, outputs, 1, bias=False)
+
+    def draw(self, x: Tensor) -> Tensor:
+        """The windows of one forward pass, for an input (N, inputs, H, W), see `draw_samples`."""
+        return draw_samples(x, self.levels, "channel", self.training, self.reduce.out_channels)
+
+    def forward(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
+        """(N, inputs, H, W), windows (None draws them), to (N, outputs, ceil(H / stride), ceil(W / stride)).
+
+        Height and width of the output are at least 2.
+        """
+        samples = self.draw(x) if samples is None else samples
+        x = self.reduce(x)
+        size = (x.shape[2], x.shape[3])
+        sizes = level_sizes(size, self.levels)
+        if self.bn.foldable:
+            scale, shift = self.bn.folded()
+            maps = fractional_max_pool_pyramid(x, sizes, samples, scale=scale, shift=shift, relu=True)
+        else:
+            maps = fractional_max_pool_pyramid(self.bn(x), sizes, samples)
+        maps = [conv(m) for conv, m in zip(self.filters, maps, strict=True)]
+        return self.expand(self.bn_sum(upsample_sum(maps, size, align_corners=True)))

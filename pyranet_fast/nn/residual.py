@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .activation import BatchNormReLU, norms_of
-from .convolutions import convolution
-from .recompute import Recomputing
+from .checkpointing import Recomputing
+from .layers import BatchNormReLU, convolution, norms_of
 
 
 class BNReLUConv(nn.Module):

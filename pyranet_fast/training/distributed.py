@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import cli
 from ..errors import UserError
+from ..models.zoo import resolve_device
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def joined(device: str, batch_size: int) -> Iterator[torch.device]:
     except ValueError:
         raise UserError("WORLD_SIZE and LOCAL_RANK have to be whole numbers, as torchrun sets them") from None
     if count < 2 or "RANK" not in os.environ:
-        yield cli.device(device)
+        yield resolve_device(device)
         return
     if batch_size % count:
         raise UserError(
@@ -91,7 +91,7 @@ def joined(device: str, batch_size: int) -> Iterator[torch.device]:
 def _device(name: str, local: int) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device is {name!r}; with several processes auto, cpu and cuda are accepted")
-    chosen = cli.device(name)
+    chosen = resolve_device(name)
     if chosen.type == "cpu":
         return chosen
     if local >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""One step of training: forward, loss, backward, optimiser; kernel by kernel, or as one CUDA graph."""
+"""One step of training: forward, loss, backward, optimizer; kernel by kernel, or as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..cuda_graphs import Capture
+from ..models.optimized.graphs import Capture
 
 WARM_UPS = 3
 """Steps with batches of one shape before they are recorded. They train like any other."""
@@ -47,7 +47,7 @@ class Step:
         return self._loss.detach(), accuracy, samples
 
     def update(self) -> None:
-        """Backward and optimiser."""
+        """Backward and optimizer."""
         assert self._loss is not None
         self._loss.backward()
         self._loss = None

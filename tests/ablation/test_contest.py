@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -14,9 +13,7 @@ import pytest
 from pyranet_fast import ablate, cli
 from pyranet_fast.ablation import contest
 from pyranet_fast.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from coco_people import dogs, write
+from tests.data.coco_people import dogs, write
 
 
 def test_variants_and_levels_are_of_one_size():

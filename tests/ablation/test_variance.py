@@ -8,7 +8,7 @@ import pytest
 
 from pyranet_fast import ablate, cli
 from pyranet_fast.ablation import variance
-from pyranet_fast.ablation.variance_report import growth
+from pyranet_fast.ablation.variance import growth
 
 
 @pytest.mark.parametrize(("rule", "factor"), [("xavier", 2.0), ("kaiming", 4.0)])

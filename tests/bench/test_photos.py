@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bench import photos
-from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
-from pyranet_fast.data.images import read_image
+from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
+from pyranet_fast.data.image_io import read_image
 from pyranet_fast.data.registry import open_dataset
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet

@@ -6,13 +6,14 @@ import json
 
 import cv2
 import numpy as np
-from people import smooth_image
+
+from tests.data.people import smooth_image
 
 DOG = {"id": 7, "name": "dog", "keypoints": ["nose", "left_ear", "right_ear", "tail"], "skeleton": [[1, 2], [1, 3]]}
 
 
 def dogs(count: int = 12, category: dict = DOG) -> dict:
-    """One dog in each of ``count`` images; the second one's tail is not labelled."""
+    """One dog in each of ``count`` images; the second one's tail is not labeled."""
     rng = np.random.default_rng(0)
     annotations = []
     for number in range(count):

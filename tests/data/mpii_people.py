@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import h5py
 import numpy as np
-from people import smooth_image
 from scipy.io import savemat
+
+from tests.data.people import smooth_image
 
 
 def raw_people(count: int = 6) -> list[dict]:
@@ -64,15 +65,15 @@ def write_json(folder: Path, people: list[dict], name: str = "mpii_annotations.j
 def write_hdf5(folder: Path, people: list[dict], split: str, **change: object) -> None:
     people = split_of(people, split)
     scale = np.array([p["scale_provided"] for p in people])
-    centre = np.array([p["objpos"] for p in people])
-    centre[:, 1] += 15 * scale
+    center = np.array([p["objpos"] for p in people])
+    center[:, 1] += 15 * scale
     joints = np.array([p["joint_self"] for p in people])
     boxes = heads_of(people)
     content = {
         "imgname": np.array([p["img_paths"].encode() for p in people]),
         "part": np.trunc(joints[..., :2]),
         "visible": joints[..., 2],
-        "center": centre,
+        "center": center,
         "scale": 1.25 * scale,
         "normalize": 0.6 * np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=1),
         **change,

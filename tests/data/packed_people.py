@@ -15,8 +15,8 @@ def same_labels(source, packed, index, atol=1e-3):
     there, here = source.person(index), packed.person(index)
     back = packed.to_original(index, here.joints)
     np.testing.assert_allclose(back, there.joints, atol=atol)
-    np.testing.assert_allclose(packed.to_original(index, here.centre), there.centre, atol=atol)
-    np.testing.assert_array_equal(here.labelled, there.labelled)
+    np.testing.assert_allclose(packed.to_original(index, here.center), there.center, atol=atol)
+    np.testing.assert_array_equal(here.labeled, there.labeled)
     # Pixels of the published image per pixel of the picture, the same along both axes.
     ratio = np.linalg.norm(np.diff(packed.to_original(index, [[0, 0], [1, 0], [1, 1]]), axis=0), axis=1)
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-12)

@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pyranet_fast.data.base import PeopleSource, Person
+from pyranet_fast.data.dataset import PeopleSource, Person
 from pyranet_fast.errors import UserError
+from pyranet_fast.metrics import PCK
 from pyranet_fast.pose import LSP
 
 
@@ -17,7 +18,7 @@ class MemorySource(PeopleSource):
 
     skeleton = LSP
     name = "memory"
-    metric = "pck"
+    metric = PCK
 
     def __init__(self, images, people):
         self.images, self.people = images, people
@@ -48,14 +49,14 @@ def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def person(centre=(60.0, 50.0), scale=0.5, seed=0, labelled=None) -> Person:
-    """A person whose joints lie within a crop of that centre and scale."""
+def person(center=(60.0, 50.0), scale=0.5, seed=0, labeled=None) -> Person:
+    """A person whose joints lie within a crop of that center and scale."""
     rng = np.random.default_rng(seed)
-    joints = np.asarray(centre) + 200 * scale * rng.uniform(-0.3, 0.3, (14, 2))
+    joints = np.asarray(center) + 200 * scale * rng.uniform(-0.3, 0.3, (14, 2))
     return Person(
         joints=joints.astype(np.float32),
-        labelled=np.ones(14, dtype=bool) if labelled is None else labelled,
-        centre=np.array(centre, dtype=np.float32),
+        labeled=np.ones(14, dtype=bool) if labeled is None else labeled,
+        center=np.array(center, dtype=np.float32),
         scale=scale,
     )
 
@@ -82,9 +83,9 @@ def lsp_joints(count: int) -> np.ndarray:
 
 
 def lspet_joints(count: int) -> np.ndarray:
-    """LSP-extended's joints.mat: (14, 3, N), third column 1 = labelled."""
+    """LSP-extended's joints.mat: (14, 3, N), third column 1 = labeled."""
     rng = np.random.default_rng(4)
     joints = rng.uniform(2, 38, (14, 3, count))
     joints[:, 2] = 1
-    joints[3, :, :] = [[-30.0], [500.0], [0.0]]  # never labelled, far away
+    joints[3, :, :] = [[-30.0], [500.0], [0.0]]  # never labeled, far away
     return joints

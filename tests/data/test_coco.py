@@ -6,12 +6,12 @@ import gzip
 
 import numpy as np
 import pytest
-from coco_people import DOG, changed, dogs, write
 
 from pyranet_fast.data import COCOSource, open_dataset
-from pyranet_fast.data.people_table import is_held_out
+from pyranet_fast.data.annotations import is_held_out
 from pyranet_fast.errors import DataWarning, UserError
-from pyranet_fast.pose.evaluation import score_predictions
+from pyranet_fast.evaluation.evaluator import score_predictions
+from tests.data.coco_people import DOG, changed, dogs, write
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def root(tmp_path):
 
 def test_labels(root):
     source = COCOSource("dogs.json", root)
-    assert len(source) == 12 and source.metric == "pck-box" and source.name == "coco dogs.json"
+    assert len(source) == 12 and source.metric.key == "pck-box" and source.name == "coco dogs.json"
     assert source.skeleton.name == "coco:dog" and source.skeleton.joints == tuple(DOG["keypoints"])
     assert source.skeleton.flip_pairs == ((1, 2),) and source.skeleton.bones == ((0, 1), (0, 2))
     raw = np.array(dogs()["annotations"][1]["keypoints"]).reshape(4, 3)
     person = source.person(1)
-    assert person.labelled.tolist() == [True, True, True, False]
+    assert person.labeled.tolist() == [True, True, True, False]
     np.testing.assert_array_equal(person.joints[:3], raw[:3, :2])  # pixels from 0 already
-    np.testing.assert_allclose(person.centre, [10 + 30 - 0.5, 15 + 25.25 - 0.5])
+    np.testing.assert_allclose(person.center, [10 + 30 - 0.5, 15 + 25.25 - 0.5])
     assert person.scale == pytest.approx(1.25 * 60 / 200) and source.reference_length(1) == 60
     assert source.image(1).shape == (80, 100, 3) and source.image_name(1) == "pack/001.jpg"
     assert source.notes == () and not source.skipped
@@ -101,12 +101,12 @@ def test_what_is_left_out_is_counted_and_said(root):
     assert len(source) == 7 and dict(source.skipped) == {
         "of crowds": 1,
         "without keypoints": 2,
-        "without labelled keypoints": 1,
+        "without labeled keypoints": 1,
         "of categories without keypoints": 1,
     }
     assert sum("were left out" in note for note in source.notes) == 4
-    assert any("1 labelled joints lie outside their image" in note for note in source.notes)
-    assert source.person(2).labelled[0]  # outside, and labelled like all others
+    assert any("1 labeled joints lie outside their image" in note for note in source.notes)
+    assert source.person(2).labeled[0]  # outside, and labeled like all others
     with pytest.warns(DataWarning, match=r"dogs\.json: 1 annotations of crowds were left out"):
         open_dataset("coco:dogs.json", root, "train")
     for person in people:

@@ -6,18 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from people import MemorySource, person, smooth_image
 
-from pyranet_fast.data import (
-    Augmentation,
-    CachedSource,
-    ConcatSource,
-    CropDataset,
-    SyntheticSource,
-    worker_init,
-)
+from pyranet_fast.data import Augmentation, CachedSource, ConcatSource, CropDataset, SyntheticSource, worker_init
 from pyranet_fast.data.transforms import MEAN, from_map, transform_points
 from pyranet_fast.errors import UserError
+from tests.data.people import MemorySource, person, smooth_image
 
 EVERYTHING = Augmentation(flip=0.5, rotation_probability=1.0)
 
@@ -30,7 +23,7 @@ def one(image=None, **changes):
 def test_a_dot_at_a_joint_is_found_at_the_target(epoch):
     """Draw one joint into the picture: its bright spot must be where the sample says that joint is."""
     for joint in (1, 9, 12):
-        someone = person(centre=(150.0, 140.0), scale=1.0)
+        someone = person(center=(150.0, 140.0), scale=1.0)
         # Near the middle: no dot may be cut by the crop's border.
         someone.joints = np.rint(145 + 0.5 * (someone.joints - 145))
         image = np.zeros((300, 310, 3), dtype=np.uint8)
@@ -38,7 +31,7 @@ def test_a_dot_at_a_joint_is_found_at_the_target(epoch):
         source = MemorySource([image], [someone])
         dataset = CropDataset(source, 128, augmentation=EVERYTHING, seed=joint)
         sample = dataset[(epoch, 0)]
-        # Told apart from the grey border by its brightness.
+        # Told apart from the gray border by its brightness.
         bright = np.clip(sample["image"].numpy().astype(float) - 170, 0, None).sum(axis=0)
         y, x = np.mgrid[:128, :128]
         seen = np.array([(bright * x).sum(), (bright * y).sum()]) / bright.sum()
@@ -49,9 +42,9 @@ def test_a_dot_at_a_joint_is_found_at_the_target(epoch):
 
 
 def test_mirrored_samples_swap_left_and_right_and_nothing_else():
-    source = one(labelled=np.arange(14) != 0)
+    source = one(labeled=np.arange(14) != 0)
     never, always = (
-        CropDataset(source, 64, augmentation=Augmentation(flip=f, rotation_probability=0, scale=0, colour=0))[0]
+        CropDataset(source, 64, augmentation=Augmentation(flip=f, rotation_probability=0, scale=0, color=0))[0]
         for f in (0.0, 1.0)
     )
     order = source.skeleton.flip_permutation
@@ -60,7 +53,7 @@ def test_mirrored_samples_swap_left_and_right_and_nothing_else():
     seen = never["weight"] > 0
     expected[:, 0] = 15 - expected[:, 0]
     torch.testing.assert_close(always["joints"][order][seen], expected[seen])
-    assert never["weight"][0] == 0 and always["weight"][5] == 0  # the unlabelled ankle changes sides too
+    assert never["weight"][0] == 0 and always["weight"][5] == 0  # the unlabeled ankle changes sides too
     assert torch.equal(always["weight"][order], never["weight"])
 
 
@@ -84,8 +77,8 @@ def test_inverse_leads_back_to_the_image(epoch):
     np.testing.assert_allclose(back, source.people[0].joints, atol=1e-3)
 
 
-def test_weight_is_zero_outside_and_where_unlabelled():
-    someone = person(centre=(60.0, 50.0), scale=0.5, labelled=np.arange(14) != 4)
+def test_weight_is_zero_outside_and_where_unlabeled():
+    someone = person(center=(60.0, 50.0), scale=0.5, labeled=np.arange(14) != 4)
     someone.joints[0] = (9.9, 50.0)  # the crop covers x from 10 to 110 as continuous coordinates,
     someone.joints[1] = (10.1, 50.0)
     someone.joints[2] = (109.9, 50.0)
@@ -110,7 +103,7 @@ def test_randomness_comes_from_seed_epoch_and_index_alone():
 
 
 def test_border_is_the_data_mean_whatever_the_gains():
-    dataset = CropDataset(one(image=np.zeros((4, 4, 3), np.uint8)), 64, augmentation=Augmentation(colour=0.2))
+    dataset = CropDataset(one(image=np.zeros((4, 4, 3), np.uint8)), 64, augmentation=Augmentation(color=0.2))
     for epoch in range(8):
         corner = dataset[(epoch, 0)]["image"][:, 0, 0].float()
         assert (corner - 255 * torch.tensor(MEAN)).abs().max() < 1.2
@@ -121,13 +114,13 @@ def test_corrupt_images_are_named_or_skipped():
     with pytest.raises(UserError, match=r"image 1\.jpg cannot be read"):
         CropDataset(source, 64, augmentation=None)[1]
     skipping = CropDataset(source, 64, augmentation=None, on_error="skip")
-    grey = skipping[(3, 1)]
-    assert grey["valid"] is False and grey["index"] == 1
-    assert grey["weight"].sum() == 0
-    assert grey["image"].float().mean((1, 2)).tolist() == [round(255 * m) for m in MEAN]
+    gray = skipping[(3, 1)]
+    assert gray["valid"] is False and gray["index"] == 1
+    assert gray["weight"].sum() == 0
+    assert gray["image"].float().mean((1, 2)).tolist() == [round(255 * m) for m in MEAN]
     good = skipping[(3, 0)]
     assert good["valid"] is True
-    batch = torch.utils.data.default_collate([good, grey])  # same keys, shapes and types
+    batch = torch.utils.data.default_collate([good, gray])  # same keys, shapes and types
     assert batch["valid"].tolist() == [True, False]
 
 
@@ -166,7 +159,7 @@ class TestCache:
 
     def test_same_samples_with_each_image_decoded_once(self):
         images = [smooth_image(400, 500, i) for i in range(3)]
-        people = [person(centre=(120 + 100 * i, 60 + 120 * i), scale=0.45, seed=i) for i in range(3)]
+        people = [person(center=(120 + 100 * i, 60 + 120 * i), scale=0.45, seed=i) for i in range(3)]
         source = MemorySource(images, people)
         cached = CachedSource(source, augmentation=EVERYTHING)
         assert source.decoded == 3
@@ -182,7 +175,7 @@ class TestCache:
         assert source.decoded == 3 + 60
 
     def test_large_people_are_reduced_and_lead_back(self):
-        someone = person(centre=(500.0, 400.0), scale=4.0)
+        someone = person(center=(500.0, 400.0), scale=4.0)
         source = MemorySource([smooth_image(900, 1000)], [someone])
         cached = CachedSource(source, augmentation=None, input_size=64)
         small = cached.person(0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from people import lsp_joints, lspet_joints, write_release
 
 from pyranet_fast.data import CropDataset, LSPExtendedSource, LSPSource, open_dataset
 from pyranet_fast.errors import UserError
+from tests.data.people import lsp_joints, lspet_joints, write_release
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def lspet(tmp_path):
 
 def test_lsp_labels(lsp):
     source = LSPSource(lsp, "2-4")
-    assert len(source) == 3 and source.metric == "pck" and len(source.skeleton) == 14
+    assert len(source) == 3 and source.metric.key == "pck" and len(source.skeleton) == 14
     assert [source.image_name(i) for i in range(3)] == ["im0002.jpg", "im0003.jpg", "im0004.jpg"]
     someone = source.person(1)
     expected = lsp_joints(5)[:2, :, 2].T - 1  # person 3; pixels from 1 become pixels from 0
     np.testing.assert_allclose(someone.joints, expected, atol=1e-5)
-    assert someone.labelled.all()  # occluded joints are labelled
+    assert someone.labeled.all()  # occluded joints are labeled
     assert source.image(1).shape == (63, 40, 3)
-    np.testing.assert_allclose(someone.centre, [19.5, 31.0])
+    np.testing.assert_allclose(someone.center, [19.5, 31.0])
     assert someone.scale == pytest.approx(1.05 * 63 / 200)
     torso = np.linalg.norm(expected[9] - expected[2])
     assert source.reference_length(1) == pytest.approx(torso, rel=1e-5)
@@ -53,11 +53,11 @@ def test_lspet_labels(lspet):
     source = LSPExtendedSource(lspet)
     assert len(source) == 4
     someone = source.person(2)
-    assert someone.labelled.tolist() == [j != 3 for j in range(14)]
-    seen = (lspet_joints(4)[:, :2, 2] - 1)[someone.labelled]
-    np.testing.assert_allclose(someone.joints[someone.labelled], seen, atol=1e-5)
-    # The unlabelled joint, far away, has no say in where the person is.
-    np.testing.assert_allclose(someone.centre, (seen.min(0) + seen.max(0)) / 2, atol=1e-4)
+    assert someone.labeled.tolist() == [j != 3 for j in range(14)]
+    seen = (lspet_joints(4)[:, :2, 2] - 1)[someone.labeled]
+    np.testing.assert_allclose(someone.joints[someone.labeled], seen, atol=1e-5)
+    # The unlabeled joint, far away, has no say in where the person is.
+    np.testing.assert_allclose(someone.center, (seen.min(0) + seen.max(0)) / 2, atol=1e-4)
     assert 200 * someone.scale < 4 * np.ptp(seen, axis=0).max()
     weight = CropDataset(source, 64, augmentation=None)[2]["weight"]
     assert weight.tolist() == [float(j != 3) for j in range(14)]
@@ -71,11 +71,11 @@ def test_lspet_without_torso_has_no_unit(tmp_path):
     assert np.isnan(source.reference_length(1)) and source.reference_length(0) > 0
 
 
-def test_lspet_with_nobody_labelled(tmp_path):
+def test_lspet_with_nobody_labeled(tmp_path):
     joints = lspet_joints(3)
     joints[:, 2, 1] = 0
     write_release(tmp_path, "lspet_dataset", joints, 3, 5)
-    with pytest.raises(UserError, match=r"im00002\.jpg has no labelled joint"):
+    with pytest.raises(UserError, match=r"im00002\.jpg has no labeled joint"):
         LSPExtendedSource(tmp_path)
 
 
@@ -217,7 +217,7 @@ class TestOpenDataset:
         for index in [*range(0, 1000, 20), *range(1000, 11000, 200)]:
             sample = CropDataset(train, 64, augmentation=None)[index]
             seen = sample["weight"] > 0
-            assert seen.sum() >= train.person(index).labelled.sum() - 1
+            assert seen.sum() >= train.person(index).labeled.sum() - 1
             fills.append(np.ptp(sample["joints"][seen].numpy(), axis=0).max() / 16)
         lsp, lspet = np.median(fills[:50]), np.median(fills[50:])
         assert lsp == pytest.approx(0.756 / 1.05, abs=0.05) and lspet == pytest.approx(lsp, abs=0.06)

@@ -7,7 +7,11 @@ import json
 
 import numpy as np
 import pytest
-from mpii_people import (
+
+from pyranet_fast.data import CropDataset, MPIISource, Subset, open_dataset
+from pyranet_fast.errors import DataWarning, UserError
+from pyranet_fast.evaluation.evaluator import score_predictions
+from tests.data.mpii_people import (
     heads_of,
     raw_people,
     rect_of,
@@ -19,10 +23,6 @@ from mpii_people import (
     write_json,
     write_matlab,
 )
-
-from pyranet_fast.data import CropDataset, MPIISource, Subset, open_dataset
-from pyranet_fast.errors import DataWarning, UserError
-from pyranet_fast.pose.evaluation import score_predictions
 
 
 @pytest.fixture
@@ -55,17 +55,17 @@ def test_every_form_gives_the_same_people(folder, form, split):
     source = MPIISource(folder.parent, split, "mat" if form == "mat" else None)
     expected = split_of(people, split)
     assert len(source) == len(expected) == 3
-    assert source.metric == "pckh" and source.form == chosen and source.name.startswith(f"mpii {split} ({chosen}")
+    assert source.metric.key == "pckh" and source.form == chosen and source.name.startswith(f"mpii {split} ({chosen}")
     heads = 0.6 * np.linalg.norm(np.diff(heads_of(expected), axis=1)[:, 0], axis=1)
     for index, raw in enumerate(expected):
         joints = np.array(raw["joint_self"])
         person = source.person(index)
         assert source.image_name(index) == raw["img_paths"]
-        assert person.labelled.tolist() == (joints[:, 0] > 0).tolist()  # occluded ones too
-        np.testing.assert_allclose(person.joints[person.labelled], joints[person.labelled, :2] - 1, atol=1e-5)
-        # The centre moves by raw scales; the scale grows afterwards; each once.
+        assert person.labeled.tolist() == (joints[:, 0] > 0).tolist()  # occluded ones too
+        np.testing.assert_allclose(person.joints[person.labeled], joints[person.labeled, :2] - 1, atol=1e-5)
+        # The center moves by raw scales; the scale grows afterwards; each once.
         x, y, scale = *raw["objpos"], raw["scale_provided"]
-        np.testing.assert_allclose(person.centre, [x - 1, y + 15 * scale - 1], rtol=1e-6)
+        np.testing.assert_allclose(person.center, [x - 1, y + 15 * scale - 1], rtol=1e-6)
         assert person.scale == pytest.approx(1.25 * scale)
         if raw["joint_self"][9][0]:
             assert source.reference_length(index) == pytest.approx(heads[index], rel=1e-6)
@@ -85,7 +85,7 @@ def test_the_first_form_found_is_used(folder):
 
 
 def test_matlab_splits_by_name_where_nothing_else_does(folder):
-    from pyranet_fast.data.people_table import is_held_out
+    from pyranet_fast.data.annotations import is_held_out
 
     people = [{**p, "img_paths": f"{k:09d}.jpg"} for k in range(40) for p in raw_people(1)]
     write_matlab(folder, people)
@@ -101,7 +101,7 @@ def test_matlab_counts_whom_it_leaves_out(folder):
     people = raw_people()
     write_matlab(folder, people)
     source = MPIISource(folder.parent, "train", "mat")
-    assert dict(source.left_out) == {"not in single_person": 1, "without labelled joints": 1}
+    assert dict(source.left_out) == {"not in single_person": 1, "without labeled joints": 1}
     assert any("1 people not in single_person were left out" in note for note in source.notes)
     rect = rect_of(people[1], np.zeros((2, 2)))
     one = {"image": {"name": "000000002.jpg"}, "annorect": struct_array([{**rect, "objpos": np.empty((0, 0))}])}
@@ -110,7 +110,7 @@ def test_matlab_counts_whom_it_leaves_out(folder):
     bare = {"image": {"name": "000000002.jpg"}, "annorect": nobody}
     write_matlab(folder, people, single=False, extra=(one, no_head, bare))
     source = MPIISource(folder.parent, "train", "mat")
-    assert dict(source.left_out) == {"without objpos or scale": 1, "without labelled joints": 2}
+    assert dict(source.left_out) == {"without objpos or scale": 1, "without labeled joints": 2}
     assert np.isnan(source.reference_length(len(source) - 1))
     assert any("1 people have no head size and are not scored" in note for note in source.notes)
 
@@ -161,13 +161,13 @@ def test_names_of_images_as_codes(folder):
     assert MPIISource(folder.parent, "val").image_name(1) == "000000003.jpg"
 
 
-def test_a_joint_cut_to_zero_is_labelled_as_in_the_raw_form(folder):
+def test_a_joint_cut_to_zero_is_labeled_as_in_the_raw_form(folder):
     people = raw_people()
     people[1]["joint_self"][4] = [0.3, 12.6, 1.0]
     write_json(folder, people)
     write_hdf5(folder, people, "val")
     for form in ("json", "hdf5"):
-        assert MPIISource(folder.parent, "val", form).person(0).labelled[4]
+        assert MPIISource(folder.parent, "val", form).person(0).labeled[4]
 
 
 def test_missing_images(folder):
@@ -240,9 +240,9 @@ def test_real_forms_agree_and_the_published_row_comes_out(data_root):
     for index in range(2958):
         one, other = raw.person(index), adjusted.person(index)
         assert raw.image_name(index) == adjusted.image_name(index)
-        assert np.array_equal(one.labelled, other.labelled)
-        assert np.abs(one.joints - other.joints)[one.labelled].max() <= 1.0  # the file has whole pixels
-        assert np.abs(one.centre - other.centre).max() < 0.01 and abs(one.scale - other.scale) < 0.001
+        assert np.array_equal(one.labeled, other.labeled)
+        assert np.abs(one.joints - other.joints)[one.labeled].max() <= 1.0  # the file has whole pixels
+        assert np.abs(one.center - other.center).max() < 0.01 and abs(one.scale - other.scale) < 0.001
         assert raw.reference_length(index) == pytest.approx(adjusted.reference_length(index), rel=1e-6)
     with h5py.File(folder / "pred_multiscale_250.h5") as file:
         predictions = file["preds"][..., :2] - 1
@@ -254,12 +254,12 @@ def test_real_forms_agree_and_the_published_row_comes_out(data_root):
 def test_real_estimated_heads(data_root):
     if not (data_root / "mpii" / "detections_our_format.mat").is_file():
         pytest.skip("no MPII head boxes")
-    from pyranet_fast.data.mpii_files import HEAD_FACTOR, estimated_heads
+    from pyranet_fast.data.mpii_annotations import HEAD_FACTOR, estimated_heads
 
     val = MPIISource(data_root, "val")
     persons = [val.person(i) for i in range(len(val))]
-    joints, labelled = np.stack([p.joints for p in persons]), np.stack([p.labelled for p in persons])
-    spans = estimated_heads(joints.astype(np.float64), labelled) / HEAD_FACTOR
+    joints, labeled = np.stack([p.joints for p in persons]), np.stack([p.labeled for p in persons])
+    spans = estimated_heads(joints.astype(np.float64), labeled) / HEAD_FACTOR
     known = np.isfinite(spans)
     sizes = np.array([val.reference_length(i) for i in range(len(val))])
     assert known.sum() == 2932

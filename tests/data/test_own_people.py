@@ -6,15 +6,15 @@ import json
 
 import cv2
 import pytest
-from coco_people import DOG, changed, dogs, write
 
 from pyranet_fast import cli, predict, train
-from pyranet_fast.checkpoint_file import save_checkpoint
+from pyranet_fast.checkpoint import save_checkpoint
 from pyranet_fast.data import COCOSource
 from pyranet_fast.errors import UserError
+from pyranet_fast.inference.predictor import Predictor
+from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.pose import resolve_skeleton
-from pyranet_fast.predictor import Predictor
-from pyranet_fast.training.checkpoint import load_checkpoint
+from tests.data.coco_people import DOG, changed, dogs, write
 
 
 @pytest.fixture

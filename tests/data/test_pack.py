@@ -9,10 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from coco_people import dogs
-from coco_people import write as write_coco
-from packed_people import repacked, same_labels
-from people import MemorySource, lspet_joints, person, smooth_image, write_release
 
 from pyranet_fast import cli
 from pyranet_fast.data import (
@@ -26,20 +22,24 @@ from pyranet_fast.data import (
     open_dataset,
 )
 from pyranet_fast.data import pack as command
+from pyranet_fast.data.crops import ScaledCrops
 from pyranet_fast.data.pack import HELD_OUT_REACH, pack
-from pyranet_fast.data.packed_file import PackedFile
-from pyranet_fast.data.scaled_crops import ScaledCrops
+from pyranet_fast.data.packed import PackedFile
 from pyranet_fast.errors import DataWarning, UserError
+from pyranet_fast.inference.heatmaps import SIX_SCALES
+from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.pose import MPII
-from pyranet_fast.pose.multiscale import SIX_SCALES
-from pyranet_fast.training.checkpoint import load_checkpoint
+from tests.data.coco_people import dogs
+from tests.data.coco_people import write as write_coco
+from tests.data.packed_people import repacked, same_labels
+from tests.data.people import MemorySource, lspet_joints, person, smooth_image, write_release
 
 
 def test_labels_lead_back(demo, file):
     for source, split in zip(demo, ("train", "val"), strict=True):
         packed = open_dataset(f"packed:{file}", None, split)
         assert len(packed) == len(source) and packed.available() == source.available()
-        assert packed.skeleton == MPII and packed.skeleton.as_value() == "mpii" and packed.metric == "pckh"
+        assert packed.skeleton == MPII and packed.skeleton.as_value() == "mpii" and packed.metric.key == "pckh"
         assert packed.name == f"{source.name}, packed" and packed.notes == source.notes
         ratios = [same_labels(source, packed, index) for index in range(len(source))]
         # A crop's side is 64 px in training, 128 elsewhere; the demo's people are larger.
@@ -51,7 +51,7 @@ def test_pixels_lead_back():
     """Where a mark is in the picture, ``to_original`` finds it in the image."""
     image = np.full((300, 420, 3), 90, np.uint8)
     cv2.circle(image, (250, 130), 9, (255, 255, 255), -1)
-    packed = repacked(MemorySource([image], [person(centre=(240.0, 120.0), scale=0.7)]), input_size=64)
+    packed = repacked(MemorySource([image], [person(center=(240.0, 120.0), scale=0.7)]), input_size=64)
     bright = packed.image(0)[..., 1].astype(float) - 90
     bright[bright < 20] = 0
     y, x = np.mgrid[: bright.shape[0], : bright.shape[1]]
@@ -90,20 +90,20 @@ def test_six_scales_show_the_same(demo, file):
         assert difference.mean() < 2
         # The image's border, which bounds the search for the maximum, in units of the crop.
         borders = [
-            torch.cat([item["frame"][:2] - 0.5 - item["centre"], item["frame"][2:]]) / item["side"] for item in (a, b)
+            torch.cat([item["frame"][:2] - 0.5 - item["center"], item["frame"][2:]]) / item["side"] for item in (a, b)
         ]
         torch.testing.assert_close(*borders, atol=3e-3, rtol=0)
 
 
 def test_more_than_was_packed_is_said():
-    source = MemorySource([smooth_image(300, 300)], [person(centre=(150.0, 150.0), scale=0.6)])
+    source = MemorySource([smooth_image(300, 300)], [person(center=(150.0, 150.0), scale=0.6)])
     packed = repacked(source, input_size=64, reach=0.5)
     assert packed.reach == 0.5 and packed.detail == 64
     with pytest.raises(
         UserError, match=r"memory, packed: pictures that reach 0\.65 .* 0\.5 were kept; scales up to 1 "
     ):
         ScaledCrops(packed, 64, SIX_SCALES)
-    with pytest.warns(DataWarning, match=r"reach 0\.884 crop sides .* what lies beyond is grey"):
+    with pytest.warns(DataWarning, match=r"reach 0\.884 crop sides .* what lies beyond is gray"):
         CropDataset(packed, 64, augmentation=Augmentation())
     with pytest.warns(DataWarning, match="kept with 64 pixels along a crop's side, less than the input size 128"):
         ScaledCrops(packed, 128)
@@ -119,7 +119,7 @@ def test_more_than_was_packed_is_said():
 
 def test_a_limit_lowers_the_quality_of_long_pictures_alone():
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    source = MemorySource([noise, smooth_image(200, 200)], [person(centre=(100.0, 100.0), scale=1.0)] * 2)
+    source = MemorySource([noise, smooth_image(200, 200)], [person(center=(100.0, 100.0), scale=1.0)] * 2)
     sizes = {}
     for limit in (None, 6000):
         packed = repacked(source, limit=limit)
@@ -128,7 +128,7 @@ def test_a_limit_lowers_the_quality_of_long_pictures_alone():
     assert sizes[6000][0] > 5000  # the best that fits
 
 
-def test_lsp_with_unlabelled_joints_and_packing_twice(tmp_path):
+def test_lsp_with_unlabeled_joints_and_packing_twice(tmp_path):
     joints = lspet_joints(4)
     joints[9, 2, 1] = 0  # no torso
     write_release(tmp_path, "lspet_dataset", joints, 4, 5)
@@ -141,9 +141,9 @@ def test_lsp_with_unlabelled_joints_and_packing_twice(tmp_path):
     two = PackedSource(tmp_path / "two.pack", "train")
     for packed in (one, two):
         for index in range(7):
-            atol = 1e-3 if index < 3 else 1e-3 * 2  # an unlabelled joint is 500 px away
+            atol = 1e-3 if index < 3 else 1e-3 * 2  # an unlabeled joint is 500 px away
             same_labels(source, packed, index, atol)
-        assert np.isnan(packed.reference_length(4)) and packed.metric == "pck"
+        assert np.isnan(packed.reference_length(4)) and packed.metric.key == "pck"
 
 
 def test_skeleton_and_ids_of_ones_own(tmp_path):
@@ -153,7 +153,7 @@ def test_skeleton_and_ids_of_ones_own(tmp_path):
     assert contents["test"] == {"same_as": "val"}
     for split, source in people.items():
         packed = PackedSource(tmp_path / "dogs.pack", split)
-        assert packed.skeleton == source.skeleton and packed.metric == "pck-box"
+        assert packed.skeleton == source.skeleton and packed.metric.key == "pck-box"
         for index in range(len(source)):
             same_labels(source, packed, index)
     header = PackedFile(tmp_path / "dogs.pack").header
@@ -200,8 +200,8 @@ def test_command_train_and_evaluate(tmp_path, capsys, monkeypatch):
 def test_predictions_are_written_in_pixels_of_the_image(file, demo, tmp_path):
     import h5py
 
-    from pyranet_fast.pose.evaluation import score_predictions
-    from pyranet_fast.pose.results import write_predictions
+    from pyranet_fast.evaluation.evaluator import score_predictions
+    from pyranet_fast.evaluation.report import write_predictions
 
     scores = []
     for folder, people in (("a", demo[1]), ("b", PackedSource(file, "val"))):

@@ -8,19 +8,9 @@ import numpy as np
 import pytest
 
 from pyranet_fast.data import CropDataset, SyntheticSource
-from pyranet_fast.data.synthetic.canvas import Canvas
-from pyranet_fast.data.synthetic.figure import Figure
-from pyranet_fast.data.synthetic.kinematics import (
-    MPII_POINTS,
-    Arm,
-    Leg,
-    Pose,
-    build,
-    draw_pose,
-    draw_proportions,
-)
-from pyranet_fast.data.synthetic.look import draw_look
-from pyranet_fast.data.synthetic.view import View
+from pyranet_fast.data.synthetic.canvas import Painting, View
+from pyranet_fast.data.synthetic.figure import Figure, sample_look
+from pyranet_fast.data.synthetic.kinematics import MPII_POINTS, Arm, Leg, Pose, build, sample_pose, sample_proportions
 from pyranet_fast.pose import MPII
 
 PEOPLE = 60
@@ -60,12 +50,12 @@ def test_pictures_and_labels_have_the_stated_form(people):
         assert image.dtype == np.uint8 and image.shape[0] == 256 and image.shape[2] == 3
         assert 140 <= image.shape[1] <= 384
         assert person.joints.shape == (16, 2) and person.joints.dtype == np.float32
-        assert person.labelled.all()
+        assert person.labeled.all()
         # The whole person is in the picture and in the crop.
         assert person.joints.min() >= 0
         assert np.all(person.joints.max(axis=0) <= np.array(image.shape[1::-1]) - 1)
         side = 200 * person.scale
-        assert np.abs(person.joints - person.centre).max() < side / 2
+        assert np.abs(person.joints - person.center).max() < side / 2
         box = np.ptp(person.joints, axis=0).max()
         assert 0.4 < box / side < 0.83
         # Twice the head's length is about 0.6 of its box's diagonal, seen in the crop.
@@ -78,7 +68,7 @@ def test_bodies_fill_three_quarters_of_the_crop(people):
 
 
 def test_people_and_poses_vary(people):
-    shapes = np.stack([(p.joints - p.centre) / (200 * p.scale) for _, p, _ in people])
+    shapes = np.stack([(p.joints - p.center) / (200 * p.scale) for _, p, _ in people])
     assert shapes.std(axis=0).min() > 0.02
     assert shapes[:, [10, 15]].std(axis=0).min() > 0.08  # wrists
     # Fronts and backs: the left hip is on the right of the picture for some, on the left for others.
@@ -88,7 +78,7 @@ def test_people_and_poses_vary(people):
 
 def test_thorax_and_pelvis_lie_between_shoulders_and_hips():
     rng = np.random.default_rng(0)
-    body = build(draw_pose(rng), draw_proportions(rng))
+    body = build(sample_pose(rng), sample_proportions(rng))
     points = np.stack([body.points[name] for name in MPII_POINTS])
     np.testing.assert_allclose(points[7], (points[12] + points[13]) / 2)
     np.testing.assert_allclose(points[6], (points[2] + points[3]) / 2)
@@ -97,7 +87,7 @@ def test_thorax_and_pelvis_lie_between_shoulders_and_hips():
 def test_limbs_keep_their_lengths_and_joints_their_limits():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        pose, size = draw_pose(rng), draw_proportions(rng)
+        pose, size = sample_pose(rng), sample_proportions(rng)
         p = build(pose, size, camera_pitch=10).points
         for side in ("left", "right"):
             chain = (
@@ -118,7 +108,7 @@ def standing(yaw: float, left: Arm | None = None) -> Pose:
 
 
 def project(pose: Pose) -> dict[str, np.ndarray]:
-    size = draw_proportions(np.random.default_rng(0))
+    size = sample_proportions(np.random.default_rng(0))
     points = build(pose, size).points
     view = View(zoom=200, distance=6, x=128, y=120)
     return {name: np.array(view.project(point)[:2]) for name, point in points.items()}
@@ -151,11 +141,11 @@ def test_angles_turn_the_right_way():
 def test_what_is_drawn_is_where_the_joints_are(yaw):
     """On a plain ground, every joint is on the drawn figure, and the figure is around its joints."""
     rng = np.random.default_rng(int(yaw))
-    size, look = draw_proportions(rng), draw_look(rng)
+    size, look = sample_proportions(rng), sample_look(rng)
     body = build(standing(yaw, left=Arm(0, 120, 0, 30)), size)
     view = View(zoom=190, distance=6, x=128, y=125)
     ground = np.full((256, 256, 3), (0, 255, 0), dtype=np.uint8)
-    canvas = Canvas(ground, (0.0, -1.0), contrast=1.0)
+    canvas = Painting(ground, (0.0, -1.0), contrast=1.0)
     figure = Figure(body, look, view)
     figure.draw(canvas)
     drawn = np.any(canvas.finish() != (0, 255, 0), axis=-1)
@@ -176,10 +166,10 @@ def test_what_is_drawn_is_where_the_joints_are(yaw):
 def test_front_and_back_of_a_head_differ():
     def head(yaw: float) -> np.ndarray:
         rng = np.random.default_rng(1)
-        size, look = draw_proportions(rng), draw_look(rng)
+        size, look = sample_proportions(rng), sample_look(rng)
         look.hair_style = "short"
         look.skin, look.hair = (230.0, 180.0, 150.0), (20.0, 20.0, 20.0)
-        canvas = Canvas(np.zeros((256, 256, 3), np.uint8), (0.0, -1.0), contrast=0.0)
+        canvas = Painting(np.zeros((256, 256, 3), np.uint8), (0.0, -1.0), contrast=0.0)
         figure = Figure(build(standing(yaw), size), look, View(zoom=200, distance=6, x=128, y=120))
         figure.draw(canvas)
         x0, y0, x1, y1 = (round(v) for v in figure.head.box())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyranet_fast.data import Augmentation, crop, crop_matrix, normalise
+from pyranet_fast.data import Augmentation, crop, crop_matrix, normalize
 from pyranet_fast.data.transforms import MEAN, apply_gains, from_map, invert, to_map, transform_points
 
 
@@ -20,7 +20,7 @@ def test_matrix_without_rotation_is_the_stated_formula():
 
 def test_rotation_is_counter_clockwise_and_keeps_lengths():
     matrix = crop_matrix((50.0, 50.0), 0.5, 90.0, 100)
-    # What was to the right of the centre is above it (y grows downward).
+    # What was to the right of the center is above it (y grows downward).
     np.testing.assert_allclose(transform_points(matrix, [60.0, 50.0]), [49.5, 39.5], atol=1e-10)
 
 
@@ -109,7 +109,7 @@ def test_augmentation_has_the_stated_distributions():
 
 
 def test_augmentation_off_changes_nothing():
-    draw = Augmentation(scale=0, rotation_probability=0, flip=0, colour=0).draw(np.random.default_rng(0))
+    draw = Augmentation(scale=0, rotation_probability=0, flip=0, color=0).draw(np.random.default_rng(0))
     assert (draw.scale, draw.rotation, draw.flip, draw.gains) == (1.0, 0.0, False, (1.0, 1.0, 1.0))
 
 
@@ -125,19 +125,19 @@ def test_reach_covers_every_draw():
     assert 0.95 * augmentation.reach < widest <= augmentation.reach + 1e-6
 
 
-@pytest.mark.parametrize("name", ["scale", "rotation", "rotation_probability", "flip", "colour"])
+@pytest.mark.parametrize("name", ["scale", "rotation", "rotation_probability", "flip", "color"])
 def test_augmentation_refuses_nonsense(name):
     with pytest.raises(ValueError, match=f"{name} is -1; it must lie in 0"):
         Augmentation(**{name: -1})
 
 
-def test_normalise():
+def test_normalize():
     images = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
     expected = images.double() / 255 - torch.tensor(MEAN).double().view(1, 3, 1, 1)
-    torch.testing.assert_close(normalise(images).double(), expected, atol=1e-6, rtol=0)
-    assert normalise(images, torch.bfloat16).dtype == torch.bfloat16
+    torch.testing.assert_close(normalize(images).double(), expected, atol=1e-6, rtol=0)
+    assert normalize(images, torch.bfloat16).dtype == torch.bfloat16
     with pytest.raises(ValueError, match=r"images must be uint8 of shape \(N, 3, H, W\), got torch.float32"):
-        normalise(images.float())
+        normalize(images.float())
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((-1, 0, 64), "scale is -1"), ((1, 0, 0), "input_size is 0")])

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 import pyranet_fast as pf
 from pyranet_fast import train
-from pyranet_fast.cuda_graphs import CudaCapture
 from pyranet_fast.models import GraphedInference
-from pyranet_fast.training.checkpoint import load_checkpoint
-from pyranet_fast.training.pose_task import PoseTask
-from pyranet_fast.training.settings import Settings
+from pyranet_fast.models.optimized.graphs import CudaCapture
+from pyranet_fast.models.zoo import load_checkpoint
+from pyranet_fast.training.config import PoseConfig
+from pyranet_fast.training.pose import PoseTask
 from pyranet_fast.training.step import GraphedStep, Step
 
 
 def task(**options: object) -> PoseTask:
-    settings = Settings(**{
+    settings = PoseConfig(**{
         "dataset": "demo", "cache": False, "workers": 0, "stacks": 1, "features": 32, "depth": 2, "input_size": 64,
         "batch_size": 8, **options,
     })  # fmt: skip

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from fake_capture import FakeCapture
 
 from pyranet_fast.models import GraphedInference, InferencePyraNet, PyraNet, optimize_for_inference
+from tests.fake_capture import FakeCapture
 
 
 @pytest.fixture

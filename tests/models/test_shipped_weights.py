@@ -7,7 +7,7 @@ import pytest
 
 from pyranet_fast import Predictor, models
 from pyranet_fast.data.registry import open_dataset
-from pyranet_fast.models.shipped import FOLDER
+from pyranet_fast.models.zoo import FOLDER
 
 
 def test_they_are_small_and_described():

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyranet_fast.models import PyraNet, resnext, wide_resnet
-from pyranet_fast.nn.init import initialize_, kaiming_, multi_branch_, xavier_
-from pyranet_fast.nn.multi_branch import variance
+from pyranet_fast.nn.init import initialize_, kaiming_, multi_branch_, variance, xavier_
 
 
 def counts(model: nn.Module, shape: tuple[int, ...], **options: str) -> dict[str, tuple[float, float]]:
@@ -80,7 +79,7 @@ def test_inception():
 
 
 class Residual(nn.Module):
-    """Units x + P(x) without normalisation."""
+    """Units x + P(x) without normalization."""
 
     def __init__(self, units: int, channels: int = 8) -> None:
         super().__init__()

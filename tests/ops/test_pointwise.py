@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyranet_fast import ops
-from pyranet_fast.nn.convolutions import Conv1x1
+from pyranet_fast.nn.layers import Conv1x1
 from pyranet_fast.ops import pointwise
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")

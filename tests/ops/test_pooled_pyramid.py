@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyranet_fast import ops
-from pyranet_fast.nn.windows import draw_samples, level_sizes
+from pyranet_fast.nn.pyramid import draw_samples, level_sizes
 from pyranet_fast.ops import pooled_pyramid
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")

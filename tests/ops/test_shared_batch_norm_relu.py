@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyranet_fast import ops
 from pyranet_fast.nn import BatchNormReLU, PyramidResidualModule, ResidualUnit
-from pyranet_fast.nn.activation import norms_of
+from pyranet_fast.nn.layers import norms_of
 from pyranet_fast.ops import shared_batch_norm_relu as shared
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyranet_fast import ops
-from pyranet_fast.nn.convolutions import Conv3x3
+from pyranet_fast.nn.layers import Conv3x3
 from pyranet_fast.nn.residual import BNReLUConv
 from pyranet_fast.ops import winograd
 

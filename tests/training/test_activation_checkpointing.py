@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyranet_fast.data.labelled import LabelledImages
-from pyranet_fast.data.shapes import load_shapes
-from pyranet_fast.nn.recompute import Recomputing
-from pyranet_fast.training import classify_task, loop
-from pyranet_fast.training.checkpoint import load_checkpoint
-from pyranet_fast.training.classify_settings import ClassifySettings
-from pyranet_fast.training.pose_task import PoseTask
-from pyranet_fast.training.settings import Settings
+from pyranet_fast.data.classification import LabeledImages, load_shapes
+from pyranet_fast.models.zoo import load_checkpoint
+from pyranet_fast.nn.checkpointing import Recomputing
+from pyranet_fast.training import classification as classify_task
+from pyranet_fast.training import trainer as loop
+from pyranet_fast.training.config import ClassifierConfig, PoseConfig
+from pyranet_fast.training.pose import PoseTask
 
 
 def test_pose_training_is_the_same_bits() -> None:
     ends = []
     for checkpointing in (False, True):
-        settings = Settings(
+        settings = PoseConfig(
             dataset="demo", cache=False, workers=0, stacks=1, features=24, depth=2, input_size=64, batch_size=3,
             precision="bf16", activation_checkpointing=checkpointing,
         )  # fmt: skip
@@ -37,16 +36,16 @@ def test_pose_training_is_the_same_bits() -> None:
 
 
 def test_a_run_goes_on_with_it_and_gives_the_same_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def some(split: str) -> LabelledImages:
+    def some(split: str) -> LabeledImages:
         d = load_shapes(split)
-        return LabelledImages(d.name, d.images[:60], d.labels[:60], d.classes, d.mean, d.std)
+        return LabeledImages(d.name, d.images[:60], d.labels[:60], d.classes, d.mean, d.std)
 
     monkeypatch.setattr(classify_task, "load_shapes", some)
     checkpoints = []
     for output, parts in (("whole", [(4, False)]), ("parts", [(2, False), (4, True)])):
         for steps, checkpointing in parts:
             # An interruption stands in for --max-steps, which has to stay what it was.
-            settings = ClassifySettings(
+            settings = ClassifierConfig(
                 output=str(tmp_path / output), model="wrn-10-1-pyramid", batch_size=20, epochs=4, max_steps=4,
                 schedule="cosine", ema=0.9, save_every=1, validate_every=9, activation_checkpointing=checkpointing,
             )  # fmt: skip

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyranet_fast.atomic import atomic_write
-from pyranet_fast.checkpoint_file import FORMAT, Checkpoint, save_checkpoint
+from pyranet_fast.checkpoint import FORMAT, Checkpoint, save_checkpoint
 from pyranet_fast.errors import UserError
+from pyranet_fast.io import atomic_write
 from pyranet_fast.models import PyraNet
-from pyranet_fast.training.checkpoint import build_model, load_checkpoint
+from pyranet_fast.models.zoo import build_model, load_checkpoint
 
 CONFIG = {"stacks": 1, "joints": 14, "features": 24, "depth": 2}
 
@@ -96,4 +96,4 @@ def test_weights_of_another_configuration_are_named() -> None:
     with pytest.raises(UserError, match=r"another configuration: \d+ of the network's \d+ tensors are missing"):
         build_model(example(model={**CONFIG, "stacks": 2}))
     with pytest.raises(UserError, match="cannot build"):
-        build_model(example(model={**CONFIG, "colour": "red"}))
+        build_model(example(model={**CONFIG, "color": "red"}))

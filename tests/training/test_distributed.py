@@ -16,11 +16,11 @@ import torch
 
 import pyranet_fast
 from pyranet_fast import UserError, cli, train
+from pyranet_fast.data.crops import EpochBatchSampler
+from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.training import distributed
-from pyranet_fast.training.checkpoint import load_checkpoint
-from pyranet_fast.training.pose_task import PoseTask
-from pyranet_fast.training.sampler import EpochBatchSampler
-from pyranet_fast.training.settings import Settings
+from pyranet_fast.training.config import PoseConfig
+from pyranet_fast.training.pose import PoseTask
 
 PEOPLE, BATCH, STEPS = 13, 4, 6  # three steps an epoch; one person is left out of each
 
@@ -148,7 +148,7 @@ def test_the_gradient_is_the_mean_of_both_halves(root: Path, finished: tuple[Pat
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        settings = Settings(**options(root, tmp_path))
+        settings = PoseConfig(**options(root, tmp_path))
         task = PoseTask(settings, torch.device("cpu"))
         task.model.train()
         halves, states = [], []

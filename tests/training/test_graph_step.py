@@ -7,22 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_capture import FakeCapture
 from torch import Tensor, nn
 
 from pyranet_fast import UserError, cli, ops, train
-from pyranet_fast.checkpoint_file import Checkpoint
-from pyranet_fast.data.labelled import LabelledImages
-from pyranet_fast.data.shapes import load_shapes
-from pyranet_fast.data.transforms import MEAN, normalise
+from pyranet_fast.checkpoint import Checkpoint
+from pyranet_fast.data.classification import LabeledImages, load_shapes
+from pyranet_fast.data.transforms import MEAN, normalize
 from pyranet_fast.models import PyraNet
-from pyranet_fast.training import classify_task, loop
-from pyranet_fast.training.checkpoint import load_checkpoint
-from pyranet_fast.training.classify_settings import ClassifySettings
-from pyranet_fast.training.classify_task import ClassifyTask
-from pyranet_fast.training.optimizer_state import load_plain_state, plain_state
-from pyranet_fast.training.settings import Settings
+from pyranet_fast.models.zoo import load_checkpoint
+from pyranet_fast.training import classification as classify_task
+from pyranet_fast.training import trainer as loop
+from pyranet_fast.training.classification import ClassificationTask
+from pyranet_fast.training.config import ClassifierConfig, PoseConfig
+from pyranet_fast.training.optim import load_plain_state, plain_state
 from pyranet_fast.training.step import GraphedStep, Step, set_rate
+from tests.fake_capture import FakeCapture
 
 
 class SmallTask:
@@ -142,16 +141,16 @@ def test_checkpoints_are_the_same_with_and_without_a_graph() -> None:
 def test_the_loop_trains_by_it_and_goes_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the classifier, whose settings are made to ask for it."""
 
-    def some(split: str) -> LabelledImages:
+    def some(split: str) -> LabeledImages:
         d = load_shapes(split)
-        return LabelledImages(d.name, d.images[:60], d.labels[:60], d.classes, d.mean, d.std)
+        return LabeledImages(d.name, d.images[:60], d.labels[:60], d.classes, d.mean, d.std)
 
     def fit(output: Path, graphed: bool, steps: int) -> dict[str, Tensor]:
-        settings = ClassifySettings(
+        settings = ClassifierConfig(
             output=str(output), model="wrn-10-1-pyramid", batch_size=12, epochs=2, validate_every=9, save_every=1,
             schedule="cosine",
         )  # fmt: skip
-        task = ClassifyTask(settings, torch.device("cpu"))
+        task = ClassificationTask(settings, torch.device("cpu"))
         optimizer = task.optimizer()
         task.optimizer = lambda: optimizer  # type: ignore[method-assign]
         capture = FakeCapture(task.model, optimizer)
@@ -163,7 +162,7 @@ def test_the_loop_trains_by_it_and_goes_on_without(tmp_path: Path, monkeypatch: 
                 raise InterruptedError
 
         with monkeypatch.context() as patch:
-            patch.setattr(ClassifySettings, "cuda_graph", graphed)
+            patch.setattr(ClassifierConfig, "cuda_graph", graphed)
             patch.setattr(loop, "CudaCapture", lambda device: capture)
             patch.setattr(loop, "save_checkpoint", stop)
             if steps < 10:
@@ -181,10 +180,10 @@ def test_the_loop_trains_by_it_and_goes_on_without(tmp_path: Path, monkeypatch: 
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
 
 
-def test_pictures_are_normalised_without_sending_anything() -> None:
+def test_pictures_are_normalized_without_sending_anything() -> None:
     images = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
     expected = images.float().mul_(1 / 255).sub_(torch.tensor(MEAN).view(1, 3, 1, 1))
-    assert torch.equal(normalise(images), expected)
+    assert torch.equal(normalize(images), expected)
 
 
 def test_it_is_refused_where_it_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,4 +191,4 @@ def test_it_is_refused_where_it_cannot_be(tmp_path: Path, capsys: pytest.Capture
     sentence = "--cuda-graph was given for device cpu; one process on an NVIDIA GPU is accepted"
     assert sentence in capsys.readouterr().err
     with pytest.raises(UserError, match="--cuda-graph was given with --compile"):
-        Settings(cuda_graph=True, compile=True)
+        PoseConfig(cuda_graph=True, compile=True)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from pyranet_fast.data.crops import EpochBatchSampler
 from pyranet_fast.errors import UserError
-from pyranet_fast.training.average import moving_average
-from pyranet_fast.training.pose_task import loader_workers
-from pyranet_fast.training.sampler import EpochBatchSampler
-from pyranet_fast.training.schedule import learning_rate
-from pyranet_fast.training.settings import Settings
+from pyranet_fast.training.config import PoseConfig
+from pyranet_fast.training.optim import learning_rate, moving_average
+from pyranet_fast.training.pose import loader_workers
 
 
 def test_sampler_goes_on_where_it_was_left() -> None:
@@ -64,7 +63,7 @@ def test_moving_average_follows_weights_and_statistics() -> None:
 )
 def test_absurd_settings_are_named(values: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Settings(**values)
+        PoseConfig(**values)
 
 
 def test_loader_processes_leave_the_cpu_to_training(monkeypatch) -> None:

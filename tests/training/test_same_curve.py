@@ -20,7 +20,7 @@ def curve(backend: str, steps: int, seed: int = 0) -> tuple[list[float], list[Te
     torch.manual_seed(seed)
     model = PyraNet(1, 5, features=64, depth=1, pool_windows="channel").train().to(memory_format=torch.channels_last)
     # Not RMSProp, which makes whole steps of gradients that are nothing but rounding, of biases before a norm.
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
     generator = torch.Generator().manual_seed(seed + 1)
     losses, first = [], []
     with ops.backend(backend):
@@ -29,11 +29,11 @@ def curve(backend: str, steps: int, seed: int = 0) -> tuple[list[float], list[Te
             joints = image[:, :, ::13, ::13].reshape(4, -1)[:, :10].reshape(4, 5, 2) * 2 + 8
             (maps,) = model(image)
             loss = ops.heatmap_loss(maps, joints, torch.ones(4, 5))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             if not first:
                 first = [p.grad.clone() for p in model.parameters()]
-            optimiser.step()
+            optimizer.step()
             losses.append(loss.item())
     return losses, first
 

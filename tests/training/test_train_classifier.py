@@ -10,22 +10,22 @@ import pytest
 import torch
 
 from pyranet_fast import Predictor, UserError, cli, evaluate, predict, train, train_classifier
-from pyranet_fast.data.labelled import LabelledImages, normalise
-from pyranet_fast.data.shapes import load_shapes
-from pyranet_fast.training import classify_task, loop
-from pyranet_fast.training.checkpoint import build_model, load_checkpoint
-from pyranet_fast.training.classify_settings import ClassifySettings
-from pyranet_fast.training.schedule import learning_rate
+from pyranet_fast.data.classification import LabeledImages, load_shapes, normalize_by_channel
+from pyranet_fast.models.zoo import build_model, load_checkpoint
+from pyranet_fast.training import classification as classify_task
+from pyranet_fast.training import trainer as loop
+from pyranet_fast.training.config import ClassifierConfig
+from pyranet_fast.training.optim import learning_rate
 
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the coloured shapes."""
+    """A tenth of the colored shapes."""
 
-    def some(split: str) -> LabelledImages:
+    def some(split: str) -> LabeledImages:
         d = load_shapes(split)
         n = len(d) // 10
-        return LabelledImages(d.name, d.images[:n], d.labels[:n], d.classes, d.mean, d.std)
+        return LabeledImages(d.name, d.images[:n], d.labels[:n], d.classes, d.mean, d.std)
 
     monkeypatch.setattr(classify_task, "load_shapes", some)
 
@@ -63,7 +63,7 @@ def test_a_run_leaves_logs_curves_pictures_and_a_network(tmp_path: Path, capsys:
     model = build_model(checkpoint)
     assert not model.training and all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
     with torch.no_grad():
-        scores = model(normalise(shapes.images, checkpoint.images["mean"], checkpoint.images["std"]))
+        scores = model(normalize_by_channel(shapes.images, checkpoint.images["mean"], checkpoint.images["std"]))
     assert 100 * float((scores.argmax(1) == shapes.labels).double().mean()) == pytest.approx(metrics["mean"], abs=2)
 
 
@@ -108,7 +108,7 @@ def test_resnext_bf16_and_no_augmentation(tmp_path: Path) -> None:
 
 
 def test_published_recipes_are_the_defaults() -> None:
-    wide, grouped = ClassifySettings(), ClassifySettings(model="resnext-29-8x64d-pyramid")
+    wide, grouped = ClassifierConfig(), ClassifierConfig(model="resnext-29-8x64d-pyramid")
     assert (wide.epochs, wide.batch_size, wide.lr, wide.weight_decay, wide.schedule) == (200, 128, 0.1, 5e-4, "wrn")
     assert (grouped.epochs, grouped.schedule) == (300, "resnext")
 

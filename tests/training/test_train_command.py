@@ -17,9 +17,9 @@ import torch
 from scipy.io import savemat
 
 from pyranet_fast import cli, train
-from pyranet_fast.training import loop
-from pyranet_fast.training.checkpoint import load_checkpoint
-from pyranet_fast.training.pose_task import PoseTask
+from pyranet_fast.models.zoo import load_checkpoint
+from pyranet_fast.training import trainer as loop
+from pyranet_fast.training.pose import PoseTask
 
 PEOPLE = 1012  # LSP's split is by number: training needs the first thousand
 
@@ -100,7 +100,7 @@ def test_validation_looks_at_the_pictures_of_its_epoch(
             (12, 14, 3), np.float32
         )
 
-    monkeypatch.setattr("pyranet_fast.training.pose_task.evaluate_pose", evaluated)
+    monkeypatch.setattr("pyranet_fast.training.pose.evaluate_pose", evaluated)
     more = ("--input-size", "64", "--early-size", "32", "--early-share", "0.5")
     assert cli.run(train.main, arguments(root, tmp_path, *more)) == 0
     assert sizes == [32, 32, 64, 64]  # the score and the picture of each epoch

@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from pyranet_fast import Predictor, cli, evaluate, export_weights, models, predict
-from pyranet_fast.checkpoint_file import Checkpoint, save_checkpoint
-from pyranet_fast.data.images import write_image
+from pyranet_fast.checkpoint import Checkpoint, describe, read_weights, save_checkpoint, save_weights
+from pyranet_fast.data.image_io import write_image
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
-from pyranet_fast.training.checkpoint import find_checkpoint, load_checkpoint
-from pyranet_fast.weights_file import describe, read_weights, save_weights
+from pyranet_fast.models.zoo import find_checkpoint, load_checkpoint
 
 
 def trained(stacks: int = 1, **more) -> Checkpoint:
@@ -28,7 +27,7 @@ def trained(stacks: int = 1, **more) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setattr("pyranet_fast.models.shipped.FOLDER", tmp_path / "weights")
+    monkeypatch.setattr("pyranet_fast.models.zoo.FOLDER", tmp_path / "weights")
     (tmp_path / "weights").mkdir()
     return tmp_path / "weights"
 

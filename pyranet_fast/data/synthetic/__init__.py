@@ -1,5 +1,7 @@
 """Procedurally rendered people: the data set that needs no download."""
 
-from pyranet_fast.data.synthetic.source import SyntheticSource
+from __future__ import annotations
+
+from .source import SyntheticSource
 
 __all__ = ["SyntheticSource"]

@@ -6,7 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pyranet_fast import cli
+from ... import cli
+from ...io import output_folder
+from ..image_io import write_image
+from ..registry import open_dataset
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,10 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.count < 1 or arguments.seed < 0:
         parser.error(f"--count is {arguments.count} and --seed {arguments.seed}; above 0, and 0 or more, are accepted")
 
-    from pyranet_fast.data.images import write_image
-    from pyranet_fast.data.registry import open_dataset
-
-    folder = cli.output_folder(arguments.output)
+    folder = output_folder(arguments.output)
     people = open_dataset("demo", None, arguments.split, count=arguments.count, seed=arguments.seed)
     for index in range(len(people)):
         write_image(folder / f"person_{index:02d}.png", people.image(index))

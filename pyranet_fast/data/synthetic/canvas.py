@@ -1,14 +1,17 @@
-"""A colour layer and a shade layer, and the rounded solids that are drawn on both."""
+"""A color layer and a shade layer, the rounded solids that are drawn on both, and the camera."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Colour = tuple[float, float, float]
+from .kinematics import Vector
+
+Color = tuple[float, float, float]
 Circle = tuple[float, float, float]  # x, y, radius in pixels
 Image = npt.NDArray[np.uint8]
 Hull = npt.NDArray[np.int32]
@@ -16,13 +19,13 @@ Hull = npt.NDArray[np.int32]
 _SHIFT = 4  # drawing coordinates have four fractional bits
 _ANGLES = np.linspace(0, 2 * np.pi, 14, endpoint=False)
 _UNIT = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=-1).astype(np.float32)
-# From rim to ridge: share of the radius, and brightness (128 = the surface's own colour).
+# From rim to ridge: share of the radius, and brightness (128 = the surface's own color).
 _RINGS = np.array([1.0, 0.83, 0.6, 0.32], dtype=np.float32)
 _SHADES = np.array([86, 108, 124, 137], dtype=np.float32)
 
 
-class Canvas:
-    """A picture under construction: colours, and how light or dark each pixel is (128 = unchanged).
+class Painting:
+    """A picture under construction: colors, and how light or dark each pixel is (128 = unchanged).
 
     Parts are recorded and drawn together by ``finish``, so that the geometry of all of them is computed at
     once: one by one, NumPy's cost per call would be most of the time.
@@ -30,7 +33,7 @@ class Canvas:
 
     def __init__(self, background: Image, light: tuple[float, float], contrast: float) -> None:
         """Draw on ``background`` (H, W, 3), lit from the direction ``light`` (picture x, y)."""
-        self.colour = background
+        self.color = background
         self.shade: Image = np.full(background.shape[:2], 128, dtype=np.uint8)
         self._light = np.array(light, dtype=np.float32)
         self._shades = (128 + (_SHADES - 128) * contrast).tolist()
@@ -41,7 +44,7 @@ class Canvas:
     def solid(
         self,
         chains: Sequence[Sequence[Circle]],
-        colour: Colour,
+        color: Color,
         axis: Sequence[tuple[float, float]] | None = None,
         dim: float = 1.0,
         cloth: tuple[Image, npt.NDArray[np.float64]] | None = None,
@@ -50,7 +53,7 @@ class Canvas:
 
         Args:
             chains: one set of circles per hull; hulls that share a circle look joined.
-            colour: of the surface.
+            color: of the surface.
             axis: where the inner, brighter rings contract to, per hull; None is each circle's middle.
             dim: brightness of the whole part.
             cloth: a repeating tile to lay on it, and the (2, 3) map from tile pixels to picture pixels.
@@ -67,31 +70,31 @@ class Canvas:
                 value = min(255.0, self._shades[level] * dim)
                 for hull in mine:
                     if level == 0:
-                        cv2.fillConvexPoly(self.colour, hull[0], colour, cv2.LINE_AA, _SHIFT)
+                        cv2.fillConvexPoly(self.color, hull[0], color, cv2.LINE_AA, _SHIFT)
                     cv2.fillConvexPoly(self.shade, hull[level], value, cv2.LINE_AA, _SHIFT)
             if cloth is not None:
                 self._lay([hull[0] for hull in mine], *cloth)
 
         self._jobs.append(draw)
 
-    def patch(self, points: npt.NDArray[np.floating], colour: Colour, shade: float | None = None) -> None:
+    def patch(self, points: npt.NDArray[np.floating], color: Color, shade: float | None = None) -> None:
         """Draw a flat convex patch; with ``shade``, its brightness too."""
         hull = cv2.convexHull((points * (1 << _SHIFT) + 0.5).astype(np.int32))
 
         def draw(hulls: list[Hull]) -> None:
-            cv2.fillConvexPoly(self.colour, hull, colour, cv2.LINE_AA, _SHIFT)
+            cv2.fillConvexPoly(self.color, hull, color, cv2.LINE_AA, _SHIFT)
             if shade is not None:
                 cv2.fillConvexPoly(self.shade, hull, shade, cv2.LINE_AA, _SHIFT)
 
         self._jobs.append(draw)
 
-    def dot(self, x: float, y: float, radius: float, colour: Colour) -> None:
+    def dot(self, x: float, y: float, radius: float, color: Color) -> None:
         """Draw a small flat disc."""
         scale = 1 << _SHIFT
-        centre, reach = (round(x * scale), round(y * scale)), max(1, round(radius * scale))
+        center, reach = (round(x * scale), round(y * scale)), max(1, round(radius * scale))
 
         def draw(hulls: list[Hull]) -> None:
-            cv2.circle(self.colour, centre, reach, colour, -1, cv2.LINE_AA, _SHIFT)
+            cv2.circle(self.color, center, reach, color, -1, cv2.LINE_AA, _SHIFT)
 
         self._jobs.append(draw)
 
@@ -101,7 +104,7 @@ class Canvas:
         for job in self._jobs:
             job(hulls)
         shade = cv2.GaussianBlur(self.shade, (3, 3), 0)
-        return cv2.multiply(self.colour, cv2.merge([shade, shade, shade]), scale=1 / 128)  # type: ignore[return-value]
+        return cv2.multiply(self.color, cv2.merge([shade, shade, shade]), scale=1 / 128)  # type: ignore[return-value]
 
     def _hulls(self) -> list[Hull]:
         """Return each group's rings, (rings, points, 2) in sixteenths of a pixel."""
@@ -142,4 +145,24 @@ class Canvas:
         for outline in outlines:
             shifted = outline - np.array([left << _SHIFT, top << _SHIFT], dtype=np.int32)
             cv2.fillConvexPoly(mask, shifted, 255, cv2.LINE_8, _SHIFT)
-        cv2.copyTo(pattern, mask, self.colour[top:bottom, left:right])
+        cv2.copyTo(pattern, mask, self.color[top:bottom, left:right])
+
+
+@dataclass
+class View:
+    """How the body's units become pixels: a camera ``distance`` heights away, ``zoom`` px per height."""
+
+    zoom: float
+    distance: float
+    x: float = 0.0
+    y: float = 0.0
+
+    def project(self, point: Vector) -> tuple[float, float, float]:
+        """Return x and y in pixels, and pixels per unit at that depth."""
+        px = self.zoom * self.distance / (self.distance - float(point[2]))
+        return self.x + px * float(point[0]), self.y - px * float(point[1]), px
+
+    def circle(self, point: Vector, radius: float) -> Circle:
+        """Return a ball's outline."""
+        x, y, px = self.project(point)
+        return x, y, px * radius

@@ -1,19 +1,243 @@
-"""Drawing a posed body: limbs and clothes, from far to near."""
+"""Drawing a posed body: what people wear, head, limbs and clothes, from far to near."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.synthetic.canvas import Canvas, Circle
-from pyranet_fast.data.synthetic.head import Head
-from pyranet_fast.data.synthetic.kinematics import Body, Vector
-from pyranet_fast.data.synthetic.look import Look
-from pyranet_fast.data.synthetic.view import View
+from .canvas import Circle, Color, Painting, View
+from .kinematics import Body, Rng, Vector
+
+_SKIN = np.array(
+    [
+        (255, 224, 196),
+        (241, 194, 160),
+        (224, 172, 132),
+        (198, 140, 100),
+        (156, 103, 68),
+        (112, 72, 48),
+        (78, 50, 36),
+    ],
+    dtype=np.float64,
+)
+_HAIR = (
+    (30, 24, 20),
+    (60, 40, 26),
+    (98, 66, 38),
+    (150, 108, 60),
+    (206, 172, 112),
+    (132, 60, 32),
+    (150, 148, 146),
+)
+
+
+@dataclass
+class Look:
+    """What somebody wears and looks like; colors are RGB."""
+
+    skin: Color
+    hair: Color
+    hair_style: Literal["short", "long", "bald", "hat", "bun"]
+    hat: Color
+    shirt: Color
+    tile: npt.NDArray[np.uint8] | None
+    sleeves: Literal["none", "short", "long"]
+    bottom: Color
+    legs: Literal["shorts", "trousers", "skirt"]
+    loose: float
+    shoes: Color
+    socks: Color
+
+
+def sample_look(rng: Rng) -> Look:
+    """Draw clothes, skin and hair."""
+    at = rng.uniform(0, len(_SKIN) - 1)
+    low = int(at)
+    skin = _SKIN[low] + (at - low) * (_SKIN[low + 1] - _SKIN[low])
+    shirt = _fabric(rng)
+    legs = ("trousers", "shorts", "skirt")[int(rng.choice(3, p=(0.55, 0.33, 0.12)))]
+    bottom = shirt if rng.random() < 0.12 else _fabric(rng, dark=0.5)
+    tile = None
+    if rng.random() < 0.45:
+        tile = _tile(rng, shirt)
+    style = ("short", "long", "bald", "hat", "bun")[int(rng.choice(5, p=(0.48, 0.2, 0.07, 0.17, 0.08)))]
+    hair = np.array(_HAIR[int(rng.integers(len(_HAIR)))]) * rng.uniform(0.8, 1.25)
+    return Look(
+        skin=rgb(skin * rng.uniform(0.92, 1.05)),
+        hair=rgb(hair),
+        hair_style=style,  # type: ignore[arg-type]
+        hat=_fabric(rng),
+        shirt=shirt,
+        tile=tile,
+        sleeves=("none", "short", "long")[int(rng.choice(3, p=(0.2, 0.45, 0.35)))],
+        bottom=bottom,
+        legs=legs,  # type: ignore[arg-type]
+        loose=float(rng.uniform(1.02, 1.3)),
+        shoes=_fabric(rng, dark=0.5),
+        socks=(235.0, 235.0, 232.0) if rng.random() < 0.5 else _fabric(rng),
+    )
+
+
+def rgb(values: Iterable[float]) -> Color:
+    """Clip to 0..255."""
+    r, g, b = (min(max(float(value), 0.0), 255.0) for value in values)
+    return r, g, b
+
+
+def _fabric(rng: Rng, dark: float = 0.3) -> Color:
+    """Draw a cloth's color: often dark, white or gray, else of any hue."""
+    if rng.random() < dark:
+        return rgb(rng.uniform(18, 75) + rng.normal(0, 9, 3))
+    if rng.random() < 0.25:
+        return rgb(rng.uniform(170, 245) + rng.normal(0, 6, 3))
+    pixel = np.array([[[rng.integers(180), rng.integers(70, 235), rng.integers(80, 235)]]], dtype=np.uint8)
+    return rgb(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0])
+
+
+def _tile(rng: Rng, base: Color) -> npt.NDArray[np.uint8]:
+    """Draw a 32 x 32 repeating pattern: stripes either way, checks, dots."""
+    tile = np.empty((32, 32, 3), dtype=np.uint8)
+    tile[:] = base
+    other = np.array(_fabric(rng), dtype=np.uint8)
+    period, start = int(rng.choice((8, 16, 32))), int(rng.integers(8))
+    band = (np.arange(32) + start) % period < max(2, period * rng.uniform(0.25, 0.6))
+    kind = int(rng.integers(5))
+    if kind in (0, 4):
+        tile[band] = other
+    elif kind == 1:
+        tile[:, band] = other
+    elif kind == 2:
+        tile[band[:, None] ^ band[None, :]] = other
+    else:
+        for corner in ((8, 8), (24, 24)):
+            cv2.circle(tile, corner, int(rng.integers(3, 7)), other.tolist(), -1, cv2.LINE_AA)
+    return tile
+
+
+# Directions on the head: the face is a cap around slightly below straight ahead; hats cover the top.
+_TURNS = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+
+
+def _cap(axis: tuple[float, float, float], degrees: float) -> npt.NDArray[np.float64]:
+    """Unit directions that fill a cap, rings included."""
+    middle = np.array(axis) / np.linalg.norm(axis)
+    side = np.cross(middle, (1.0, 0.0, 0.0))
+    side /= np.linalg.norm(side)
+    up = np.cross(middle, side)
+    rings = [middle[None]]
+    for angle in np.radians(np.linspace(degrees / 3, degrees, 3)):
+        around = np.cos(_TURNS)[:, None] * side + np.sin(_TURNS)[:, None] * up
+        rings.append(np.cos(angle) * middle + np.sin(angle) * around)
+    return np.concatenate(rings)
+
+
+_FACE = _cap((0, -0.28, 1), 58)
+_HAT = _cap((0, 1, -0.1), 68)
+_CIRCLE = np.stack([np.cos(_TURNS), np.sin(_TURNS)])
+
+
+class Head:
+    """The head of a posed body as the camera sees it."""
+
+    def __init__(self, body: Body, look: Look, view: View) -> None:
+        """Compute what all parts share."""
+        self.body, self.look, self.view = body, look, view
+        # Half-axes of the skull (left, up, forward), a little under the joint on its top.
+        self.axes = np.array([0.355, 0.5, 0.43]) * body.proportions.head
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Return x0, y0, x1, y1 of the box around the skull."""
+        outline = self._skull(1.0)
+        low, high = outline.min(axis=0), outline.max(axis=0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    def draw_hair(self, canvas: Painting) -> None:
+        """Long hair or a bun: behind the head as the body sees it."""
+        at, turn, size = self.body.points["head"], self.body.head, self.body.proportions.head
+        if self.look.hair_style == "bun":
+            ball = self.view.circle(at + turn @ np.array([0, 0.25, -0.5]) * size, 0.2 * size)
+            canvas.solid([[ball]], self.look.hair)
+            return
+        spots = ((0, 0.1, -0.12, 0.42), (0.22, -0.55, -0.25, 0.2), (-0.22, -0.55, -0.25, 0.2))
+        balls = [self.view.circle(at + turn @ np.array([x, y, z]) * size, r * size) for x, y, z, r in spots]
+        canvas.solid([balls], self.look.hair)
+
+    def draw(self, canvas: Painting) -> None:
+        """Draw skull, hair that lies on it, face and hat."""
+        look, turn = self.look, self.body.head
+        x, y, px = self.view.project(self.body.points["head"])
+        size = px * self.body.proportions.head
+        bald = look.hair_style == "bald"
+        skull = self._skull(1.0 if bald else 1.04)
+        shade = 112.0
+        canvas.patch(skull, look.skin if bald else look.hair, shade)
+        canvas.patch(0.8 * skull + 0.2 * skull.mean(axis=0), look.skin if bald else look.hair, 122.0)
+
+        def surface(direction: tuple[float, float, float], out: float = 1.0) -> tuple[float, float, float]:
+            """Return x, y and how far a point of the head faces the camera."""
+            point = turn @ (np.array(direction) * self.axes * out)
+            return x + px * point[0], y - px * point[1], float((turn @ np.array(direction))[2])
+
+        for sign in (-1.0, 1.0):
+            ex, ey, facing = surface((sign, -0.08, -0.05))
+            if facing > -0.5 and look.hair_style != "long":
+                canvas.dot(ex, ey, 0.07 * size, look.skin)
+        face = self._visible(_FACE, 0.99)
+        if len(face) >= 3:
+            canvas.patch(face, look.skin, 126.0)
+            canvas.patch(0.7 * face + 0.3 * face.mean(axis=0), look.skin, 134.0)
+        dark: Color = (40.0, 30.0, 28.0)
+        for sign in (-1.0, 1.0):
+            ex, ey, facing = surface((sign * 0.42, 0.02, 0.88))
+            if facing > 0.2:
+                canvas.dot(ex, ey, 0.05 * size, dark)
+        nose = surface((0, -0.25, 1.0), 1.12)
+        if nose[2] > -0.15:
+            canvas.dot(nose[0], nose[1], 0.05 * size, rgb(np.array(look.skin) * 0.86))
+        for sign in (-0.16, 0.0, 0.16):
+            mx, my, facing = surface((sign, -0.58, 0.8))
+            if facing > 0.2:
+                canvas.dot(mx, my, 0.032 * size, (150.0, 62.0, 58.0))
+        if look.hair_style == "hat":
+            self._hat(canvas)
+
+    def _hat(self, canvas: Painting) -> None:
+        x, y, px = self.view.project(self.body.points["head"])
+        brim = np.array([(-0.75, 0.42, 0.6), (0.75, 0.42, 0.6), (0.5, 0.34, 1.75), (-0.5, 0.34, 1.75), (0, 0.34, 1.9)])
+        points = (brim * self.axes * 1.08) @ self.body.head.T
+        flat = points[:, :2] * (px, -px) + (x, y)
+        crown = self._visible(_HAT, 1.12)
+        if points[2:, 2].mean() < 0:  # the brim points away
+            canvas.patch(flat, rgb(np.array(self.look.hat) * 0.8), 120.0)
+        if len(crown) >= 3:
+            canvas.patch(crown, self.look.hat, 118.0)
+            canvas.patch(0.7 * crown + 0.3 * crown.mean(axis=0), self.look.hat, 132.0)
+        if points[2:, 2].mean() >= 0:
+            canvas.patch(flat, rgb(np.array(self.look.hat) * 0.8), 120.0)
+
+    def _skull(self, grow: float) -> npt.NDArray[np.float64]:
+        """Outline of the head's ellipsoid, in pixels."""
+        x, y, px = self.view.project(self.body.points["head"])
+        half = (px * grow) * (self.body.head[:2] * self.axes)
+        half[1] = -half[1]
+        root = np.linalg.cholesky(half @ half.T)
+        outline: npt.NDArray[np.float64] = (root @ _CIRCLE).T + np.array([x, y])
+        return outline
+
+    def _visible(self, directions: npt.NDArray[np.float64], grow: float) -> npt.NDArray[np.float64]:
+        """Project those points of the head's surface that face the camera, (M, 2)."""
+        x, y, px = self.view.project(self.body.points["head"])
+        normals = (directions / self.axes) @ self.body.head.T
+        points = px * grow * ((directions * self.axes) @ self.body.head.T)[normals[:, 2] >= 0]
+        return points[:, :2] * (1, -1) + (x, y)
+
 
 _SIDES = ("left", "right")
 
@@ -26,12 +250,12 @@ class Figure:
         self.body, self.look, self.view = body, look, view
         self.head = Head(body, look, view)
 
-    def draw(self, canvas: Canvas) -> None:
+    def draw(self, canvas: Painting) -> None:
         """Draw every part, the farthest first."""
         p = self.body.points
         depth = self._depths()
         # What lies on the torso is nearer than its middle: limbs get a little credit.
-        parts: list[tuple[float, Callable[[Canvas], None]]] = [
+        parts: list[tuple[float, Callable[[Painting], None]]] = [
             (depth["torso"], self._torso),
             (depth["neck"] - 0.012, self._neck),
             (depth["head"], self.head.draw),
@@ -71,13 +295,13 @@ class Figure:
         balls = [self.view.circle(a + t * (b - a), radius * girth) for t, radius in profile]
         return [list(pair) for pair in pairwise(balls)]
 
-    def _neck(self, canvas: Canvas) -> None:
+    def _neck(self, canvas: Painting) -> None:
         p, girth = self.body.points, self.body.proportions.girth
         low = self.view.circle(p["thorax"], 0.03 * girth)
         top = self.view.circle(p["upper_neck"] + 0.25 * (p["head"] - p["upper_neck"]), 0.028 * girth)
         canvas.solid([[low, top]], self.look.skin, dim=0.9)
 
-    def _torso(self, canvas: Canvas) -> None:
+    def _torso(self, canvas: Painting) -> None:
         body, look, girth = self.body, self.look, self.body.proportions.girth
         p = body.points
         width = body.proportions.shoulder / 0.108
@@ -130,7 +354,7 @@ class Figure:
             squeeze = np.array([[up[1], -up[0]], [up[0], up[1]]]) * unit * 0.7
         return np.column_stack([squeeze, [x, y]])
 
-    def _upper_arm(self, canvas: Canvas, side: str) -> None:
+    def _upper_arm(self, canvas: Painting, side: str) -> None:
         look = self.look
         ends = f"{side}_shoulder", f"{side}_elbow"
         if look.sleeves == "long":
@@ -140,7 +364,7 @@ class Figure:
         if look.sleeves == "short":
             canvas.solid(self._limb(*ends, (0, 0.039), (0.5, 0.037 * (0.85 + 0.15 * look.loose))), look.shirt)
 
-    def _forearm(self, canvas: Canvas, side: str) -> None:
+    def _forearm(self, canvas: Painting, side: str) -> None:
         look = self.look
         hand = self._limb(f"{side}_wrist", f"{side}_hand", (0.05, 0.017), (0.5, 0.022), (1, 0.014))
         canvas.solid(hand, look.skin)
@@ -150,7 +374,7 @@ class Figure:
         else:
             canvas.solid(self._limb(*ends, (0, 0.023), (0.25, 0.025), (1, 0.015)), look.skin)
 
-    def _thigh(self, canvas: Canvas, side: str) -> None:
+    def _thigh(self, canvas: Painting, side: str) -> None:
         look = self.look
         ends = f"{side}_hip", f"{side}_knee"
         if look.legs == "trousers":
@@ -160,7 +384,7 @@ class Figure:
         if look.legs == "shorts":
             canvas.solid(self._limb(*ends, (0, 0.06), (0.35 + 0.3 * look.loose, 0.046 * look.loose)), look.bottom)
 
-    def _shank(self, canvas: Canvas, side: str) -> None:
+    def _shank(self, canvas: Painting, side: str) -> None:
         look = self.look
         foot = [
             self.view.circle(self.body.points[f"{side}_{end}"], radius)
@@ -179,7 +403,7 @@ class Figure:
         canvas.solid(self._limb(*ends, (0, 0.034), (0.28, 0.037), (0.6, 0.03), (1, 0.019)), look.skin)
         canvas.solid(self._limb(*ends, (0.8, 0.023), (1, 0.021)), look.socks)
 
-    def _skirt(self, canvas: Canvas) -> None:
+    def _skirt(self, canvas: Painting) -> None:
         p, girth = self.body.points, self.body.proportions.girth
         waist = self.view.circle(p["pelvis"] + 0.2 * (p["waist"] - p["pelvis"]), 0.07 * girth)
         hem = [

@@ -98,7 +98,7 @@ MPII_POINTS = (
 )  # fmt: skip
 
 
-def draw_proportions(rng: Rng) -> Proportions:
+def sample_proportions(rng: Rng) -> Proportions:
     """Draw a build around the average adult's."""
     limb, width = rng.normal(1, 0.035, 5), rng.normal(1, 0.07, 3)
     return Proportions(
@@ -114,7 +114,7 @@ def draw_proportions(rng: Rng) -> Proportions:
     )
 
 
-def draw_pose(rng: Rng, variety: float = 1.0) -> Pose:
+def sample_pose(rng: Rng, variety: float = 1.0) -> Pose:
     """Draw a pose: a way of standing, two arms, a view.
 
     Below 1, ``variety`` is how much of the unusual remains: views from the side and the back, lying, legs other

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyranet_fast.data.synthetic.kinematics import Rng
+from .kinematics import Rng
 
 Picture = npt.NDArray[np.uint8]
 
@@ -52,7 +52,7 @@ def background(rng: Rng, height: int, width: int) -> Picture:
 
 
 def texture(rng: Rng, height: int, width: int) -> Picture:
-    """Draw a surface: fractal noise seen through a random palette of related colours."""
+    """Draw a surface: fractal noise seen through a random palette of related colors."""
     bank, _ = _noise_bank()
     zoom = rng.uniform(0.35, 2.2)
     h, w = min(_BANK, int(height * zoom)), min(_BANK, int(width * zoom))
@@ -80,14 +80,14 @@ def _gradient(rng: Rng, height: int, width: int) -> Picture:
 def _grid(rng: Rng, image: Picture) -> None:
     """Draw bars, tiles or a fence."""
     height, width = image.shape[:2]
-    colour = rng.uniform(0, 255, 3).tolist()
+    color = rng.uniform(0, 255, 3).tolist()
     step, thick = int(rng.integers(12, 48)), int(rng.integers(1, 4))
     if rng.random() < 0.7:
         for x in range(int(rng.integers(step)), width, step):
-            cv2.line(image, (x, 0), (x + int(rng.integers(-2, 3)), height), colour, thick, cv2.LINE_AA)
+            cv2.line(image, (x, 0), (x + int(rng.integers(-2, 3)), height), color, thick, cv2.LINE_AA)
     if rng.random() < 0.6:
         for y in range(int(rng.integers(step)), height, step):
-            cv2.line(image, (0, y), (width, y), colour, thick, cv2.LINE_AA)
+            cv2.line(image, (0, y), (width, y), color, thick, cv2.LINE_AA)
 
 
 def _thing(rng: Rng, image: Picture, at: tuple[float, float] | None = None, size: float | None = None) -> None:
@@ -96,30 +96,30 @@ def _thing(rng: Rng, image: Picture, at: tuple[float, float] | None = None, size
     x, y = at if at is not None else (rng.uniform(0, width), rng.uniform(0, height))
     reach = size if size is not None else float(np.clip(rng.lognormal(2.9, 0.6), 5, 80))
     base = rng.uniform(15, 235) + rng.normal(0, 45, 3)
-    colour = np.clip(base, 0, 255).tolist()
+    color = np.clip(base, 0, 255).tolist()
     lighter = np.clip(base * rng.uniform(0.7, 1.3), 0, 255).tolist()
     kind = int(rng.integers(4))
     turn = rng.normal(0, 12) if rng.random() < 0.7 else rng.uniform(0, 180)
     if kind == 0:
         w, h = reach * rng.uniform(0.5, 1.6, 2)
-        for share, paint in ((1.0, colour), (0.8, lighter)):
+        for share, paint in ((1.0, color), (0.8, lighter)):
             box = cv2.boxPoints(((x, y), (share * w, share * h), turn))
             cv2.fillConvexPoly(image, np.rint(box * 16).astype(np.int32), paint, cv2.LINE_AA, 4)
     elif kind == 1:
         w, h = reach * rng.uniform(0.3, 1.0, 2)
-        for share, paint in ((1.0, colour), (0.65, lighter)):
+        for share, paint in ((1.0, color), (0.65, lighter)):
             middle = (round(x - 0.4 * (1 - share) * w), round(y - 0.4 * (1 - share) * h))
             half = (round(share * w), round(share * h))
             cv2.ellipse(image, middle, half, turn, 0, 360, paint, -1, cv2.LINE_AA)
     elif kind == 2:  # poles and branches are what limbs are most easily mistaken for
         thick = max(1.5, reach * 0.12)
         box = cv2.boxPoints(((x, y), (thick * 2, reach * 4), turn))
-        cv2.fillConvexPoly(image, np.rint(box * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
+        cv2.fillConvexPoly(image, np.rint(box * 16).astype(np.int32), color, cv2.LINE_AA, 4)
         box = cv2.boxPoints(((x, y), (thick, reach * 4), turn))
         cv2.fillConvexPoly(image, np.rint(box * 16).astype(np.int32), lighter, cv2.LINE_AA, 4)
     else:
         points = np.array([x, y]) + reach * rng.uniform(-1, 1, (4, 2))
-        cv2.fillPoly(image, [np.rint(points * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+        cv2.fillPoly(image, [np.rint(points * 16).astype(np.int32)], color, cv2.LINE_AA, 4)
 
 
 def foreground(rng: Rng, image: Picture, box: tuple[float, float, float, float], share: float) -> None:
@@ -147,7 +147,7 @@ def shadow(rng: Rng, image: Picture, x: float, y: float, width: float) -> None:
 
 
 def photograph(rng: Rng, image: Picture) -> Picture:
-    """Add what a camera does: uneven light, exposure, contrast, colour cast, blur and noise."""
+    """Add what a camera does: uneven light, exposure, contrast, color cast, blur and noise."""
     height, width = image.shape[:2]
     if rng.random() < 0.5:
         light = rng.uniform(0.62, 1.25, (2, 2)).astype(np.float32) * 128

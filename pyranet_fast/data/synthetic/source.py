@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
-from pyranet_fast.data.base import PIXELS_PER_SCALE, Image, PeopleSource, Person
-from pyranet_fast.data.synthetic import scene
-from pyranet_fast.data.synthetic.canvas import Canvas
-from pyranet_fast.data.synthetic.figure import Figure
-from pyranet_fast.data.synthetic.kinematics import MPII_POINTS, build, draw_pose, draw_proportions
-from pyranet_fast.data.synthetic.look import draw_look
-from pyranet_fast.data.synthetic.view import View
-from pyranet_fast.pose.skeleton import MPII
+from ...keypoints import MPII
+from ...metrics import PCKH
+from ..dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from . import scene
+from .canvas import Painting, View
+from .figure import Figure, sample_look
+from .kinematics import MPII_POINTS, build, sample_pose, sample_proportions
 
 _HEIGHT = 256
 _WIDEST = 384
@@ -36,13 +36,13 @@ class _Rendered:
 class SyntheticSource(PeopleSource):
     """Rendered people with MPII's 16 joints.
 
-    Pictures are 256 px high and hold one whole person. All joints are labelled, hidden ones too. Person i
+    Pictures are 256 px high and hold one whole person. All joints are labeled, hidden ones too. Person i
     is a function of (seed, split, i) alone: no state, the same in every process; the splits of one seed are
     drawn apart. The metric is PCKh with the rendered head's size, 0.6 times the diagonal of its box.
     """
 
     skeleton = MPII
-    metric = "pckh"
+    metric = dataclasses.replace(PCKH, published=())  # no figure of real people stands beside them
 
     def __init__(self, count: int, seed: int = 0, *, split: str = "train", variety: float = 1.0) -> None:
         """Describe ``count`` people; nothing is rendered until it is asked for.
@@ -94,8 +94,8 @@ class SyntheticSource(PeopleSource):
 
 
 def _render(rng: np.random.Generator, variety: float) -> _Rendered:
-    body = build(draw_pose(rng, variety), draw_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
-    look = draw_look(rng)
+    body = build(sample_pose(rng, variety), sample_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
+    look = sample_look(rng)
     # Every point of the body decides how large it is drawn, joints alone where it is cropped.
     view = View(zoom=1.0, distance=float(rng.uniform(3.5, 9.0)))
     points = np.array([view.project(point)[:2] for point in body.points.values()])
@@ -118,7 +118,7 @@ def _render(rng: np.random.Generator, variety: float) -> _Rendered:
         scene.shadow(rng, place, float(feet[:, 0].mean()), float(box_high[1] + 0.03 * zoom), 0.35 * zoom)
     angle = rng.uniform(-np.pi, 0)  # light comes from above
     light = (float(np.cos(angle)), float(np.sin(angle)))
-    canvas = Canvas(place, light, contrast=float(rng.uniform(0.6, 1.25)))
+    canvas = Painting(place, light, contrast=float(rng.uniform(0.6, 1.25)))
     figure.draw(canvas)
     image = canvas.finish()
     scene.foreground(rng, image, (*box_low.tolist(), *box_high.tolist()), 0.28 * variety)
@@ -126,12 +126,12 @@ def _render(rng: np.random.Generator, variety: float) -> _Rendered:
 
     box = float((box_high - box_low).max())
     side = max(box / _FILL, _STANDING * zoom) * float(np.clip(rng.normal(1, 0.03), 0.92, 1.08))
-    centre = (box_low + box_high) / 2 + rng.normal(0, 0.012 * side, 2)
+    center = (box_low + box_high) / 2 + rng.normal(0, 0.012 * side, 2)
     x0, y0, x1, y1 = figure.head.box()
     person = Person(
         joints=joints.astype(np.float32),
-        labelled=np.ones(len(MPII), dtype=bool),
-        centre=centre.astype(np.float32),
+        labeled=np.ones(len(MPII), dtype=bool),
+        center=center.astype(np.float32),
         scale=side / PIXELS_PER_SCALE,
     )
     return _Rendered(image, person, 0.6 * float(np.hypot(x1 - x0, y1 - y0)))

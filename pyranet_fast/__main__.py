@@ -1,0 +1,53 @@
+"""`python -m pyranet_fast COMMAND`, also installed as `pyranet-fast COMMAND`: every command by one name.
+
+`pyranet-fast train …` is `python -m pyranet_fast.train …`, with the same flags and exit status.
+"""
+
+from __future__ import annotations
+
+import difflib
+import runpy
+import sys
+from collections.abc import Sequence
+
+from .cli import BAD_INPUT
+
+COMMANDS = {
+    "train": ("train", "train a pose network"),
+    "evaluate": ("evaluate", "score a checkpoint, or a file of predictions"),
+    "predict": ("predict", "find the joints of a person in images"),
+    "export-weights": ("export_weights", "write a checkpoint's weights as safetensors"),
+    "pack": ("data.pack", "write the people of a data set into one memory-mapped file"),
+    "synthetic": ("data.synthetic", "write pictures of synthetic people"),
+    "train-classifier": ("train_classifier", "train an image classifier on CIFAR-10"),
+    "ablate": ("ablate", "run one of the paper's studies"),
+    "complexity": ("complexity", "count parameters and FLOPs of the networks"),
+    "env": ("env", "show versions, what is built, and which backend each operator uses"),
+}
+"""By name: the module below `pyranet_fast` that runs the command, and what it does."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; returns the exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if given else BAD_INPUT
+    name = given[0].replace("_", "-")
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"error: unknown command {given[0]!r}{hint}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return BAD_INPUT
+    sys.argv = [f"pyranet_fast {name}", *given[1:]]
+    runpy.run_module(f"{__package__}.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    return 0  # commands end by sys.exit
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<18}{text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: pyranet-fast COMMAND [FLAGS]\n\n{rows}\n\npyranet-fast COMMAND --help shows a command's flags."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Checkpoints and weights files: formats, reading and writing.
+
+A checkpoint holds a network with everything that predictions and a resumed training need. A weights file is for passing
+on: safetensors with the network's description inside, convolutions in half precision, a fifth of a checkpoint's size,
+readable by any tool that knows safetensors; nothing in it can run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import UserError
+from .io import atomic_write
+
+FORMAT = "pyranet_fast checkpoint"
+FORMAT_VERSION = 1
+POSE, CLASSIFICATION = "pose", "classification"
+CALIBRATION = "calibration"
+"""Entry of a checkpoint's metrics: `pose.calibration.Calibration.as_dict`, what its scores mean."""
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        model: constructor arguments of the network (``PyraNet(**model)``, or ``models.classifier(**model)``).
+        weights: state dict to predict with (the moving average where training kept one).
+        skeleton: name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one that came with the data;
+            ``resolve_skeleton`` reads both. Empty for a classifier.
+        input_size: side of the square network input, pixels.
+        training: everything needed to continue: raw weights, optimizer, random state, position, settings.
+        metrics: validation results at the time of saving.
+        kind: what the network is for, ``"pose"`` or ``"classification"``.
+        images: a classifier's names of classes and normalization: ``classes``, ``mean``, ``std``, ``dataset``.
+    """
+
+    model: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    skeleton: str | dict[str, Any]
+    input_size: int
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    kind: str = POSE
+    images: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint so that a crash at any moment leaves either the old file or the new one, never half."""
+    path = Path(path)
+    content = {"format": FORMAT, "version": FORMAT_VERSION, **vars(checkpoint)}
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a file of `save_checkpoint`, on the CPU. Only tensors and plain values are unpickled.
+
+    Raises:
+        UserError: not a checkpoint, truncated, or of a newer format.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read; it is corrupt, cut short, or not a checkpoint at all"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"checkpoint {path} was not written by pyranet_fast: its format mark is missing")
+    if content["version"] > FORMAT_VERSION:
+        raise UserError(
+            f"checkpoint {path} has format version {content['version']}; this version of pyranet_fast reads up to "
+            f"{FORMAT_VERSION}: please upgrade it"
+        )
+    return Checkpoint(**{k: v for k, v in content.items() if k not in ("format", "version")})
+
+
+SUFFIX = ".safetensors"
+_MARK, _VERSION = "pyranet_fast", 1
+_FIELDS = ("model", "skeleton", "input_size", "kind", "images", "metrics")
+
+
+def save_weights(path: str | Path, checkpoint: Checkpoint, *, description: str = "", half: bool = True) -> None:
+    """Write what predictions need of a checkpoint, so that a crash leaves either the old file or the new one.
+
+    Args:
+        path: FILE.safetensors.
+        checkpoint: of a pose network or a classifier.
+        description: a sentence on where the weights come from, which `models.available` shows.
+        half: convolutions and linear layers in float16; norms and all else stay float32.
+
+    Raises:
+        UserError: another suffix, or a weight that float16 cannot hold.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise UserError(f"{path} ends in {path.suffix!r}; {SUFFIX} is accepted")
+    tensors = {}
+    for name, tensor in checkpoint.weights.items():
+        low = tensor.half() if half and tensor.dim() > 1 and tensor.is_floating_point() else tensor
+        if not torch.isfinite(low).all():
+            raise UserError(f"{name} holds values that are not finite, or too large for half precision")
+        tensors[name] = low.contiguous().clone()
+    about = {name: getattr(checkpoint, name) for name in _FIELDS}
+    kept = {k: v for k, v in checkpoint.metrics.items() if isinstance(v, str | int) or _finite(v)}
+    if CALIBRATION in checkpoint.metrics:
+        kept[CALIBRATION] = checkpoint.metrics[CALIBRATION]
+    about["metrics"] = kept
+    content = {"version": _VERSION, "description": description, **about}
+    data = save(tensors, {_MARK: json.dumps(content, allow_nan=False)})
+    atomic_write(path, lambda file: file.write(data))
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What `save_weights` wrote beside the weights: the fields of `Checkpoint`, ``description`` and ``parameters``.
+
+    Raises:
+        UserError: it cannot be read, or is no such file.
+    """
+    with _opened(path) as file:
+        about = _about(file, path)
+        shapes = [file.get_slice(name).get_shape() for name in file.keys() if _is_parameter(name)]
+        return {**about, "parameters": sum(math.prod(shape) for shape in shapes)}
+
+
+def _is_parameter(name: str) -> bool:
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def read_weights(path: str | Path) -> Checkpoint:
+    """The checkpoint in a file of `save_weights`, in float32, without a training to go on from.
+
+    Raises:
+        UserError: it cannot be read, or is no such file.
+    """
+    with _opened(path) as file:
+        about = _about(file, path)
+        weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+    weights = {name: t.float() if t.dtype == torch.float16 else t for name, t in weights.items()}
+    return Checkpoint(weights=weights, **{name: about[name] for name in _FIELDS})
+
+
+def _opened(path: str | Path) -> Any:
+    try:
+        return safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {path} cannot be read; the file is corrupt, cut short, or no safetensors") from error
+
+
+def _about(file: Any, path: str | Path) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(_MARK)
+    if text is None:
+        raise UserError(f"weights {path} were not written by pyranet_fast: their description is missing")
+    try:
+        about: dict[str, Any] = json.loads(text)
+        version, missing = about["version"], [name for name in _FIELDS if name not in about]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"weights {path} have a description that cannot be read") from error
+    if version > _VERSION:
+        raise UserError(
+            f"weights {path} have format version {version}; this version of pyranet_fast reads up to {_VERSION}: "
+            "please upgrade it"
+        )
+    if missing:
+        raise UserError(f"weights {path} have a description without {missing[0]!r}")
+    return about

@@ -1,0 +1,127 @@
+"""Many labeled people as arrays, whatever file they were read from, and what reading files has in common."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UserError
+from .dataset import Person
+
+
+@dataclass
+class Annotations:
+    """N people of K joints, in 0-based pixels.
+
+    Attributes:
+        names: N image names, relative to the folder of images.
+        joints: (N, K, 2) float64; meaningless where not labeled.
+        labeled: (N, K) bool.
+        centers: (N, 2) float64, scales: (N,) float64: the crop, as in ``Person``.
+        lengths: (N,) float64, the metric's unit in pixels; NaN where not known.
+        numbers: (N, 2) int64, the image's and the person's place in a published list, from 1; None: not known.
+    """
+
+    names: list[str]
+    joints: npt.NDArray[np.float64]
+    labeled: npt.NDArray[np.bool_]
+    centers: npt.NDArray[np.float64]
+    scales: npt.NDArray[np.float64]
+    lengths: npt.NDArray[np.float64]
+    numbers: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def person(self, index: int) -> Person:
+        """Return one of them."""
+        return Person(
+            joints=self.joints[index].astype(np.float32),
+            labeled=self.labeled[index],
+            center=self.centers[index].astype(np.float32),
+            scale=float(self.scales[index]),
+        )
+
+    def chosen(self, mask: Sequence[bool] | npt.NDArray[np.bool_]) -> Annotations:
+        """Return the people for whom ``mask`` (N,) is true."""
+        rows = np.flatnonzero(np.asarray(mask, dtype=bool))
+        return Annotations(
+            [self.names[row] for row in rows],
+            self.joints[rows],
+            self.labeled[rows],
+            self.centers[rows],
+            self.scales[rows],
+            self.lengths[rows],
+            None if self.numbers is None else self.numbers[rows],
+        )
+
+
+def is_held_out(name: str) -> bool:
+    """Tell whether an image is in the tenth kept for validation: by its name alone, the same for ever."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % 10 == 0
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, unpacked first where its name ends in ``.gz``.
+
+    Raises:
+        UserError: no such file, truncated, or not JSON.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is no file" if path.exists() else f"{path} does not exist")
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        return json.loads(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} cannot be unpacked: it is truncated or not a gzip file") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON or is truncated: {error.msg} in line {error.lineno}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not JSON: it is no text") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def numbers(
+    entry: Mapping[str, Any], field: str, shape: tuple[int, ...], where: str, *, above: float | None = None
+) -> npt.NDArray[np.float64]:
+    """Return a field of a JSON object as finite numbers of a shape.
+
+    Args:
+        entry: the object.
+        field: name of the field.
+        shape: its shape; () is a single number.
+        where: what messages call the object.
+        above: the numbers must lie above this.
+
+    Raises:
+        UserError: the field is missing or holds anything else.
+    """
+    accepted = "a number" if shape == () else f"numbers of shape {shape}"
+    if field not in entry:
+        raise UserError(f"{where}: field {field!r} is missing; {accepted} is accepted")
+    try:
+        value = np.asarray(entry[field])
+    except ValueError:  # lists of different lengths
+        value = np.asarray(None)
+    if value.shape != shape or value.dtype.kind not in "iufb":
+        text = repr(entry[field])
+        short = text if len(text) <= 80 else f"{text[:77]}..."
+        raise UserError(f"{where}: field {field!r} is {short}; {accepted} is accepted")
+    result = value.astype(np.float64)
+    if not np.all(np.isfinite(result)):
+        raise UserError(f"{where}: field {field!r} holds a value that is not finite; {accepted} is accepted")
+    if above is not None and not np.all(result > above):
+        raise UserError(f"{where}: field {field!r} is {entry[field]!r}; a number above {above:g} is accepted")
+    return result

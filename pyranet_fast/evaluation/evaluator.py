@@ -1,0 +1,241 @@
+"""Scoring a network on a set of people: one scale or six, optionally with flip testing; interrupted runs resume."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..data.crops import ScaledCrops, worker_init
+from ..data.dataset import PeopleSource
+from ..errors import UserError
+from ..inference.heatmaps import decode, decode_scales, score_maps
+from ..io import atomic_write
+from ..metrics import Score
+
+SECONDS = 20.0  # between two states on the disk
+_ARRAYS = ("predictions", "done", "readable", "frames")
+
+
+class EvaluationState:
+    """Predictions so far, (N, K, 3) float32 with NaN where there is none, kept in a file.
+
+    Attributes:
+        predictions: x and y in image pixels, score.
+        done: (N,) bool, whose turn has been.
+        readable: (N,) bool, whose image could be read.
+        frames: (N, 4) where the published images lie in those, see ``PeopleSource.frame``.
+    """
+
+    def __init__(
+        self,
+        people: int,
+        joints: int,
+        path: Path | None = None,
+        what: dict[str, Any] | None = None,
+        *,
+        go_on: bool = True,
+    ) -> None:
+        """Start, or go on with the file ``path`` if it is of the same evaluation.
+
+        Args:
+            people: N.
+            joints: K.
+            path: where the state is kept; None keeps none.
+            what: says which evaluation this is; a file that says something else is not used.
+            go_on: false starts anew in any case.
+        """
+        self.path, self._what = path, json.dumps(what or {}, sort_keys=True)
+        self.predictions = np.full((people, joints, 3), np.nan, np.float32)
+        self.done = np.zeros(people, bool)
+        self.readable = np.zeros(people, bool)
+        self.frames = np.zeros((people, 4))
+        self._saved = time.monotonic()
+        if go_on and path is not None and path.is_file():
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                same = str(file["what"]) == self._what and file["predictions"].shape == self.predictions.shape
+                if same:
+                    self.predictions, self.done, self.readable, self.frames = (np.array(file[name]) for name in _ARRAYS)
+        except Exception as error:  # NumPy raises many kinds on a damaged file
+            raise UserError(f"{path}, the state of an interrupted evaluation, cannot be read; delete it") from error
+
+    def remaining(self) -> npt.NDArray[np.int64]:
+        """Indices of the people whose turn has not been."""
+        return np.flatnonzero(~self.done)
+
+    def add(
+        self,
+        index: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.float32],
+        valid: npt.NDArray[np.bool_],
+        frames: npt.NDArray[np.float64],
+    ) -> None:
+        """Take (n, K, 3) predictions of people ``index``; those of unreadable images are left NaN."""
+        self.predictions[index[valid]] = rows[valid]
+        self.frames[index] = frames
+        self.readable[index] = valid
+        self.done[index] = True
+        if self.path is not None and time.monotonic() - self._saved > SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        if self.path is not None and self.done.any():
+            state: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+            atomic_write(self.path, lambda file: np.savez(file, what=self._what, **state))
+        self._saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Remove the file: the results are written."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+T = TypeVar("T")
+SINGLE_SCALE = (1.0,)
+
+
+def evaluate_pose(
+    model: nn.Module,
+    people: PeopleSource,
+    input_size: int,
+    *,
+    flip: bool,
+    scales: Sequence[float] = SINGLE_SCALE,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    workers: int = 0,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: bool = False,
+    partial: EvaluationState | None = None,
+) -> tuple[Score, NDArray[np.float32]]:
+    """Predict every person and score the predictions with the data set's own metric.
+
+    Args:
+        model: PyraNet in eval mode.
+        people: who to predict; their center and scale choose the crop (no ground-truth joints are used for it).
+        input_size: side of the network's input, pixels.
+        flip: average the score maps of each image and its mirror.
+        scales: what the crop's side is multiplied by. One scale: maximum and a quarter pixel (`decode`); several:
+            maximum of the average over the image (`decode_scales`).
+        batch_size: crops that go through the network together, twice as many pictures with ``flip``; all scales of
+            a person are in one batch.
+        workers: loader processes; 0 is one thread beside the network.
+        on_error: ``"skip"`` leaves people with an unreadable image out of the score, counted in its settings.
+        partial: predictions so far; those people are not predicted again.
+
+    Returns:
+        The score, and predictions (N, K, 3): x, y in pixels of ``people.image(i)``, score; NaN where that was
+        unreadable. ``people.to_original`` leads to the pixels of the published image.
+
+    Raises:
+        UserError: an image cannot be read, or not a single one can, or the images are kept in part and show less than
+            the widest crop needs.
+    """
+    state = EvaluationState(len(people), len(people.skeleton)) if partial is None else partial
+    todo = state.remaining()
+    data = ScaledCrops(people, input_size, scales, on_error=on_error, start=todo.tolist())
+    loader = DataLoader(data, max(1, batch_size // len(scales)), num_workers=workers, worker_init_fn=worker_init)
+    started, in_network = time.perf_counter(), 0.0
+    bar = tqdm(
+        total=len(people),
+        initial=len(people) - len(todo),
+        unit="person",
+        disable=not progress or None,
+        dynamic_ncols=True,
+    )
+    try:
+        for batch in prefetch(loader):
+            index, valid, frames = (batch[name].numpy() for name in ("index", "valid", "frame"))
+            rows = np.full((len(index), len(people.skeleton), 3), np.nan, np.float32)
+            if valid.any():
+                some = {name: values[batch["valid"]] for name, values in batch.items()}
+                before = time.perf_counter()
+                images = some["images"].flatten(0, 1)
+                maps = score_maps(model, images, people.skeleton, flip=flip, device=device, precision=precision)
+                in_network += time.perf_counter() - before
+                joints, scores = _decode(maps, scales, some)
+                rows[valid] = np.concatenate([joints, scores[..., None]], -1)
+            state.add(index, rows, valid, frames)
+            bar.update(len(rows))
+    finally:
+        bar.close()
+        state.save()
+    if len(people) and not state.readable.any():
+        raise UserError(f"{people.name}: the image of not one of the {len(people)} people can be read")
+    seconds = time.perf_counter() - started
+    score = score_predictions(people, state.predictions, state.readable, state.frames)
+    score.settings.update(
+        scales=list(scales), flip=flip, input_size=input_size, unreadable=int((~state.readable).sum())
+    )
+    score.settings["people_per_second"] = round(int(state.readable[todo].sum()) / seconds, 2)
+    if torch.device(device).type == "cpu":  # a GPU's work is not done when the call returns
+        score.settings["network_share"] = round(in_network / seconds, 3)
+    return score, state.predictions
+
+
+def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
+    """The items, made by one thread while those before them are worked on."""
+    end: Any = object()
+    source = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, source, end) for _ in range(ahead))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, source, end))
+            yield item
+
+
+def _decode(
+    maps: Tensor, scales: Sequence[float], batch: dict[str, Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if len(scales) == 1:
+        return decode(maps, batch["inverse"])
+    of_scales = maps.unflatten(0, (-1, len(scales)))
+    corner, size = batch["frame"][:, :2], batch["frame"][:, 2:]
+    joints, scores = decode_scales(of_scales, scales, batch["center"] - corner, batch["side"], size)
+    return joints + corner[:, None].float().numpy(), scores
+
+
+def score_predictions(
+    people: PeopleSource,
+    predictions: NDArray[np.float32],
+    readable: NDArray[np.bool_] | None = None,
+    frames: NDArray[np.float64] | None = None,
+) -> Score:
+    """Score predictions (N, K, 2 or 3) in the pixels of ``people.image(i)`` with the data set's metric.
+
+    People without a unit of length are left out, counted in the score's settings; so are labeled joints outside
+    of the published image where ``frames`` (N, 4), as ``PeopleSource.frame`` gives them, is there.
+    """
+    chosen = np.arange(len(people)) if readable is None else np.flatnonzero(readable)
+    persons = [people.person(int(i)) for i in chosen]
+    truth = np.stack([p.joints for p in persons])
+    labeled = np.stack([p.labeled for p in persons])
+    points = predictions[chosen, :, :2]
+    sizes = None
+    if frames is not None:  # metrics count pixels from the image's corner
+        corner, sizes = frames[chosen, None, :2].astype(np.float32), frames[chosen, 2:]
+        truth, points = truth - corner, points - corner
+    lengths = [people.reference_length(int(i)) for i in chosen]
+    score = people.metric.score(points, truth, labeled, lengths, image_size=sizes)
+    if score.count == 0:
+        why = ", ".join(f"{count} have {reason}" for reason, count in score.settings["left_out"].items())
+        raise UserError(f"{people.name}: not one of {len(chosen)} people can be scored: {why}")
+    return score

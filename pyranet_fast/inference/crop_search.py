@@ -1,0 +1,152 @@
+"""Which part of an image the network looks at, and the search for it where no box was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.dataset import PIXELS_PER_SCALE
+from ..data.transforms import Matrix, crop_matrix
+from ..errors import UserError
+from .result import Box, Pose
+
+# Side of the crop in long sides of a person's tight box: the margin of MPII's annotations.
+BOX_MARGIN = 1.25
+# ... and of the whole image where no box is given, as the network saw the images of LSP.
+IMAGE_MARGIN = 1.05
+# Extent of a person's joints over the side of the crop, on average over LSP. A box around joints is widened
+# to this share, as hands, feet and hair lie outside them.
+JOINTS_SHARE = 0.756
+# A pose with more than half of its joints below this score says nothing about where the person is.
+SURE = 0.2
+# Other framings are tried where a smaller share of right joints than this is to be expected, or, where the weights do
+# not know what to expect, below this mean score. Tuned, with the lists below, on LSP 1001-1500 as it is, shrunk into
+# larger pictures, turned and cut off: what is right in the whole image mostly lies above.
+EXPECTED, CERTAIN = 0.72, 0.45
+# The whole image from further away, for people who are cut off ...
+WIDER = (1.5, 2.2)
+# ... turned, for people who are upside down or lie ...
+TURNED = (180.0, 90.0, -90.0)
+# ... and windows of these shares of its longer side, this many along it, for people who are small.
+WINDOWS = ((0.6, 3), (0.4, 4))
+# As many of them are looked at again, at most so many times.
+CANDIDATES, CLOSER_LOOKS = 3, 2
+
+
+@dataclass(frozen=True)
+class Framing:
+    """A square of an image.
+
+    Attributes:
+        box: (x, y, width, height) in image pixels, x and y the top left corner; the square has its center.
+        margin: side of the square in longer sides of the box.
+        rotation: degrees that the picture is turned by, counter-clockwise, before the network sees it.
+    """
+
+    box: Box
+    margin: float
+    rotation: float = 0.0
+
+    def matrix(self, input_size: int) -> Matrix:
+        """The (2, 3) map from image pixels to those of a crop of ``input_size``."""
+        x, y, width, height = self.box
+        # x and y are a corner; the first pixel's center is half a pixel inside it.
+        center = (x + width / 2 - 0.5, y + height / 2 - 0.5)
+        return crop_matrix(center, self.margin * max(width, height) / PIXELS_PER_SCALE, self.rotation, input_size)
+
+
+def whole(shape: Sequence[int], margin: float = IMAGE_MARGIN, rotation: float = 0.0) -> Framing:
+    """All of an image of this (height, width, …)."""
+    return Framing((0.0, 0.0, float(shape[1]), float(shape[0])), margin, rotation)
+
+
+def closer(pose: Pose) -> Framing | None:
+    """The framing of the person whose joints were found, or None where too few of them are sure.
+
+    At least half of the joints must score ``SURE``. The box then holds all joints: a wrong one makes the crop
+    too large, which costs some resolution, whereas leaving out an unsure ankle would cut it off. Its size is
+    the one at which the crop shows the person as large as training did.
+    """
+    if np.mean(pose.scores >= SURE) < 0.5:
+        return None
+    low, high = (edge.astype(np.float64) for edge in (pose.joints.min(axis=0), pose.joints.max(axis=0)))
+    extent = float((high - low).max())
+    if extent < 2.0:  # all on one spot: no size to go by
+        return None
+    pad = extent * (1 / (JOINTS_SHARE * BOX_MARGIN) - 1) / 2
+    x, y = low - pad + 0.5
+    width, height = high - low + 2 * pad
+    return Framing((float(x), float(y), float(width), float(height)), BOX_MARGIN, pose.rotation)
+
+
+def unsure(pose: Pose) -> bool:
+    """Whether to look for a person elsewhere in an image too."""
+    if pose.chances is not None:
+        return bool(pose.chances.mean() < EXPECTED)
+    return pose.mean_score < CERTAIN
+
+
+def others(shape: Sequence[int]) -> list[Framing]:
+    """Where a person may be who was not found in the whole image: further away, turned, or small somewhere in it."""
+    framings = [whole(shape, margin) for margin in WIDER]
+    framings += [whole(shape, rotation=rotation) for rotation in TURNED]
+    rows, columns = shape[:2]
+    for share, count in WINDOWS:
+        side = share * max(rows, columns)
+        for x in _starts(columns, side, count):
+            framings += [Framing((x, y, side, side), IMAGE_MARGIN) for y in _starts(rows, side, count)]
+    return framings
+
+
+def _starts(length: int, side: float, count: int) -> list[float]:
+    """Where windows of a side begin: evenly from edge to edge, or one in the middle of what is shorter than they."""
+    return [float(v) for v in np.linspace(0.0, length - side, count)] if length > side else [(length - side) / 2]
+
+
+def search(first: Pose, shape: Sequence[int], look: Callable[[list[Framing], bool], list[Pose]]) -> Pose:
+    """The surest pose of an image: ``first``, or what the best of the `others` lead to.
+
+    Args:
+        first: of the whole image.
+        shape: of the image, (height, width, …).
+        look: poses of framings; its second argument is whether to take more care (to average with mirrored crops).
+    """
+    framings = others(shape)
+    seen = look(framings, False)
+    order = sorted(range(len(seen)), key=lambda i: -seen[i].mean_score)[:CANDIDATES]
+    best = look([framings[i] for i in order], True)
+    for _ in range(CLOSER_LOOKS):
+        again = {i: framing for i, pose in enumerate(best) if (framing := closer(pose)) is not None}
+        poses = look(list(again.values()), True) if again else []
+        surer = {i: p for i, p in zip(again, poses, strict=True) if p.mean_score > best[i].mean_score}
+        if not surer:
+            break
+        best = [surer.get(i, pose) for i, pose in enumerate(best)]
+    return max(first, *best, key=lambda pose: pose.mean_score)
+
+
+def checked_box(box: Sequence[float], shape: Sequence[int]) -> Box:
+    """A user's box as four floats.
+
+    Raises:
+        UserError: not four finite numbers, no area, no pixel of the image in it, or absurdly large.
+    """
+    accepted = "four numbers x, y, width, height in pixels are accepted"
+    try:
+        x, y, width, height = (float(v) for v in box)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"box is {box!r}; {accepted}") from error
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise UserError(f"box is {box!r}; {accepted}, all of them finite")
+    if width <= 0 or height <= 0:
+        raise UserError(f"box has width {width:g} and height {height:g}; both must be above 0")
+    rows, columns = shape[:2]
+    size = f"{columns} x {rows} pixels"
+    if x >= columns or y >= rows or x + width <= 0 or y + height <= 0:
+        raise UserError(f"box {x:g},{y:g},{width:g},{height:g} lies outside the image of {size}")
+    if max(width, height) > 100 * max(rows, columns):
+        raise UserError(f"box {x:g},{y:g},{width:g},{height:g} is more than 100 times the image of {size}")
+    return x, y, width, height

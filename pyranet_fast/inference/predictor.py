@@ -1,0 +1,210 @@
+"""One call from a photo to a pose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoint import CALIBRATION, Checkpoint
+from ..data.dataset import Image
+from ..data.image_io import as_rgb, read_image
+from ..data.transforms import MAP_STRIDE, crop, invert
+from ..errors import UserError
+from ..keypoints import resolve_skeleton
+from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
+from .calibration import Calibration
+from .crop_search import BOX_MARGIN, Framing, checked_box, closer, search, unsure, whole
+from .heatmaps import PRECISIONS, decode, ready, score_maps
+from .result import Pose
+
+
+class Predictor:
+    """Finds the joints of one person in a picture.
+
+    Example::
+
+        pose = Predictor("output/last.pt")("photo.jpg", box=(120, 40, 200, 460))
+        pose.joints, pose.scores
+
+    Args:
+        checkpoint_or_name: path of a checkpoint from ``pyranet_fast.train``, a name in `models.available`, or a loaded
+            ``Checkpoint``; None takes the first network that is shipped.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; None takes a GPU where there is one.
+        flip: average with the mirrored picture: better, at twice the work.
+        search: where an image has no box and what is found is unsure, try about thirty other framings (wider, turned,
+            closer) before the surest is chosen: for people who are small, cut off or upside down.
+        precision: ``"fp32"`` (also None), or ``"bf16"``, faster where the hardware has it.
+
+    Raises:
+        UserError: no checkpoint, one that cannot be read or built, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        checkpoint_or_name: str | Path | Checkpoint | None = None,
+        device: str | torch.device | None = None,
+        *,
+        flip: bool = True,
+        search: bool = True,
+        precision: str | None = None,
+    ) -> None:
+        if precision is not None and precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))} and None")
+        if isinstance(checkpoint_or_name, Checkpoint):
+            checkpoint, path = checkpoint_or_name, Path("checkpoint")
+        elif checkpoint_or_name is None or isinstance(checkpoint_or_name, str | Path):
+            path = find_checkpoint(checkpoint_or_name)
+            checkpoint = load_checkpoint(path)
+        else:
+            raise TypeError(
+                f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path, a name, a Checkpoint or None is "
+                "accepted"
+            )
+        try:
+            self.skeleton = resolve_skeleton(checkpoint.skeleton)
+        except UserError as error:
+            raise UserError(f"{path} cannot be used: {error}") from error
+        self.device = resolve_device(device)
+        model = build_model(checkpoint, path)
+        joints = checkpoint.model.get("joints", 16)
+        if joints != len(self.skeleton):
+            raise UserError(
+                f"{path} is of another configuration: it has {joints} score maps, "
+                f"skeleton {self.skeleton.name!r} has {len(self.skeleton)} joints"
+            )
+        multiple = getattr(model, "multiple", MAP_STRIDE)
+        size = checkpoint.input_size
+        if not isinstance(size, int) or size < multiple or size % multiple:
+            raise UserError(f"{path} has input size {size!r}; a multiple of {multiple} is needed")
+        self.name = path.stem
+        known = checkpoint.metrics.get(CALIBRATION)
+        self.calibration = None if known is None else Calibration.from_dict(known)
+        self.input_size = size
+        self.flip = flip
+        self.search = search
+        self.precision = precision or "fp32"
+        self.model, self._autocast = ready(model, self.device, self.precision)
+
+    def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:
+        """Predict the pose of one person.
+
+        Args:
+            image: a path; a uint8 array (H, W), (H, W, 3) in RGB order or (H, W, 4); or a uint8 tensor
+                (C, H, W) with C = 1, 3 or 4.
+            box: the person's tight box (x, y, width, height) in pixels, x and y the top left corner; the crop
+                is the square around its center of 1.25 times its longer side. None: the whole image is tried,
+                then once more the box of the joints found; the second is kept unless it is less sure. Where less
+                than 72 % of its joints are expected to be right (where the weights do not know that: where the mean
+                of its scores is below 0.45) the person is then searched for elsewhere (``search``).
+
+        Returns:
+            A Pose; its score maps are on the CPU.
+
+        Raises:
+            UserError: a file that cannot be read, a box that is not four finite numbers with a positive size
+                or that lies outside the image, or weights that give NaN.
+            TypeError, ValueError: an image of another kind.
+        """
+        return self.predict_batch([image], [box])[0]
+
+    def predict_batch(
+        self,
+        images: Iterable[Any],
+        boxes: Iterable[Sequence[float] | None] | None = None,
+        *,
+        batch_size: int = 16,
+    ) -> list[Pose]:
+        """Predict one person in each of several images, ``batch_size`` crops at a time.
+
+        Args:
+            images: any number of images, each as for a single call; several people of one image are the same
+                image with several boxes.
+            boxes: as many boxes, None among them where there is none; None alone: no boxes at all.
+            batch_size: crops a step. No more images than this are in memory if ``images`` gives paths.
+
+        Returns:
+            A Pose for each image, in their order.
+
+        Raises:
+            As for a single call; ValueError also where the numbers of images and boxes differ.
+        """
+        if isinstance(images, str | Path | bytes):
+            raise TypeError(f"images is a single {type(images).__name__}; a list of images is accepted")
+        pictures = list(images)
+        places: list[Sequence[float] | None] = [None] * len(pictures) if boxes is None else list(boxes)
+        if len(places) != len(pictures):
+            raise ValueError(
+                f"there are {len(pictures)} images and {len(places)} boxes; a box or None each is accepted"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; at least 1 is accepted")
+        poses: list[Pose] = []
+        for start in range(0, len(pictures), batch_size):
+            part = slice(start, start + batch_size)
+            poses += self._batch([_load(p) for p in pictures[part]], places[part], batch_size)
+        return poses
+
+    def _batch(self, images: list[Image], boxes: list[Sequence[float] | None], batch_size: int) -> list[Pose]:
+        framings = [
+            whole(image.shape) if box is None else Framing(checked_box(box, image.shape), BOX_MARGIN)
+            for image, box in zip(images, boxes, strict=True)
+        ]
+        poses = self._look(images, framings)
+        free = [i for i, box in enumerate(boxes) if box is None]
+        again = {i: framing for i in free if (framing := closer(poses[i])) is not None}
+        for i, pose in zip(again, self._look([images[i] for i in again], list(again.values())), strict=True):
+            if pose.mean_score >= poses[i].mean_score:
+                poses[i] = pose
+        for i in free if self.search else ():
+            if unsure(poses[i]):
+                poses[i] = self._search(images[i], poses[i], batch_size)
+        return poses
+
+    def _search(self, image: Image, first: Pose, batch_size: int) -> Pose:
+        def look(framings: list[Framing], careful: bool) -> list[Pose]:
+            starts = range(0, len(framings), batch_size)
+            parts = [framings[start : start + batch_size] for start in starts]
+            return [p for part in parts for p in self._look([image] * len(part), part, self.flip and careful)]
+
+        return search(first, image.shape, look)
+
+    def _look(self, images: list[Image], framings: list[Framing], flip: bool | None = None) -> list[Pose]:
+        """A pose for each of as many images and framings; ``flip`` instead of the predictor's own."""
+        if not images:
+            return []
+        matrices = [framing.matrix(self.input_size) for framing in framings]
+        crops = [
+            crop(image, matrix, self.input_size).transpose(2, 0, 1)
+            for image, matrix in zip(images, matrices, strict=True)
+        ]
+        inverses = [invert(matrix) for matrix in matrices]
+        maps = score_maps(
+            self.model,
+            torch.from_numpy(np.stack(crops)),
+            self.skeleton,
+            flip=self.flip if flip is None else flip,
+            device=self.device,
+            precision=self._autocast,
+        )
+        joints, scores = decode(maps, np.stack(inverses))
+        if not np.isfinite(scores).all():
+            raise UserError(
+                "the network gives scores that are not finite: its weights are damaged or training diverged"
+            )
+        heatmaps = maps.cpu().numpy()
+        to_input = np.array([[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]])
+        skeleton = self.skeleton.as_value()
+        chances = [None] * len(images) if self.calibration is None else list(self.calibration.chance(scores))
+        return [
+            Pose(joints[i], scores[i], heatmaps[i], skeleton, framing.box, inverses[i] @ to_input, chances[i],
+                 framing.rotation)
+            for i, framing in enumerate(framings)
+        ]  # fmt: skip
+
+
+def _load(image: Any) -> Image:
+    return read_image(image) if isinstance(image, str | Path) else as_rgb(image)

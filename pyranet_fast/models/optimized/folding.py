@@ -1,0 +1,320 @@
+"""Convolutions, residual units and pyramids for inference: the same values in fewer passes over memory.
+
+Batch norms are folded into convolutions, ReLU and additions join their pass, and weights are prepacked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...nn.hourglass import max_pool
+from ...nn.layers import BatchNormReLU
+from ...nn.pyramid import DilatedPyramid, PooledPyramid, PyramidResidualModule, draw_samples, level_sizes
+from ...nn.residual import BNReLUConv, ResidualUnit
+from ...ops import add_affine_relu, fractional_max_pool_pyramid, fused_pointwise, pooled_pyramid, upsample_sum, winograd
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def fold(conv: nn.Conv2d, bn: BatchNormReLU | None = None, *, shift_share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Weight and bias, in float64, of a convolution followed by a batch norm with fixed statistics.
+
+    Args:
+        conv: the convolution.
+        bn: the norm of its output, or of a sum that its output is a term of.
+        shift_share: the part of the norm's shift that this term brings into the sum.
+    """
+    weight = conv.weight.detach().double()
+    bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
+    if conv.bias is not None:
+        bias = conv.bias.detach().double()
+    if bn is not None:
+        scale, shift = (v.detach().double() for v in bn.folded())
+        weight, bias = weight * scale[:, None, None, None], bias * scale + shift * shift_share
+    return weight, bias
+
+
+def _packs(weight: Tensor) -> bool:
+    """Whether oneDNN's convolutions with packed weights can be had: on the CPU, in the precisions it computes in."""
+    ops = torch.ops.mkldnn
+    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(ops, name) for name in names):
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
+
+
+SMALL = 300
+"""Pixels up to which a 1x1 convolution of ours, which costs less to call, is faster than oneDNN's."""
+
+
+class FoldedConv(nn.Module):
+    """relu?(conv(x) + other?), without gradient.
+
+    Args:
+        weight, bias: (outputs, inputs, k, k) and (outputs,), of any precision.
+        like: the convolution that gives stride, padding and dilation.
+        dtype: to compute in.
+        relu: apply ReLU at the end.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, like: nn.Conv2d, dtype: torch.dtype, *, relu: bool) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.to(dtype))
+        padding = like.padding
+        assert not isinstance(padding, str)
+        self.geometry: tuple[Sequence[int], ...] = (list(padding), list(like.stride), list(like.dilation))
+        self.relu = relu
+        self._small = self.weight.shape[2:] == (3, 3) and self.geometry == ([1, 1], [1, 1], [1, 1])
+        self._is_pointwise = self.weight.shape[2:] == (1, 1) and self.geometry == ([0, 0], [1, 1], [1, 1])
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Forget what was packed for another device or dtype."""
+        self._packed: Tensor | None = None
+        self._winograd: Tensor | None = None
+        self._pointwise: fused_pointwise.Packed | None = None
+        self._can_pack = _packs(self.weight)
+        self._can_winograd = self._small and winograd.serves(self.weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        packed = dict.fromkeys(("_packed", "_winograd", "_pointwise"))  # opaque tensors cannot be copied
+        return {**self.__dict__, **packed}
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self._prepare()
+        return self
+
+    def forward(self, x: Tensor, other: Tensor | None = None, *, overwrite: bool = True) -> Tensor:
+        """(N, inputs, H, W) and (N, outputs, h, w) to (N, outputs, h, w); ``overwrite``: into ``other``'s memory."""
+        padding, stride, dilation = self.geometry
+        if self._can_winograd and winograd.pays(x):
+            if self._winograd is None:
+                self._winograd = winograd.pack(self.weight)
+            return winograd.conv3x3(x, self._winograd, self.bias, other, relu=self.relu)
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        if self._is_pointwise and pixels <= SMALL and fused_pointwise.serves(x, self.weight):
+            if self._pointwise is None:
+                self._pointwise = fused_pointwise.pack([(None, None)], [(self.weight, self.bias, self.relu)])
+            return fused_pointwise.run(x, None, self._pointwise, residual=other)[0]
+        if not self._can_pack:
+            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)
+            if other is not None:
+                y += other
+            return y.relu_() if self.relu else y
+        ops = torch.ops.mkldnn
+        if self._packed is None:
+            self._packed = ops._reorder_convolution_weight(self.weight, padding, stride, dilation, 1, list(x.shape))
+        places = (self._packed, self.bias, padding, stride, dilation, 1)
+        if other is None:
+            return ops._convolution_pointwise(x, *places, "relu" if self.relu else "none", [], "")
+        end: tuple[Any, ...] = ("add", 1.0, "relu" if self.relu else None, [], None)
+        if overwrite:
+            return ops._convolution_pointwise_.binary(other, x, *places, *end)
+        return ops._convolution_pointwise.binary(x, other, *places, *end)
+
+
+class Entry(nn.Module):
+    """The branches of a unit up to the outputs of their first convolutions, in as few passes as there are kernels for.
+
+    Args:
+        norms: for each branch its norm, or an ``nn.Identity`` where the branch reads the sum itself.
+        convs: for each branch its 1x1 convolution.
+        keep: the sum is needed besides.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norms: Sequence[nn.Module], convs: Sequence[FoldedConv], *, keep: bool) -> None:
+        super().__init__()
+        # Branches that share a norm (variant A's levels) share its result.
+        distinct = [norm for norm in dict.fromkeys(norms) if isinstance(norm, BatchNormReLU)]
+        folded = [norm.folded() for norm in distinct]
+        self.places = [distinct.index(norm) if norm in distinct else -1 for norm in norms]
+        self.keep = keep
+        self.convs = nn.ModuleList(convs)
+        self.register_buffer("scale", torch.stack([s.detach() for s, _ in folded]) if folded else torch.empty(0, 0))
+        self.register_buffer("shift", torch.stack([t.detach() for _, t in folded]) if folded else torch.empty(0, 0))
+        self._fused: fused_pointwise.Packed | None = None
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        wide = torch.promote_types(self.scale.dtype, torch.float32)  # the operator's precision, whatever .to() said
+        self.scale, self.shift = self.scale.to(wide), self.shift.to(wide)
+        self._fused = None
+        return self
+
+    def forward(
+        self, x: Tensor, other: Tensor | None = None, *, pool: bool = False
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """x (+ other, see `ops.add_affine_relu`) to the sum, if kept, and what every branch's convolution makes.
+
+        ``pool``: x is max-pooled by 2 first; without ``other``.
+        """
+        convs = cast(list[FoldedConv], list(self.convs))
+        if fused_pointwise.serves(x, convs[0].weight):
+            if self._fused is None:
+                rows = [(None, None) if place < 0 else (self.scale[place], self.shift[place]) for place in self.places]
+                self._fused = fused_pointwise.pack(rows, [(c.weight, c.bias, c.relu) for c in convs])
+            keep = self.keep and (other is not None or pool)
+            made = fused_pointwise.run(x, other, self._fused, keep=keep, pool=pool)
+            total = made.pop(0) if keep else x
+            return total if self.keep else None, made
+        if pool:
+            x = max_pool(x)
+        keep = (self.keep or -1 in self.places) and other is not None
+        made = [] if not keep and not len(self.scale) else add_affine_relu(x, other, self.scale, self.shift, keep=keep)
+        total = made.pop(0) if keep else x
+        outputs = [conv(total if i < 0 else made[i]) for i, conv in zip(self.places, convs, strict=True)]
+        return total if self.keep else None, outputs
+
+
+def _after(unit: BNReLUConv) -> BatchNormReLU:
+    assert isinstance(unit.bn, BatchNormReLU)
+    return unit.bn
+
+
+def _conv(module: nn.Module) -> nn.Conv2d:
+    assert isinstance(module, nn.Conv2d)
+    return module
+
+
+class FoldedPooledPyramid(nn.Module):
+    """`PooledPyramid` without its entry norm; see there. Ends in a sum with f_0 and the ReLU after it."""
+
+    def __init__(self, pyramid: PooledPyramid, end: BatchNormReLU, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.levels, self.windows, self.concatenate = pyramid.levels, pyramid.windows, pyramid.concatenate
+        self.reduce = [
+            FoldedConv(*fold(_conv(conv), cast(BatchNormReLU, bn)), _conv(conv), dtype, relu=True)
+            for conv, bn in zip(pyramid.reduce, pyramid.bn, strict=True)
+        ]  # run by the unit's Entry
+        after, levels = _after(pyramid.expand), pyramid.levels
+        filters = []
+        for level in range(levels):
+            conv = _conv(pyramid.filters[level % len(pyramid.filters)])
+            if self.concatenate:
+                weight, bias = fold(conv)
+                scale, shift = (v.double().chunk(levels)[level] for v in after.folded())
+                weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+            elif level >= len(pyramid.filters):
+                continue
+            else:  # upsampling weights add up to one: it may come after the norm
+                weight, bias = fold(conv, after, shift_share=1 / levels)
+            filters.append(FoldedConv(weight, bias, conv, dtype, relu=False))
+        self.filters = nn.ModuleList(filters)
+        self.expand = FoldedConv(
+            *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
+        )
+        self._fused: pooled_pyramid.Packed | None = None
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self._fused = None
+        return self
+
+    def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
+        """What ``reduce`` makes of the unit's input, and f_0's (N, outputs, H, W), which is overwritten."""
+        size = (full.shape[2], full.shape[3])
+        sizes = level_sizes(size, self.levels)
+        fusible = len(entries) == 1 and not self.concatenate
+        if fusible and pooled_pyramid.serves(entries[0], full, self.expand.weight):
+            if self._fused is None:
+                filters = cast(list[FoldedConv], list(self.filters))
+                ends = (self.expand.weight, self.expand.bias)
+                self._fused = pooled_pyramid.pack([(f.weight, f.bias) for f in filters], ends)
+            return pooled_pyramid.run_(entries[0], sizes, self._fused, full)
+        samples = draw_samples(entries[0], self.levels, self.windows, False)
+        if len(entries) == 1:
+            maps = fractional_max_pool_pyramid(entries[0], sizes, samples)
+        else:
+            maps = [
+                fractional_max_pool_pyramid(entry, sizes[i : i + 1], samples[i : i + 1])[0]
+                for i, entry in enumerate(entries)
+            ]
+        maps = [self.filters[i % len(self.filters)](m) for i, m in enumerate(maps)]
+        if self.concatenate:
+            joined = torch.cat([upsample_sum([m], size, align_corners=True) for m in maps], 1)
+        else:
+            joined = upsample_sum(maps, size, align_corners=True)
+        return cast(Tensor, self.expand(joined.relu_(), full))
+
+
+class FoldedDilatedPyramid(nn.Module):
+    """`DilatedPyramid` without its entry norm; see `FoldedPooledPyramid`."""
+
+    def __init__(self, pyramid: DilatedPyramid, end: BatchNormReLU, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.reduce = [FoldedConv(*fold(pyramid.reduce.conv, pyramid.bn), pyramid.reduce.conv, dtype, relu=True)]
+        after, count = _after(pyramid.expand), len(pyramid.filters)
+        self.filters = nn.ModuleList(
+            FoldedConv(*fold(_conv(conv), after, shift_share=1 / count), _conv(conv), dtype, relu=i == count - 1)
+            for i, conv in enumerate(pyramid.filters)
+        )
+        self.expand = FoldedConv(
+            *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
+        )
+
+    def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
+        """As `FoldedPooledPyramid.forward`."""
+        (x,), total = entries, None
+        for dilated in self.filters:
+            total = dilated(x, total)
+        return cast(Tensor, self.expand(total, full))
+
+
+class FoldedUnit(nn.Module):
+    """`ResidualUnit` or `PyramidResidualModule` with fixed statistics.
+
+    Attributes:
+        entry: makes what ``forward`` reads.
+    """
+
+    def __init__(self, unit: ResidualUnit | PyramidResidualModule, dtype: torch.dtype, *, keep: bool = False) -> None:
+        super().__init__()
+        after, end = _after(unit.filter), _after(unit.expand)
+        norms = [unit.reduce.bn]
+        convs = [FoldedConv(*fold(unit.reduce.conv, after), unit.reduce.conv, dtype, relu=True)]
+        self.pyramid: FoldedPooledPyramid | FoldedDilatedPyramid | None = None
+        if isinstance(unit, PyramidResidualModule):
+            pyramid = unit.pyramid
+            if isinstance(pyramid, PooledPyramid):
+                self.pyramid = FoldedPooledPyramid(pyramid, end, dtype)
+                norms += [pyramid.preactivation] * len(self.pyramid.reduce)
+            else:
+                assert isinstance(pyramid, DilatedPyramid)
+                self.pyramid = FoldedDilatedPyramid(pyramid, end, dtype)
+                norms.append(pyramid.reduce.bn)
+            convs += self.pyramid.reduce
+        relu = self.pyramid is None  # else the pyramid's end applies it to the sum
+        self.filter = FoldedConv(*fold(unit.filter.conv, end), unit.filter.conv, dtype, relu=relu)
+        self.expand = FoldedConv(*fold(unit.expand.conv), unit.expand.conv, dtype, relu=False)
+        self.projects = isinstance(unit.skip, BNReLUConv)
+        if isinstance(unit.skip, BNReLUConv):
+            norms.append(unit.skip.bn)
+            convs.append(FoldedConv(*fold(unit.skip.conv), unit.skip.conv, dtype, relu=False))
+        self.entry = Entry(norms, convs, keep=keep or not self.projects)
+
+    def forward(self, x: Tensor, other: Tensor | None = None, *, pool: bool = False) -> Tensor:
+        """(N, inputs, H, W), and a second term of it or pooling (see `Entry`), to (N, outputs, H, W)."""
+        return self.after_entry(*self.entry(x, other, pool=pool))
+
+    def after_entry(self, x: Tensor | None, first: list[Tensor]) -> Tensor:
+        """What follows ``entry``."""
+        skip = first.pop() if self.projects else cast(Tensor, x)
+        y = self.filter(first[0])
+        if self.pyramid is not None:
+            y = self.pyramid(first[1:], y)
+        return cast(Tensor, self.expand(y, skip, overwrite=self.projects))

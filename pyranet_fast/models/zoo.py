@@ -1,0 +1,172 @@
+"""From a checkpoint or the name of a shipped network to the network: a sentence for everything that can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoint import CLASSIFICATION, POSE, SUFFIX, Checkpoint, describe, read_checkpoint, read_weights
+from ..errors import UserError
+from .classifiers import classifier
+from .pyranet import PyraNet
+
+LAST = "last.pt"
+"""Name of a training's checkpoint in its output folder."""
+_NOUNS = {POSE: "a network for poses", CLASSIFICATION: "an image classifier"}
+
+
+def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
+    """Read a checkpoint onto the CPU. Only tensors and plain values are unpickled (``weights_only``).
+
+    Args:
+        path: a file of `train` or of ``export_weights``, or the name of a network in `models.available`.
+        kind: what its network must be for, ``"pose"`` or ``"classification"``; None: either.
+
+    Raises:
+        UserError: no such file, not a checkpoint, truncated, of a newer format, or of another kind.
+    """
+    path = find_checkpoint(path, kind)
+    checkpoint = read_weights(path) if path.suffix == SUFFIX else read_checkpoint(path)
+    if kind is not None and checkpoint.kind != kind:
+        found = _NOUNS.get(checkpoint.kind, f"a network of kind {checkpoint.kind!r}")
+        raise UserError(f"checkpoint {path} holds {found}; {_NOUNS[kind]} is needed here")
+    return checkpoint
+
+
+def find_checkpoint(path: str | Path | None, kind: str | None = POSE) -> Path:
+    """The file that a path, the name of a shipped network, or None (the first one shipped) means.
+
+    Raises:
+        UserError: there is no such file, or nothing is shipped.
+    """
+    if path is not None and Path(path).is_file():
+        return Path(path)
+    if path is not None and Path(path).exists():
+        raise UserError(f"checkpoint {path} is no file")
+    shipped = {one.name: one.path for one in available() if kind in (None, one.kind)}
+    if path is None and shipped:
+        return next(iter(shipped.values()))
+    if path is None:
+        raise UserError(
+            "no weights are shipped with this version yet: give the path of a checkpoint that "
+            "python -m pyranet_fast.train wrote, such as output/last.pt"
+        )
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise UserError(f"checkpoint {path} does not exist" + (f"; shipped are {', '.join(shipped)}" if shipped else ""))
+
+
+def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.Module:
+    """The network of a checkpoint with its weights for prediction, in eval mode.
+
+    Raises:
+        UserError: the weights do not fit the configuration beside them.
+    """
+    build: Callable[..., nn.Module] = PyraNet if checkpoint.kind == POSE else classifier
+    try:
+        model = build(**checkpoint.model)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} holds a network configuration that this version cannot build: {error}") from error
+    load_weights(model, checkpoint.weights, path)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """``model.load_state_dict`` that answers a mismatch with one sentence."""
+    own = model.state_dict()
+    missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
+    if missing or extra:
+        name = sorted(missing or extra)[0]
+        raise UserError(
+            f"{path} is of another configuration: {len(missing)} of the network's {len(own)} tensors are missing and "
+            f"{len(extra)} are unknown, first {name!r}"
+        )
+    for name, tensor in weights.items():
+        if own[name].shape != tensor.shape:
+            raise UserError(
+                f"{path} is of another configuration: {name} has shape {tuple(tensor.shape)}, "
+                f"the network's is {tuple(own[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+FOLDER = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class Available:
+    """A trained network: what `available` lists.
+
+    Attributes:
+        name: what `Predictor`, ``--checkpoint`` and ``--weights`` take it by.
+        path: its file.
+        description: where the weights come from.
+        kind: ``"pose"`` or ``"classification"``.
+        model: arguments of the network.
+        input_size: side of the square network input, pixels.
+        metrics: results as they were when it was written.
+        parameters: their number.
+        megabytes: of the file, 10^6 bytes.
+    """
+
+    name: str
+    path: Path
+    description: str
+    kind: str
+    model: dict[str, Any]
+    input_size: int
+    metrics: dict[str, Any]
+    parameters: int
+    megabytes: float
+
+
+def available(folder: str | Path | None = None) -> list[Available]:
+    """The networks that are shipped, or those in a folder of your own, the default one first.
+
+    Any checkpoint drops in: ``python -m pyranet_fast.export_weights last.pt FOLDER/NAME.safetensors``. The default is
+    the one of the most parameters; names decide among equals.
+
+    Args:
+        folder: None is the package's own.
+
+    Raises:
+        UserError: a file in it is damaged.
+    """
+    found = []
+    for path in sorted(Path(folder or FOLDER).glob(f"*{SUFFIX}")):
+        about = describe(path)
+        fields = {name: about[name] for name in ("kind", "model", "input_size", "metrics", "parameters")}
+        description = str(about.get("description", ""))
+        found.append(Available(path.stem, path, description, megabytes=path.stat().st_size / 1e6, **fields))
+    return sorted(found, key=lambda one: -one.parameters)
+
+
+def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
+    """The device of a name; ``"auto"`` and None mean the GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: not a name of a device, or a device that this machine or this build of torch does not have.
+    """
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except (RuntimeError, TypeError):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device {str(name)!r} is not known; accepted are auto, cpu, cuda and cuda:N")
+    if chosen.type == "cuda":
+        asked = f"device {str(name)!r} was asked for, but"
+        if not torch.backends.cuda.is_built():
+            raise UserError(f"{asked} torch {torch.__version__} is built without CUDA; use cpu or auto")
+        if not torch.cuda.is_available():
+            raise UserError(f"{asked} torch finds no CUDA GPU on this machine; use cpu or auto")
+        count = torch.cuda.device_count()
+        if (chosen.index or 0) >= count:
+            raise UserError(f"{asked} the last GPU of this machine is cuda:{count - 1}")
+    return chosen

@@ -1,0 +1,165 @@
+"""Training a classifier on small images: data, loss, validation and pictures for the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoint import CLASSIFICATION, Checkpoint
+from ..data.classification import (
+    LabeledImages,
+    augment,
+    load_cifar10,
+    load_shapes,
+    normalize_by_channel,
+    sample_augmentation,
+)
+from ..data.crops import EpochBatchSampler
+from ..data.image_io import write_image
+from ..errors import UserError
+from ..models import classifier
+from ..nn.checkpointing import checkpoint_activations_
+from ..nn.init import initialize_
+from ..visualization import contact_sheet
+from . import distributed
+from .config import ClassifierConfig
+from .optim import learning_rate
+
+PICTURES = 40
+
+
+def open_images(dataset: str, root: str | None, split: str) -> LabeledImages:
+    """The ``"train"`` or ``"test"`` part of a data set for classification.
+
+    Raises:
+        UserError: an unknown name, or data that are missing or damaged.
+    """
+    if dataset == "demo":
+        return load_shapes(split)
+    if dataset == "cifar10":
+        return load_cifar10(root, split)
+    raise UserError(f"data set {dataset!r} is not known; accepted are demo and cifar10")
+
+
+class ClassificationTask:
+    """See `training.loop.Task`. All images lie as uint8 in the device's memory; batches are made there."""
+
+    kind = CLASSIFICATION
+
+    def __init__(self, settings: ClassifierConfig, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.data = open_images(settings.dataset, settings.root, "train")
+        self.held_out = open_images(settings.dataset, settings.root, "test")
+        if self.data.classes != self.held_out.classes:
+            raise UserError("the training and the test images have different classes")
+        self.steps_per_epoch = len(self.data) // settings.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(f"--batch-size is {settings.batch_size}, more than the {len(self.data)} training images")
+        torch.manual_seed(settings.seed)
+        try:
+            model = classifier(settings.model, classes=len(self.data.classes))
+        except ValueError as error:
+            raise UserError(f"the network cannot be built from these flags: {error}") from error
+        if settings.init != "published":
+            initialize_(model, settings.init, torch.zeros(1, *self.data.images.shape[1:]))
+        if settings.activation_checkpointing:
+            checkpoint_activations_(model)
+        self.config = model.config
+        self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """SGD with Nesterov momentum, as both papers train."""
+        s = self.settings
+        return torch.optim.SGD(
+            self.model.parameters(),
+            lr=s.lr,
+            momentum=s.momentum,
+            nesterov=True,
+            weight_decay=s.weight_decay,
+            foreach=True,
+        )
+
+    def learning_rate(self, step: int, total: int) -> float:
+        """As the settings say."""
+        s = self.settings
+        return learning_rate(step, total, base=s.lr, schedule=s.schedule, warmup=s.warmup)
+
+    def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
+        """``image`` (N, 3, H, W) uint8 and ``label`` (N,), in an order that (seed, step) decides."""
+        s = self.settings
+        sampler = EpochBatchSampler(
+            len(self.data), s.batch_size, s.seed, first, last, rank=distributed.rank(), ranks=distributed.size()
+        )
+        for keys in sampler:
+            epochs, indices = zip(*keys, strict=True)
+            chosen = torch.tensor(indices, device=self.device)
+            images = self._images[chosen]
+            if s.augment:
+                images = augment(images, sample_augmentation(s.seed, epochs, indices))
+            yield {"image": images, "label": self._labels[chosen]}
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+        """Cross entropy, the share of right answers, and the number of images."""
+        scores = self._scores(self.model, batch["image"])
+        right = (scores.detach().argmax(1) == batch["label"]).float().mean()
+        return F.cross_entropy(scores, batch["label"]), right, len(scores)
+
+    def _scores(self, model: nn.Module, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 to class scores (N, classes) in float32."""
+        x = normalize_by_channel(images.to(self.device), self.data.mean, self.data.std)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            return model(x).float()
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Class scores of (N, 3, H, W) uint8 images, without augmentation, on the CPU."""
+        size = max(250, self.settings.batch_size)
+        with torch.no_grad():
+            return torch.cat([self._scores(model, part).cpu() for part in images.split(size)])
+
+    def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
+        """Accuracy and error on all test images, in percent; ``columns``: accuracy by class."""
+        labels = self.held_out.labels
+        right = self.predict(model, self.held_out.images).argmax(1) == labels
+        columns = {
+            name: 100 * float(right[labels == number].float().mean())
+            for number, name in enumerate(self.held_out.classes)
+            if (labels == number).any()
+        }
+        mean = 100 * int(right.sum()) / len(right)
+        return {"metric": "accuracy", "mean": mean, "error": 100 - mean, "columns": columns}
+
+    def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
+        """The first test images with the label that was predicted, and the right one where it was another."""
+
+        images, names = self.held_out.images[:PICTURES], self.held_out.classes
+        predicted = self.predict(model, images).argmax(1).tolist()
+        captions = [
+            names[p] if p == right else f"{names[p]}, not {names[right]}"
+            for p, right in zip(predicted, self.held_out.labels[:PICTURES].tolist(), strict=True)
+        ]
+        cells = [image.permute(1, 2, 0).numpy() for image in images]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, contact_sheet(cells, columns=8, cell=128, captions=captions))
+
+    def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
+        """Network configuration, weights, classes and normalization."""
+        return Checkpoint(
+            model=self.config,
+            weights=weights,
+            skeleton="",
+            input_size=self.data.images.shape[-1],
+            kind=self.kind,
+            images={
+                "dataset": self.settings.dataset,
+                "classes": list(self.data.classes),
+                "mean": list(self.data.mean),
+                "std": list(self.data.std),
+            },
+        )

@@ -1,0 +1,123 @@
+"""What a run leaves behind to look at: log.csv, TensorBoard events, curves.png, summary.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ..io import atomic_write
+
+
+class Meter:
+    """Sums of an epoch; loss and accuracy are also smoothed for the bar."""
+
+    def __init__(self) -> None:
+        self.steps = self.samples = 0
+        self.loss = self.accuracy = self.waited = 0.0
+        self.recent: tuple[float, float] | None = None
+        self.started = time.perf_counter()
+
+    def add(self, loss: float, accuracy: float, samples: int, waited: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.samples += samples
+        self.loss += loss
+        self.accuracy += accuracy
+        self.waited += waited
+        old = self.recent or (loss, accuracy)
+        self.recent = (0.95 * old[0] + 0.05 * loss, 0.95 * old[1] + 0.05 * accuracy)
+
+    def row(self) -> dict[str, float]:
+        """The epoch's figures."""
+        seconds = time.perf_counter() - self.started
+        steps = max(1, self.steps)
+        return {
+            "loss": self.loss / steps,
+            "accuracy": self.accuracy / steps,
+            "images_per_second": self.samples / seconds,
+            "data_wait": self.waited / seconds,
+            "seconds": seconds,
+        }
+
+    def __str__(self) -> str:
+        loss, accuracy = self.recent or (0.0, 0.0)
+        rate = self.samples / max(1e-9, time.perf_counter() - self.started)
+        return f"loss {loss:.4f}, accuracy {accuracy:.0%}, {rate:.0f} img/s"
+
+
+COLUMNS = (
+    "epoch", "step", "lr", "loss", "accuracy", "validation", "images_per_second", "data_wait", "seconds",
+)  # fmt: skip
+
+
+class Report:
+    """Writes one row an epoch; a resumed run cuts what lies after its checkpoint and goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self._events: Any = None
+
+    def open(self, step: int) -> None:
+        """Start at a step: rows of an earlier part of the run up to there are kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "log.csv"
+        if step and path.exists():
+            with path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step if step else None)
+
+    def write(self, row: dict[str, Any], results: dict[str, Any]) -> None:
+        """Add an epoch."""
+        self.rows.append(row)
+        temporary = self.folder / ".log.csv.part"
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.folder / "log.csv")
+        for name in ("loss", "accuracy", "lr", "images_per_second", "data_wait"):
+            self._events.add_scalar(f"train/{name}", row[name], row["step"])
+        if row["validation"] is not None:
+            self._events.add_scalar("validation/mean", row["validation"], row["step"])
+            for name, value in results.get("columns", {}).items():
+                self._events.add_scalar(f"validation/{name}", value, row["step"])
+        self._events.flush()
+        draw_curves(self.rows, self.folder / "curves.png")
+
+    def close(self, summary: dict[str, Any]) -> None:
+        """Finish the event file; what the run came to goes to summary.json."""
+        self._events.close()
+        text = json.dumps(summary, indent=2)
+        atomic_write(self.folder / "summary.json", lambda file: file.write(text.encode()))
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Loss, accuracy and validation over the epochs, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [int(row["epoch"]) for row in rows]
+    marker = "o" if len(rows) == 1 else None
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [float(row["loss"]) for row in rows], marker=marker, color="tab:red")
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    right.plot(epochs, [100 * float(row["accuracy"]) for row in rows], marker=marker, label="training accuracy")
+    scored = [
+        (e, float(r["validation"])) for e, r in zip(epochs, rows, strict=True) if r["validation"] not in (None, "")
+    ]
+    if scored:
+        right.plot(*zip(*scored, strict=True), marker=marker, label="validation score")
+    right.set(xlabel="epoch", ylabel="%", ylim=(0, 100))
+    right.legend(loc="lower right")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)

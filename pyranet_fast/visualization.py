@@ -1,0 +1,194 @@
+"""Pictures of poses: a skeleton over an image, and sheets of many images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .keypoints import MPII, Skeleton, split_side
+
+Image = npt.NDArray[np.uint8]
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+# RGB; orange and blue stay apart for color-blind eyes and on most photographs.
+COLORS = {"right": (255, 122, 20), "left": (40, 150, 255), "center": (120, 220, 90)}
+_OUTLINE = (16, 16, 20)
+_PAPER = (28, 28, 32)
+_INK = (225, 225, 225)
+_FAINT = 0.35
+_SHIFT = 4  # OpenCV's drawing functions take coordinates in 1/16 pixels
+
+
+def draw_pose(
+    image: Image,
+    joints: npt.ArrayLike,
+    scores: npt.ArrayLike | None = None,
+    skeleton: Skeleton = MPII,
+    *,
+    threshold: float = 0.2,
+    long_side: tuple[int, int] | None = (512, 2048),
+) -> Image:
+    """Draw a skeleton over a copy of an image: right limbs orange, left limbs blue, the middle green.
+
+    Lines are as wide as the person is large. A joint whose score is below ``threshold`` is a hollow ring, and
+    limbs that end in one are faint; a joint that is NaN is not drawn.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        joints: (K, 2), x and y in image pixels.
+        scores: (K,), or None where all joints are certain.
+        skeleton: names and bones of the K joints.
+        threshold: the least score of a joint drawn in full.
+        long_side: the image is enlarged or reduced until its longer side lies between these two, so that
+            lines are readable on small images and files of large ones stay small. None keeps the size.
+
+    Returns:
+        (H', W', 3) uint8 RGB, a new image.
+
+    Raises:
+        ValueError: joints or scores of another shape.
+    """
+    points = np.asarray(joints, dtype=np.float64)
+    if points.shape != (len(skeleton), 2):
+        accepted = f"({len(skeleton)}, 2) is accepted for skeleton {skeleton.name!r}"
+        raise ValueError(f"joints has shape {points.shape}; {accepted}")
+    certain = np.full(len(skeleton), np.inf) if scores is None else np.asarray(scores, dtype=np.float64)
+    if certain.shape != (len(skeleton),):
+        raise ValueError(f"scores has shape {certain.shape}; ({len(skeleton)},) is accepted")
+    canvas, zoom = _resized(image, long_side)
+    points = (points + 0.5) * zoom - 0.5
+
+    shown: BoolArray = np.asarray(np.isfinite(points).all(axis=1))
+    solid: BoolArray = np.asarray(certain >= threshold)
+    width = _line_width(points[shown], max(canvas.shape[:2]))
+    # Faint things first, on a layer of their own, so that certain limbs lie above them at full strength.
+    layer = canvas.copy()
+    _draw_bones(layer, points, shown, skeleton, width, lambda a, b: not bool(solid[a] and solid[b]))
+    canvas = np.asarray(cv2.addWeighted(layer, _FAINT, canvas, 1 - _FAINT, 0), dtype=np.uint8)
+    _draw_bones(canvas, points, shown, skeleton, width, lambda a, b: bool(solid[a] and solid[b]))
+    for joint in np.flatnonzero(shown):
+        color = COLORS[side_of(skeleton.joints[joint])]
+        _draw_joint(canvas, points[joint], color, width, bool(solid[joint]))
+    return canvas
+
+
+def side_of(name: str) -> str:
+    """``"left"``, ``"right"`` or ``"center"`` from a joint's name."""
+    return split_side(name)[0]
+
+
+def _bone_color(first: str, second: str) -> tuple[int, int, int]:
+    sides = {side_of(first), side_of(second)} - {"center"}
+    return COLORS[sides.pop()] if len(sides) == 1 else COLORS["center"]
+
+
+def _resized(image: Image, long_side: tuple[int, int] | None) -> tuple[Image, float]:
+    side = max(image.shape[:2])
+    wanted = side if long_side is None else min(max(side, long_side[0]), long_side[1])
+    if wanted == side:
+        return image.copy(), 1.0
+    zoom = wanted / side
+    size = (max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom)))
+    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8), zoom
+
+
+def _line_width(points: Float64Array, side: int) -> float:
+    """Width of a limb in pixels: a fiftieth of the person, within what suits the picture."""
+    person = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
+    return float(np.clip(person / 55, max(1.5, side / 300), max(2.5, side / 75)))
+
+
+def _fixed(point: Float64Array) -> tuple[int, int]:
+    # Points far outside are pulled in: OpenCV's coordinates are 32-bit.
+    x, y = np.rint(np.clip(point, -30000, 60000) * (1 << _SHIFT)).astype(int)
+    return int(x), int(y)
+
+
+def _draw_bones(
+    canvas: Image,
+    points: Float64Array,
+    shown: BoolArray,
+    skeleton: Skeleton,
+    width: float,
+    wanted: Callable[[int, int], bool],
+) -> None:
+    bones = [(a, b) for a, b in skeleton.bones if shown[a] and shown[b] and wanted(a, b)]
+    outline = max(1, round(width + max(2.0, 0.5 * width)))
+    for a, b in bones:
+        cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), _OUTLINE, outline, cv2.LINE_AA, _SHIFT)
+    for a, b in bones:
+        color = _bone_color(skeleton.joints[a], skeleton.joints[b])
+        ends = _fixed(points[a]), _fixed(points[b])
+        cv2.line(canvas, *ends, color, max(1, round(width)), cv2.LINE_AA, _SHIFT)
+
+
+def _draw_joint(canvas: Image, point: Float64Array, color: tuple[int, int, int], width: float, solid: bool) -> None:
+    def disc(radius: float, fill: tuple[int, int, int], thickness: int = -1) -> None:
+        cv2.circle(canvas, _fixed(point), round(radius * (1 << _SHIFT)), fill, thickness, cv2.LINE_AA, _SHIFT)
+
+    radius = 0.85 * width + 0.8
+    line = max(1, round(0.35 * width))
+    if solid:
+        disc(radius + max(1.0, 0.3 * width), _OUTLINE)
+        disc(radius, (255, 255, 255))
+        disc(0.65 * radius, color)
+    else:
+        disc(radius, _OUTLINE, line + 2)
+        disc(radius, color, line)
+
+
+def contact_sheet(
+    images: Sequence[Image], columns: int, cell: int = 256, captions: Sequence[str] | None = None
+) -> Image:
+    """Put images side by side in square cells, row by row, each fitted into its cell without distortion.
+
+    Args:
+        images: (H, W, 3) uint8 RGB each, of any sizes; at least one.
+        columns: cells in a row.
+        cell: side of a cell in pixels.
+        captions: a line of text under each image.
+
+    Returns:
+        (rows, columns x cells, 3) uint8 RGB.
+
+    Raises:
+        ValueError: no images, columns or cell below 1, or another number of captions than images.
+    """
+    if len(images) == 0:
+        raise ValueError("images is empty; a contact sheet needs at least one image")
+    if columns < 1 or cell < 1:
+        raise ValueError(f"columns is {columns} and cell is {cell}; both must be at least 1")
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"captions has {len(captions)} lines for {len(images)} images; one each is accepted")
+    columns = min(columns, len(images))
+    gap, strip = max(2, cell // 64), 0 if captions is None else max(14, cell // 12)
+    rows = -(-len(images) // columns)
+    sheet = np.empty((rows * (cell + strip + gap) + gap, columns * (cell + gap) + gap, 3), np.uint8)
+    sheet[:] = _PAPER
+    for index, image in enumerate(images):
+        top = gap + (index // columns) * (cell + strip + gap)
+        left = gap + (index % columns) * (cell + gap)
+        small, _ = _resized(image, (cell, cell))
+        height, width = small.shape[:2]
+        y, x = top + (cell - height) // 2, left + (cell - width) // 2
+        sheet[y : y + height, x : x + width] = small
+        if captions is not None:
+            _write(sheet[top + cell : top + cell + strip, left : left + cell], captions[index])
+    return sheet
+
+
+def _write(strip: Image, text: str) -> None:
+    """One line of text, shortened to the strip's width. OpenCV's font has ASCII only."""
+    text = text.encode("ascii", "replace").decode()
+    height, width = strip.shape[:2]
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, height / 46
+    while len(text) > 1 and cv2.getTextSize(text, font, size, 1)[0][0] > width - 4:
+        text = text.removesuffix("..")[:-1] + ".." if len(text) > 4 else text[:-1]
+    ink = np.ascontiguousarray(strip)
+    cv2.putText(ink, text, (2, round(0.72 * height)), font, size, _INK, 1, cv2.LINE_AA)
+    strip[:] = ink

@@ -1,0 +1,138 @@
+"""Packed files: images that cannot be read, files that are not as written, and other processes."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+
+import pytest
+import torch
+
+from pyranet_fast.data import Augmentation, CropDataset, PackedSource, open_dataset, worker_init
+from pyranet_fast.data.crops import ScaledCrops
+from pyranet_fast.data.pack import pack
+from pyranet_fast.data.packed import PackedFile
+from pyranet_fast.errors import DataWarning, UserError
+from tests.data.packed_people import same_labels
+from tests.data.people import MemorySource, person, smooth_image
+
+
+class TestUnreadableImages:
+    """People without a picture."""
+
+    @staticmethod
+    def source():
+        images = [smooth_image(90, 80, 1), None, smooth_image(80, 90, 2)]
+        return MemorySource(images, [person(seed=seed) for seed in (1, 2, 3)])
+
+    def test_raise(self, tmp_path):
+        with pytest.raises(UserError, match=r"^image 1\.jpg cannot be read$"):
+            pack(tmp_path / "a.pack", {"train": self.source()})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_skip(self, tmp_path):
+        said = []
+        about = pack(tmp_path / "a.pack", {"val": self.source()}, on_error="skip", say=said.append)
+        assert about["val"]["people"] == 3 and about["val"]["pictures"] == 2
+        assert said == ["without a picture: 1.jpg: image 1.jpg cannot be read"]
+        with pytest.warns(DataWarning, match="1 of 3 people were packed without a picture"):
+            packed = open_dataset(f"packed:{tmp_path}/a.pack", None, "val")
+        assert packed.available() == [0, 2] and packed.failures == {1: "image 1.jpg cannot be read"}
+        same_labels(self.source(), packed, 1)  # labels that need no image are there
+        with pytest.raises(UserError, match=r"a\.pack has no picture of 1\.jpg; when packed: image 1\.jpg cannot"):
+            packed.image(1)
+        assert [item["valid"] for item in ScaledCrops(packed, 32, on_error="skip")] == [True, False, True]
+
+    def test_nobody(self, tmp_path):
+        with pytest.raises(UserError, match="not one of the 1 people"):
+            pack(tmp_path / "a.pack", {"train": MemorySource([None], [person()])}, on_error="skip")
+
+    def test_an_old_file_survives_a_failure(self, tmp_path):
+        (tmp_path / "a.pack").write_bytes(b"old")
+        with pytest.raises(UserError, match="cannot be read"):
+            pack(tmp_path / "a.pack", {"train": self.source()})
+        assert [p.name for p in tmp_path.iterdir()] == ["a.pack"]
+        assert (tmp_path / "a.pack").read_bytes() == b"old"
+        with pytest.raises(UserError, match="is a folder; a file to write is accepted"):
+            pack(tmp_path, {"train": self.source()})
+
+
+def damaged(file, tmp_path, change):
+    data = bytearray(file.read_bytes())
+    changed = change(data)
+    path = tmp_path / "damaged.pack"
+    path.write_bytes(data if changed is None else changed)
+    return path
+
+
+def flip(at):
+    def change(data):
+        data[at] ^= 0xFF
+
+    return change
+
+
+def version(data):
+    data[8:12] = struct.pack("<I", 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: b"", r"is no file of packed people: it begins with b''; .*data\.pack is accepted"),
+        (lambda data: b"\x89PNG\r\n\x1a\n" + bytes(100), r"is no file of packed people: it begins with b'.x89PNG"),
+        (lambda data: data[:20], "is truncated: it has 20 bytes"),
+        (lambda data: data[:-1], r"is truncated: it has \d+ bytes of \d+"),
+        (lambda data: data[:200], "is truncated: it has 200 bytes of"),
+        (lambda data: data + b"x", "is changed: it has"),
+        (version, "has format version 7; this version of pyranet_fast reads up to 1: please upgrade"),
+        (flip(50), "is damaged: its header is not as written"),
+    ],
+    ids=["empty", "foreign", "20 bytes", "a byte less", "header", "a byte more", "version", "header changed"],
+)
+def test_files_that_are_not_as_written(file, tmp_path, change, message):
+    path = damaged(file, tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        PackedSource(path, "train")
+
+
+def test_changed_arrays_and_pictures(file, tmp_path):
+    packed = PackedFile(file)
+    path = damaged(file, tmp_path, flip(packed._pictures - packed.header["pictures_at"] + 5))
+    with pytest.raises(UserError, match="its arrays are not as written; pack the people again"):
+        PackedSource(path, "val")
+    # A picture is looked at when it is read: the others stay of use.
+    people = PackedSource(damaged(file, tmp_path, flip(packed._pictures + 100)), "train")
+    with pytest.raises(UserError, match=r"picture of train-3-000000 is damaged: its bytes are not as written"):
+        people.image(0)
+    people.image(1)
+    assert not CropDataset(people, 64, augmentation=None, on_error="skip")[0]["valid"]
+
+
+def test_paths_and_splits(file, tmp_path):
+    for path, message in ((tmp_path / "none", "does not exist"), (tmp_path, "is no file")):
+        with pytest.raises(UserError, match=message):
+            open_dataset(f"packed:{path}", None, "train")
+    with pytest.raises(UserError, match=r"demo\.pack has no split 'test'; it has train, val$"):
+        open_dataset(f"packed:{file}", None, "test")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_loader_processes(file, method):
+    dataset = CropDataset(PackedSource(file, "train"), 32, augmentation=Augmentation(), seed=2)
+    loader = torch.utils.data.DataLoader(
+        dataset, 3, num_workers=1, worker_init_fn=worker_init, multiprocessing_context=method
+    )
+    images = torch.cat([batch["image"] for batch in loader])
+    assert torch.equal(images, torch.stack([dataset[index]["image"] for index in range(len(dataset))]))
+
+
+def test_a_copy_is_of_the_same_file(demo, tmp_path):
+    path = tmp_path / "a.pack"
+    pack(path, {"train": demo[0]}, input_size=32)
+    state = pickle.dumps(PackedSource(path, "train"))
+    assert len(state) < 1000
+    assert len(pickle.loads(state)) == 6
+    pack(path, {"train": demo[1]}, input_size=32)
+    with pytest.raises(UserError, match=r"a\.pack was replaced while it was in use"):
+        pickle.loads(state)
