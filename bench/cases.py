@@ -1,4 +1,8 @@
-"""The forms of the network that are timed beside one another, and whether they agree with the plain one in float32."""
+"""What is timed: cases, the forms of the network that run them, and whether a form agrees with the plain network.
+
+A case fixes what all forms share (mode, stacks, batch, resolution); a form is one way to run it: plain PyTorch
+(`bench.baseline`) or ours, eager or compiled, in a memory layout and a precision.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ from pyranet_fast.nn import checkpoint_activations_, pyramid
 from pyranet_fast.training.step import WARM_UPS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MODES = ("inference", "training")
 
 
@@ -29,15 +34,15 @@ class Form:
     """One way to run the network.
 
     Attributes:
-        way: ``"eager"`` and ``"compiled"`` are the plain network, ``"compiled frozen"`` with its weights as constants
-            that inductor folds and reorders (inference), ``"compiled graphed"`` with CUDA graphs (mode
-            "reduce-overhead"); ``"ours"`` is what this package runs in the mode (inference: `optimize_for_inference`;
-            training: `PyraNet`), ``"ours graphed"`` as one CUDA graph, ``"ours compiled"`` as ``train --compile`` and
-            ``"ours checkpointed"`` as ``train --activation-checkpointing`` do, ``"ours unfolded"`` a PyraNet in
-            evaluation.
-        layout: of weights and images; channels_last for ours.
+        way: the network and how it runs. Plain network: ``"eager"``, ``"compiled"`` (torch.compile), ``"compiled
+            frozen"`` (inference; inductor folds and reorders the weights as constants), ``"compiled graphed"`` (CUDA
+            graphs, mode "reduce-overhead"). This package: ``"ours"`` (inference: `optimize_for_inference`; training:
+            `PyraNet`), ``"ours graphed"`` (one CUDA graph), ``"ours compiled"`` (as ``train --compile``), ``"ours
+            checkpointed"`` (as ``train --activation-checkpointing``), ``"ours unfolded"`` (inference by a PyraNet in
+            eval mode).
+        layout: memory layout of weights and images; channels_last for ours.
         precision: ``"fp32"`` or ``"bf16"``.
-        autocast: bf16 by autocast over float32 weights; else, in inference, the weights are bf16 too.
+        autocast: bf16 by autocast over float32 weights; without it, bf16 inference has bf16 weights.
     """
 
     way: str
@@ -47,26 +52,30 @@ class Form:
 
     @property
     def plain(self) -> bool:
+        """Whether the network is the one in plain PyTorch."""
         return not self.way.startswith("ours")
 
     @property
     def compiled(self) -> bool:
+        """Whether torch.compile compiles it."""
         return "compiled" in self.way
 
     @property
     def graphed(self) -> bool:
+        """Whether it replays a CUDA graph."""
         return self.way.endswith("graphed")
 
     @property
     def name(self) -> str:
+        """How flags and results files call the form, as in "eager channels_last fp32"."""
         parts = [self.way, self.layout if self.plain else "", self.precision, "autocast" if self.autocast else ""]
         return " ".join(part for part in parts if part)
 
 
 def _all_forms() -> list[Form]:
-    numbers = (("fp32", False), ("bf16", False), ("bf16", True))
+    precisions = (("fp32", False), ("bf16", False), ("bf16", True))
     ways = ("eager", "compiled", "compiled frozen", "compiled graphed")
-    plain = [Form(way, layout, p, a) for way in ways for layout in LAYOUTS for p, a in numbers]
+    plain = [Form(way, layout, p, a) for way in ways for layout in LAYOUTS for p, a in precisions]
     ours = [Form("ours unfolded", precision="fp32"), Form("ours unfolded", precision="bf16", autocast=True)]
     more = ("ours compiled", "ours checkpointed", "ours graphed")
     ours += [Form(way, precision=p) for way in more for p in ("fp32", "bf16")]
@@ -79,7 +88,7 @@ NOT_IN = {"inference": ("ours compiled", "ours checkpointed"), "training": ("our
 
 @dataclass(frozen=True)
 class Case:
-    """What all forms of a comparison share."""
+    """The network, its input and what is done with it: everything that the forms of one comparison share."""
 
     mode: str
     stacks: int
@@ -94,12 +103,13 @@ class Case:
 
     @property
     def network(self) -> dict[str, Any]:
-        """Arguments of PyraNet and of the plain network, beside stacks and joints."""
+        """Keyword arguments of PyraNet and of the plain network other than stacks and joints."""
         names = ("features", "depth", "levels", "base_width", "variant")
         return {name: getattr(self, name) for name in names}
 
     @property
-    def kind(self) -> str:
+    def device_type(self) -> str:
+        """``"cpu"`` or ``"cuda"``, without a number."""
         return torch.device(self.device).type
 
     def __str__(self) -> str:
@@ -107,59 +117,65 @@ class Case:
 
 
 def forms_of(case: Case, names: list[str]) -> list[Form]:
-    """The named forms that a case has: in training bf16 is autocast anyway, and ours is the unfolded network."""
+    """Those of the named forms that apply to a case.
+
+    In training bf16 always means autocast, so forms that ask for it are duplicates, and ours is the unfolded network.
+    """
     chosen = [FORMS[name] for name in names if FORMS[name].way not in NOT_IN[case.mode]]
-    chosen = [form for form in chosen if case.kind == "cuda" or not form.graphed]
+    chosen = [form for form in chosen if case.device_type == "cuda" or not form.graphed]
     return [form for form in chosen if case.mode == "inference" or not form.autocast]
 
 
 def tolerance(case: Case, form: Form) -> float:
-    """Of the norm of the plain network's maps; in training of its gradients and loss."""
+    """The largest `difference` with which a form still counts as correct.
+
+    It is relative to the norm of the plain network's maps, in training to that of its gradients and loss.
+    """
     if form.precision == "bf16":
         return 0.05
-    if case.kind == "cuda":  # TF32: ten bits of mantissa in every product
+    if case.device_type == "cuda":  # TF32: ten bits of mantissa in every product
         return 0.02
     if form.compiled:
-        # Inductor's fractional pooling rounds some windows to a neighbour (1e-3 was seen), which is no reason to leave
+        # Inductor's fractional pooling places some windows one pixel off (1e-3 was seen), which is no reason to leave
         # a rival out.
         return 0.01
-    # A near tie in a pooling window that falls the other way changes a gradient by 1e-4 of its norm, not a map.
+    # A near tie in a pooling window that is broken the other way changes a gradient by 1e-4 of its norm, not a map.
     return 1e-4 if case.mode == "inference" else 2e-3
 
 
 @dataclass
-class Data:
-    """A case's weights, pictures and joints, the same for all forms, and what the plain network makes of them."""
+class Inputs:
+    """A case's weights, images and joints, the same for all forms, and what the plain network computes from them."""
 
     case: Case
     source: PyraNet = field(init=False)
     image: Tensor = field(init=False)
     joints: Tensor = field(init=False)
-    exact: dict[str, Tensor] = field(init=False, default_factory=dict)
+    _plain_results: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        c = self.case
+        case = self.case
         torch.manual_seed(0)
-        self.source = PyraNet(c.stacks, 16, pool_windows="channel", **c.network)
-        for module in self.source.modules():  # statistics as after some training
+        self.source = PyraNet(case.stacks, 16, pool_windows="channel", **case.network)
+        for module in self.source.modules():  # affine parameters as after some training
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.2)
         generator = torch.Generator().manual_seed(1)
-        self.image = torch.randn(c.batch, 3, c.side, c.side, generator=generator).to(c.device)
-        self.joints = (torch.rand(c.batch, 16, 2, generator=generator) * (c.side // 4)).to(c.device)
+        self.image = torch.randn(case.batch, 3, case.side, case.side, generator=generator).to(case.device)
+        self.joints = (torch.rand(case.batch, 16, 2, generator=generator) * (case.side // 4)).to(case.device)
 
     def plain_results(self) -> dict[str, Tensor]:
-        """What `Prepared.results` of the plain network in float32 is; made once."""
-        if not self.exact:
-            with exact_products():
-                self.exact = prepare(FORMS["eager contiguous fp32"], self).results()
-        return self.exact
+        """`Prepared.results` of the plain network in float32, computed once: what every form is compared with."""
+        if not self._plain_results:
+            with full_float32():
+                self._plain_results = prepare(FORMS["eager contiguous fp32"], self).results()
+        return self._plain_results
 
 
 @contextmanager
-def exact_products() -> Iterator[None]:
-    """Inside, a GPU's float32 is float32."""
+def full_float32() -> Iterator[None]:
+    """Turns TF32 off inside the block, so that a GPU multiplies float32 in full."""
     flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [flag.allow_tf32 for flag in flags]
     for flag in flags:
@@ -173,7 +189,7 @@ def exact_products() -> Iterator[None]:
 
 @contextmanager
 def fixed_windows() -> Iterator[None]:
-    """Inside, both networks pool in training through the windows of evaluation, so that they can be compared."""
+    """Makes both networks use the pooling windows of evaluation in training, so that they can be compared."""
     drawn, placed = pyramid.draw_samples, baseline.windows
 
     def of_evaluation(x: Tensor, levels: int, share: str, training: bool, *channels: Any) -> Tensor:
@@ -189,9 +205,9 @@ class Prepared:
     """A form of a case, ready to run.
 
     Attributes:
-        step: what is timed.
-        results: what is compared: score maps, or in training the loss and all gradients, windows fixed.
-        made_s: seconds that making the form took (folding); compilation happens in the first step.
+        step: one forward pass or training step, which is timed.
+        results: what is compared: the score maps, in training the loss and all gradients with fixed windows.
+        made_s: seconds that preparing took (folding); compilation happens in the first step.
     """
 
     step: Callable[[], Any]
@@ -199,37 +215,36 @@ class Prepared:
     made_s: float = 0.0
 
 
-def prepare(form: Form, data: Data) -> Prepared:
-    """A form with the case's weights."""
-    case, folded = data.case, form.way in ("ours", "ours graphed") and data.case.mode == "inference"
-    layout = LAYOUTS[form.layout]
-    x = data.image.contiguous(memory_format=layout)
-    if folded:
+def prepare(form: Form, inputs: Inputs) -> Prepared:
+    """Builds the form's network with the case's weights."""
+    case, layout = inputs.case, LAYOUTS[form.layout]
+    x = inputs.image.contiguous(memory_format=layout)
+    if form.way in ("ours", "ours graphed") and case.mode == "inference":
         start = time.perf_counter()
-        fast = optimize_for_inference(data.source, form.precision, graph=form.graphed).to(case.device)
+        fast = optimize_for_inference(inputs.source, form.precision, graph=form.graphed).to(case.device)
         return _inference(fast, x, False, time.perf_counter() - start)
-    model: nn.Module = baseline.Baseline(case.stacks, **case.network) if form.plain else PyraNet(**data.source.config)
-    model.load_state_dict(data.source.state_dict())
+    model: nn.Module = baseline.Baseline(case.stacks, **case.network) if form.plain else PyraNet(**inputs.source.config)
+    model.load_state_dict(inputs.source.state_dict())
     model = model.to(case.device, memory_format=layout)  # type: ignore[call-overload]
     if case.mode == "inference":
         low = form.precision == "bf16" and not form.autocast
         model, x = (model.bfloat16(), x.bfloat16()) if low else (model, x)
         run = compiled(form, model.eval()) if form.compiled else model.eval()
         return _inference(run, x, form.autocast)
-    return _training(form, model, x, data)
+    return _training(form, model, x, inputs)
 
 
 def compiled(form: Form, model: nn.Module) -> Any:
-    """The model through torch.compile, in the mode of the form."""
+    """The model under torch.compile, in the mode of the form."""
     run = torch.compile(model, mode="reduce-overhead" if form.graphed else None)
     if form.way != "compiled frozen":
         return run
-    asked = inductor.patch(freezing=True)  # read while it compiles, in the first call
+    freezing = inductor.patch(freezing=True)  # inductor reads it while it compiles, in the first call
 
     def frozen(x: Tensor) -> Any:
-        nonlocal asked
-        with asked:
-            asked = nullcontext()
+        nonlocal freezing
+        with freezing:
+            freezing = nullcontext()
             return run(x)
 
     return frozen
@@ -244,27 +259,27 @@ def _inference(run: Any, x: Tensor, autocast: bool, made_s: float = 0.0) -> Prep
     return Prepared(infer, lambda: {f"maps of stack {i}": m for i, m in enumerate(infer())}, made_s)
 
 
-def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
+def _training(form: Form, model: nn.Module, x: Tensor, inputs: Inputs) -> Prepared:
     if form.way == "ours checkpointed":
         checkpoint_activations_(model)
     run: Any = compiled(form, model.train()) if form.compiled else model.train()
     graphed = form.way == "ours graphed"
     rate: Any = torch.tensor(1e-6, device=x.device) if graphed else 1e-6
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=rate, alpha=0.99, eps=1e-8, foreach=True, capturable=graphed)
-    weight = torch.ones(data.joints.shape[:2], device=x.device)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=rate, alpha=0.99, eps=1e-8, foreach=True, capturable=graphed)
+    weight = torch.ones(inputs.joints.shape[:2], device=x.device)
 
     def loss_of(network: Any) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=form.precision == "bf16"):
             maps: list[Tensor] = network(x)
         if form.plain:
-            return baseline.loss(maps, data.joints)
-        return torch.stack([ops.heatmap_loss(m, data.joints, weight) for m in maps]).sum()
+            return baseline.loss(maps, inputs.joints)
+        return torch.stack([ops.heatmap_loss(m, inputs.joints, weight) for m in maps]).sum()
 
     def train() -> Tensor:
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss = loss_of(run)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.detach()
 
     recorded: list[Any] = []
@@ -280,12 +295,13 @@ def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
         return loss
 
     def results() -> dict[str, Tensor]:
-        """Of the network itself: a compiled one would be compiled again for fixed windows.
+        """Loss and gradients of the uncompiled network, since fixed windows would compile it once more.
 
-        Gradients are compared with running statistics. With those of a batch they are chaotic in an untrained
-        network: float32 and float64 of PyTorch itself differ by percents. The loss is compared with a batch's.
+        Gradients are compared in eval mode, with running statistics: with batch statistics they are chaotic in an
+        untrained network, where PyTorch's own float32 and float64 differ by percents. The loss is compared with batch
+        statistics.
         """
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         with fixed_windows():
             model.eval()
             loss_of(model).backward()
@@ -293,14 +309,14 @@ def _training(form: Form, model: nn.Module, x: Tensor, data: Data) -> Prepared:
             with torch.no_grad():
                 loss = loss_of(model)
         grads = [p.grad.float().flatten() for _, p in sorted(model.named_parameters()) if p.grad is not None]
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         return {"loss": loss, "gradients": torch.cat(grads)}
 
     return Prepared(replay if graphed else train, results)
 
 
 def difference(results: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
-    """The largest difference, of the norm of the exact; infinite where a part is missing or of another shape."""
+    """The largest relative difference in norm of a part; infinite where a part is missing or has another shape."""
     if results.keys() != exact.keys() or any(results[name].shape != exact[name].shape for name in exact):
         return float("inf")
     return max(((results[k].float() - e.float()).norm() / e.float().norm()).item() for k, e in exact.items())
