@@ -10,6 +10,7 @@ from pyranet_fast.data import registry as registry_module
 from pyranet_fast.data.dataset import LSP_TO_MPII
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import score_predictions
+from pyranet_fast.metrics import PCKH
 from pyranet_fast.pose import LSP, MPII
 from tests.data.mpii_people import raw_people, write_images, write_json
 from tests.data.people import MemorySource, lspet_joints, person, smooth_image, write_release
@@ -17,7 +18,7 @@ from tests.data.people import MemorySource, lspet_joints, person, smooth_image, 
 
 def mapped(labeled=None) -> MappedSource:
     source = MemorySource([smooth_image(90, 120)], [person(labeled=labeled)])
-    return MappedSource(source, MPII, LSP_TO_MPII, "pckh")
+    return MappedSource(source, MPII, LSP_TO_MPII, PCKH)
 
 
 def test_joints_keep_their_names():
@@ -40,7 +41,7 @@ def test_a_mean_needs_all_its_joints(missing, lost):
 
 def test_joints_without_a_rule_are_masked():
     source = MemorySource([smooth_image(90, 120)], [person()])
-    head = MappedSource(source, MPII, {"head top": ("head top",)}, "pckh")
+    head = MappedSource(source, MPII, {"head top": ("head top",)}, PCKH)
     assert np.flatnonzero(head.person(0).labeled).tolist() == [9]
     assert CropDataset(head, 64, augmentation=None)[0]["weight"].sum() == 1
 
@@ -48,11 +49,11 @@ def test_joints_without_a_rule_are_masked():
 def test_wrong_rules():
     source = MemorySource([], [])
     with pytest.raises(ValueError, match="no joint 'nose'"):
-        MappedSource(source, MPII, {"pelvis": ("nose",)}, "pckh")
+        MappedSource(source, MPII, {"pelvis": ("nose",)}, PCKH)
     with pytest.raises(ValueError, match="no joint 'tail'"):
-        MappedSource(source, MPII, {"tail": ("neck",)}, "pckh")
+        MappedSource(source, MPII, {"tail": ("neck",)}, PCKH)
     with pytest.raises(ValueError, match="'pelvis' from no joint"):
-        MappedSource(source, MPII, {"pelvis": ()}, "pckh")
+        MappedSource(source, MPII, {"pelvis": ()}, PCKH)
 
 
 def test_mapped_people_are_not_scored():
