@@ -30,7 +30,7 @@ _ARRAYS = ("predictions", "done", "readable", "frames")
 
 
 class EvaluationState:
-    """Predictions so far, (N, K, 3) float32 with NaN where there is none, in a file that an interrupted run resumes from.
+    """Predictions so far, (N, K, 3) float32 with NaN where there is none, in a file to resume an interrupted run from.
 
     Attributes:
         predictions: x and y in image pixels, score.
