@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DataWarning, UserError
 from .coco import open_coco
-from .dataset import LSP_TO_MPII, ConcatSource, MappedSource, PeopleSource
+from .dataset import LSP_TO_MPII, SPLITS, ConcatSource, MappedSource, PeopleSource
 from .lsp import LSPExtendedSource, LSPSource
 from .mpii import MPIISource
 from .packed import PackedSource
@@ -18,7 +18,6 @@ DATASETS = ("demo", "lsp", "lsp+lspet", "mpii", "mpii+lsp")
 COCO = "coco:"
 # People in a file that `python -m pyranet_fast.data.pack` wrote.
 PACKED = "packed:"
-SPLITS = ("train", "val", "test")
 
 # Synthetic people are made from a seed: as many as wished. These are what the demo uses.
 # The demo's network is small and trains for minutes: its people mostly stand or walk and face the camera.

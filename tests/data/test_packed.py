@@ -10,7 +10,7 @@ import torch
 
 from pyranet_fast.data import Augmentation, CropDataset, PackedSource, open_dataset, worker_init
 from pyranet_fast.data.crops import ScaledCrops
-from pyranet_fast.data.pack import pack
+from pyranet_fast.data.packed import write_packed
 from pyranet_fast.data.packed import PackedFile
 from pyranet_fast.errors import DataWarning, UserError
 from tests.data.packed_people import same_labels
@@ -27,12 +27,12 @@ class TestUnreadableImages:
 
     def test_raise(self, tmp_path):
         with pytest.raises(UserError, match=r"^image 1\.jpg cannot be read$"):
-            pack(tmp_path / "a.pack", {"train": self.source()})
+            write_packed(tmp_path / "a.pack", {"train": self.source()})
         assert list(tmp_path.iterdir()) == []
 
     def test_skip(self, tmp_path):
         said = []
-        about = pack(tmp_path / "a.pack", {"val": self.source()}, on_error="skip", say=said.append)
+        about = write_packed(tmp_path / "a.pack", {"val": self.source()}, on_error="skip", say=said.append)
         assert about["val"]["people"] == 3 and about["val"]["pictures"] == 2
         assert said == ["without a picture: 1.jpg: image 1.jpg cannot be read"]
         with pytest.warns(DataWarning, match="1 of 3 people were packed without a picture"):
@@ -45,16 +45,16 @@ class TestUnreadableImages:
 
     def test_nobody(self, tmp_path):
         with pytest.raises(UserError, match="not one of the 1 people"):
-            pack(tmp_path / "a.pack", {"train": MemorySource([None], [person()])}, on_error="skip")
+            write_packed(tmp_path / "a.pack", {"train": MemorySource([None], [person()])}, on_error="skip")
 
     def test_an_old_file_survives_a_failure(self, tmp_path):
         (tmp_path / "a.pack").write_bytes(b"old")
         with pytest.raises(UserError, match="cannot be read"):
-            pack(tmp_path / "a.pack", {"train": self.source()})
+            write_packed(tmp_path / "a.pack", {"train": self.source()})
         assert [p.name for p in tmp_path.iterdir()] == ["a.pack"]
         assert (tmp_path / "a.pack").read_bytes() == b"old"
         with pytest.raises(UserError, match="is a folder; a file to write is accepted"):
-            pack(tmp_path, {"train": self.source()})
+            write_packed(tmp_path, {"train": self.source()})
 
 
 def damaged(file, tmp_path, change):
@@ -129,10 +129,10 @@ def test_loader_processes(file, method):
 
 def test_a_copy_is_of_the_same_file(demo, tmp_path):
     path = tmp_path / "a.pack"
-    pack(path, {"train": demo[0]}, input_size=32)
+    write_packed(path, {"train": demo[0]}, input_size=32)
     state = pickle.dumps(PackedSource(path, "train"))
     assert len(state) < 1000
     assert len(pickle.loads(state)) == 6
-    pack(path, {"train": demo[1]}, input_size=32)
+    write_packed(path, {"train": demo[1]}, input_size=32)
     with pytest.raises(UserError, match=r"a\.pack was replaced while it was in use"):
         pickle.loads(state)
