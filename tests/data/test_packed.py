@@ -10,8 +10,7 @@ import torch
 
 from pyranet_fast.data import Augmentation, CropDataset, PackedSource, open_dataset, worker_init
 from pyranet_fast.data.crops import ScaledCrops
-from pyranet_fast.data.packed import write_packed
-from pyranet_fast.data.packed import PackedFile
+from pyranet_fast.data.packed import PackedFile, write_packed
 from pyranet_fast.errors import DataWarning, UserError
 from tests.data.packed_people import same_labels
 from tests.data.people import MemorySource, person, smooth_image
