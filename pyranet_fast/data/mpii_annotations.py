@@ -195,10 +195,9 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
     names, places, joints, objpos, scales, boxes = zip(*rows, strict=True)
     raw = np.stack(joints)
     centers, wide = crop_placement(np.stack(objpos), np.array(scales))
-    people = Annotations(
-        list(names), raw - 1, labeled_joints(raw), centers, wide, head_sizes_of_boxes(np.stack(boxes)), np.array(places)
-    )
-    return table, left_out
+    sizes = head_sizes_of_boxes(np.stack(boxes))
+    people = Annotations(list(names), raw - 1, labeled_joints(raw), centers, wide, sizes, np.array(places))
+    return people, left_out
 
 
 def _release(path: Path) -> Any:
