@@ -80,7 +80,7 @@ class PeopleSource(ABC):
         """Return the name of the image for reports."""
 
     def image_id(self, index: int) -> int | str:
-        """Return what identifies the image in files of results: its name, or a number that the data set gives it."""
+        """Return what identifies the image in files of results: its name, or a number that the dataset gives it."""
         return self.image_name(index)
 
     def available(self) -> list[int]:
