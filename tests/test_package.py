@@ -100,7 +100,7 @@ def test_the_library_is_built_from_all_sources_for_every_python(
 ) -> None:
     record = setup("bdist_wheel", CXX=sys.executable)  # any program will do: nothing is compiled here
     (library,) = setup.arguments["ext_modules"]
-    sources = [ROOT / "csrc" / "schema.cpp", *(ROOT / "csrc" / "cpu").glob("*.cpp")]
+    sources = [ROOT / "csrc" / "schema.cpp", *(ROOT / "csrc" / "cpu").rglob("*.cpp")]
     assert set(library.sources) == {str(path.relative_to(ROOT)) for path in sources}
     assert library.py_limited_api
     assert setup.arguments["options"] == {"bdist_wheel": {"py_limited_api": "cp310"}}
