@@ -1,4 +1,4 @@
-"""A color layer and a shade layer, the rounded solids that are drawn on both, and the camera."""
+"""Renderer of rounded solids, on a layer of color and a layer of shade, and the camera."""
 
 from __future__ import annotations
 
@@ -9,12 +9,33 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .kinematics import Vector
+from ..dataset import Image
+from .kinematics import Point3D
 
-Color = tuple[float, float, float]
+Color = tuple[float, float, float]  # RGB, 0 to 255
 Circle = tuple[float, float, float]  # x, y, radius in pixels
-Image = npt.NDArray[np.uint8]
 Hull = npt.NDArray[np.int32]
+
+
+@dataclass
+class Camera:
+    """Perspective from the body's units to pixels: ``distance`` heights away, ``zoom`` pixels per height."""
+
+    zoom: float
+    distance: float
+    x: float = 0.0
+    y: float = 0.0
+
+    def project(self, point: Point3D) -> tuple[float, float, float]:
+        """Return x and y in pixels, and pixels per unit at that depth."""
+        px = self.zoom * self.distance / (self.distance - float(point[2]))
+        return self.x + px * float(point[0]), self.y - px * float(point[1]), px
+
+    def circle(self, point: Point3D, radius: float) -> Circle:
+        """Return a ball's outline."""
+        x, y, px = self.project(point)
+        return x, y, px * radius
+
 
 _SHIFT = 4  # drawing coordinates have four fractional bits
 _ANGLES = np.linspace(0, 2 * np.pi, 14, endpoint=False)
@@ -24,10 +45,10 @@ _RINGS = np.array([1.0, 0.83, 0.6, 0.32], dtype=np.float32)
 _SHADES = np.array([86, 108, 124, 137], dtype=np.float32)
 
 
-class Painting:
-    """A picture under construction: colors, and how light or dark each pixel is (128 = unchanged).
+class Renderer:
+    """Draws parts on an image: a layer of colors, and one of how light or dark each pixel is (128 = unchanged).
 
-    Parts are recorded and drawn together by ``finish``, so that the geometry of all of them is computed at
+    Parts are recorded and drawn together by ``render``, so that the geometry of all of them is computed at
     once: one by one, NumPy's cost per call would be most of the time.
     """
 
@@ -98,7 +119,7 @@ class Painting:
 
         self._jobs.append(draw)
 
-    def finish(self) -> Image:
+    def render(self) -> Image:
         """Draw everything, in the order it was asked for; return the lit picture, (H, W, 3) uint8."""
         hulls = self._hulls()
         for job in self._jobs:
@@ -146,23 +167,3 @@ class Painting:
             shifted = outline - np.array([left << _SHIFT, top << _SHIFT], dtype=np.int32)
             cv2.fillConvexPoly(mask, shifted, 255, cv2.LINE_8, _SHIFT)
         cv2.copyTo(pattern, mask, self.color[top:bottom, left:right])
-
-
-@dataclass
-class View:
-    """How the body's units become pixels: a camera ``distance`` heights away, ``zoom`` px per height."""
-
-    zoom: float
-    distance: float
-    x: float = 0.0
-    y: float = 0.0
-
-    def project(self, point: Vector) -> tuple[float, float, float]:
-        """Return x and y in pixels, and pixels per unit at that depth."""
-        px = self.zoom * self.distance / (self.distance - float(point[2]))
-        return self.x + px * float(point[0]), self.y - px * float(point[1]), px
-
-    def circle(self, point: Vector, radius: float) -> Circle:
-        """Return a ball's outline."""
-        x, y, px = self.project(point)
-        return x, y, px * radius
