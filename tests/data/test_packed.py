@@ -46,7 +46,7 @@ def test_a_file_of_the_version_before_is_read(tmp_path):
     assert people.skeleton == Skeleton("dot", ("left", "right"), ((0, 1),), ((0, 1),))
     assert people.metric.key == "pck-box"
     assert [people.image_name(i) for i in range(2)] == ["0.jpg", "1.jpg"]
-    assert [people.image_id(i) for i in range(2)] == [7, 8] and people.numbers.tolist() == [[3, 1], [4, 2]]
+    assert [people.image_id(i) for i in range(2)] == [7, 8] and people.numbers.tolist() == [[3, 1], [4, 2]]  # type: ignore[attr-defined]
     first, second = people.person(0), people.person(1)
     np.testing.assert_allclose(first.joints, [[1.7, 4.1], [6.7, 4.9]], atol=1e-6)
     assert first.labeled.tolist() == [True, True] and first.center.tolist() == [4.5, 4.5] and first.scale == 0.04
@@ -81,11 +81,11 @@ class TestUnreadableImages:
         assert said == ["without a picture: 1.jpg: image 1.jpg cannot be read"]
         with pytest.warns(DataWarning, match="1 of 3 people were packed without a picture"):
             packed = open_dataset(f"packed:{tmp_path}/a.pack", None, "val")
-        assert packed.available() == [0, 2] and packed.failures == {1: "image 1.jpg cannot be read"}
+        assert packed.available() == [0, 2] and packed.failures == {1: "image 1.jpg cannot be read"}  # type: ignore[attr-defined]
         same_labels(self.source(), packed, 1)  # labels that need no image are there
         with pytest.raises(UserError, match=r"a\.pack has no picture of 1\.jpg; when packed: image 1\.jpg cannot"):
             packed.image(1)
-        assert [item["valid"] for item in ScaledCrops(packed, 32, on_error="skip")] == [True, False, True]
+        assert [item["valid"] for item in ScaledCrops(packed, 32, on_error="skip")] == [True, False, True]  # type: ignore[attr-defined]
 
     def test_nobody(self, tmp_path):
         with pytest.raises(UserError, match="not one of the 1 people"):
