@@ -102,6 +102,7 @@ lint: $(VENV)/.installed ## ruff, mypy, clang-format: all of them, even where on
 	$(PYTHON) -m ruff check . || status=1; \
 	$(PYTHON) -m ruff format --check . || status=1; \
 	$(PYTHON) -m mypy || status=1; \
+	$(VENV)/bin/lint-imports --no-timing 2>/dev/null | grep -E 'KEPT|BROKEN|->' ; $(VENV)/bin/lint-imports >/dev/null 2>&1 || status=1; \
 	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES) || status=1; \
 	test $$status = 0 || echo "make: lint found the above; 'make format' mends layout" >&2; exit $$status
 
