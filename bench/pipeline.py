@@ -34,7 +34,7 @@ from pyranet_fast.data.crops import worker_init
 from pyranet_fast.data.dataset import PeopleSource, with_images
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import evaluate_pose
-from pyranet_fast.inference.heatmaps import SIX_SCALES, ready
+from pyranet_fast.inference.heatmaps import SIX_SCALES, prepare_model
 from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import resolve_device
 
@@ -135,7 +135,7 @@ def evaluation_rows(
     torch.manual_seed(0)
     network = PyraNet(arguments.stacks, len(people.skeleton), features=arguments.features, depth=arguments.depth).eval()
     for precision in ("fp32", "bf16"):
-        fast, autocast = ready(network, torch.device(device), precision)
+        fast, autocast = prepare_model(network, torch.device(device), precision)
         score, _ = evaluate_pose(
             fast, people, arguments.input_size, flip=True, scales=SIX_SCALES, device=device, precision=autocast
         )

@@ -98,7 +98,7 @@ def test_an_interrupted_evaluation_is_gone_on_with(checkpoint, root, tmp_path, c
     monkeypatch.setattr(evaluation, "score_maps", stop)
     command = flags(checkpoint, root, tmp_path, "--batch-size", "3")
     assert cli.run(evaluate.main, command) == cli.INTERRUPTED
-    assert "3 of 7 people are done; the same command goes on" in capsys.readouterr().err
+    assert "3 of 7 people are done; rerun the same command to resume" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["evaluation.part"]
     assert cli.run(evaluate.main, command) == 0
     assert "3 of 7 people were done before" in capsys.readouterr().out

@@ -62,9 +62,9 @@ def test_against_its_operators(shape):
 def test_low_precision_is_rounded_once(dtype):
     x, y, sizes, filters, expand = problem(*SHAPES[1])
     low = [t.to(dtype) for t in (x, y)]
-    assert policy.supports_pooled_pyramid(*low, filters[0][0].to(dtype))
+    assert policy.supports_pooled_pyramid(*low, filters[0][0].to(dtype))  # type: ignore[call-arg]
     large = [torch.empty(2, t.shape[1], 64, 64, dtype=dtype).to(memory_format=torch.channels_last) for t in low]
-    assert not policy.supports_pooled_pyramid(*large, filters[0][0].to(dtype))
+    assert not policy.supports_pooled_pyramid(*large, filters[0][0].to(dtype))  # type: ignore[call-arg]
     packed = pooled_pyramid.prepack(filters, expand)
     exact = pooled_pyramid.pooled_pyramid_(low[0].float(), sizes, packed, low[1].float())
     got = pooled_pyramid.pooled_pyramid_(low[0], sizes, packed, low[1])

@@ -37,7 +37,7 @@ def run(x: Tensor, own: list[BatchNormReLU], grads: list[Tensor | None], extra: 
     leaves = [x, *(p for norm in own for p in norm.parameters())]
     found = torch.autograd.grad([y for y, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
     return [*outputs, *(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True)),
-            *(b for norm in own for b in (norm.running_mean, norm.running_var))]  # fmt: skip
+            *(b for norm in own for b in (norm.running_mean, norm.running_var))]  # fmt: skip  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -138,7 +138,7 @@ def as_if_huge(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from pyranet_fast.ops.triton import fractional_max_pool_pyramid, tiles, upsample_sum
 
-    real = tiles.Layout.of.__func__
+    real = tiles.Layout.of.__func__  # type: ignore[attr-defined]
 
     def of(cls: Any, *args: Any, **kwargs: Any) -> Any:
         layout = real(cls, *args, **kwargs)
@@ -292,7 +292,7 @@ def compile_upsample() -> None:
         compile_only(arch)
         maps = [in_layout(layout, torch.zeros(*shape[:2], *size, dtype=dtype)) for size in ((4, 5), (3, 1))]
         base = in_layout(layout, torch.zeros(shape, dtype=dtype)) if align_corners else None
-        out = upsample.forward(maps, *shape[2:], base, align_corners)
+        out = upsample.forward(maps, *shape[2:], base, align_corners)  # type: ignore[call-arg]
         upsample.backward(out, [4, 5, 3, 1], align_corners)
 
     compile_for(80, (2, 28, 8, 8), "channels_last", torch.bfloat16, True)
