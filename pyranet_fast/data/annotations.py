@@ -1,4 +1,4 @@
-"""Annotations of many people as arrays, whatever file they were read from; reading JSON files and their fields."""
+"""Annotations of many people as arrays, whatever file they were read from, and what reading those files shares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from .dataset import Person
+from .dataset import Image, PeopleSource, Person
+from .image_io import read_image
 
 
 @dataclass
@@ -63,6 +64,28 @@ class Annotations:
             self.lengths[rows],
             None if self.numbers is None else self.numbers[rows],
         )
+
+
+class AnnotatedSource(PeopleSource):
+    """A dataset whose labels are ``Annotations`` and whose images lie in one folder."""
+
+    _annotations: Annotations
+    _image_folder: Path
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def image(self, index: int) -> Image:
+        return read_image(self._image_folder / self._annotations.names[index])
+
+    def image_name(self, index: int) -> str:
+        return self._annotations.names[index]
+
+    def person(self, index: int) -> Person:
+        return self._annotations.person(index)
+
+    def reference_length(self, index: int) -> float:
+        return float(self._annotations.lengths[index])
 
 
 def is_held_out(name: str) -> bool:

@@ -12,15 +12,14 @@ import numpy as np
 from ..errors import UserError
 from ..keypoints import Skeleton, flip_pairs_from_names
 from ..metrics import box_metric
-from .annotations import Annotations, is_held_out, number_field, read_json
-from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
-from .image_io import read_image
+from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
+from .dataset import PIXELS_PER_SCALE
 
 # The crop's side in longer sides of the person's box, as for boxes given to the predictor.
 _MARGIN = 1.25
 
 
-class COCOSource(PeopleSource):
+class COCOSource(AnnotatedSource):
     """People of a COCO keypoint file.
 
     ``images`` lists ``id`` and ``file_name`` (which may hold folders), ``annotations`` the people: ``image_id``,
@@ -70,7 +69,7 @@ class COCOSource(PeopleSource):
         if self._outside:
             notes.append(f"{self._outside} labeled joints lie outside their image; they count like all others")
         self.notes += tuple(f"{self.path}: {note}" for note in notes)
-        self._folder = self._image_folder(Path(root))
+        self._image_folder = self._find_images(Path(root))
 
     def _read(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Annotations:
         names, joints, labeled, centers, scales, sides = [], [], [], [], [], []
@@ -129,7 +128,7 @@ class COCOSource(PeopleSource):
                 "tenth of the images is held out by their names); give two files: coco:TRAIN.json,VAL.json"
             )
 
-    def _image_folder(self, root: Path) -> Path:
+    def _find_images(self, root: Path) -> Path:
         folders = [root, root / "images", self.path.parent]
         first = self._annotations.names[0]
         for folder in folders:
@@ -138,29 +137,14 @@ class COCOSource(PeopleSource):
         tried = ", ".join(dict.fromkeys(map(str, folders)))
         raise UserError(f"{self.path}: its first image {first} is in none of {tried}")
 
-    def __len__(self) -> int:
-        return len(self._annotations)
-
     def available(self) -> list[int]:
         """Return the indices of the people whose image is there."""
-        there = {name: (self._folder / name).is_file() for name in set(self._annotations.names)}
+        there = {name: (self._image_folder / name).is_file() for name in set(self._annotations.names)}
         return [index for index, name in enumerate(self._annotations.names) if there[name]]
-
-    def image(self, index: int) -> Image:
-        return read_image(self._folder / self._annotations.names[index])
-
-    def image_name(self, index: int) -> str:
-        return self._annotations.names[index]
 
     def image_id(self, index: int) -> int | str:
         found: int | str = self._ids[self._annotations.names[index]]
         return found
-
-    def person(self, index: int) -> Person:
-        return self._annotations.person(index)
-
-    def reference_length(self, index: int) -> float:
-        return float(self._annotations.lengths[index])
 
 
 def open_coco(files: str, root: str | Path, split: str) -> COCOSource:

@@ -10,9 +10,8 @@ import numpy as np
 from ..errors import UserError
 from ..keypoints import MPII
 from ..metrics import PCKH
-from .annotations import Annotations, is_held_out
-from .dataset import Image, PeopleSource, Person, folder_below
-from .image_io import read_image
+from .annotations import AnnotatedSource, Annotations, is_held_out
+from .dataset import folder_below
 from .mpii_annotations import (
     HEAD_FACTOR,
     estimate_head_sizes,
@@ -30,7 +29,7 @@ _MAT = ("mpii_human_pose_v1_u12_1.mat", "mpii_human_pose_v1_u12_2/mpii_human_pos
 _HEADS = "detections_our_format.mat"
 
 
-class MPIISource(PeopleSource):
+class MPIISource(AnnotatedSource):
     """MPII's people from ``root/mpii/``: ``images/`` and annotations in one of these forms, the first one found.
 
     - ``"json"``: ``mpii_annotations.json`` or ``.json.gz``, the raw list with ``isValidation``;
@@ -91,7 +90,8 @@ class MPIISource(PeopleSource):
             notes.append(f"{unknown} people have no head size and are not scored")
         self.notes = tuple(f"{title}: {note}" for note in notes)
         self.numbers = self._annotations.numbers
-        self._images = self._list_images()
+        self._image_folder = self.folder / "images"
+        self._there = self._list_images()
 
     def _find_form(self, split: str) -> str:
         if split != "test":
@@ -151,7 +151,7 @@ class MPIISource(PeopleSource):
         return estimated, int(np.isnan(people.lengths).sum())
 
     def _list_images(self) -> set[str]:
-        images = self.folder / "images"
+        images = self._image_folder
         if not images.is_dir():
             raise UserError(f"{images} does not exist; it must hold MPII's images")
         found = {path.name for path in images.iterdir()}
@@ -161,21 +161,6 @@ class MPIISource(PeopleSource):
             )
         return found
 
-    def __len__(self) -> int:
-        return len(self._annotations)
-
     def available(self) -> list[int]:
         """Return the indices of the people whose image was there when this was opened."""
-        return [index for index, name in enumerate(self._annotations.names) if name in self._images]
-
-    def image(self, index: int) -> Image:
-        return read_image(self.folder / "images" / self._annotations.names[index])
-
-    def image_name(self, index: int) -> str:
-        return self._annotations.names[index]
-
-    def person(self, index: int) -> Person:
-        return self._annotations.person(index)
-
-    def reference_length(self, index: int) -> float:
-        return float(self._annotations.lengths[index])
+        return [index for index, name in enumerate(self._annotations.names) if name in self._there]

@@ -41,12 +41,13 @@ def test_a_file_of_the_version_before_is_read(tmp_path):
     path.write_bytes(zlib.decompress(base64.b85decode(PACKED_BY_0_1_0)))
     with pytest.warns(DataWarning, match="two, packed: 1 of 2 people were packed without a picture"):
         people = open_dataset(f"packed:{path}", None, "train")
-    assert len(people) == 2 and people.available() == [0] and people.name == "two, packed"
+    assert isinstance(people, PackedSource) and people.name == "two, packed"
+    assert len(people) == 2 and people.available() == [0]
     assert people.notes[0] == "a note" and (people.reach, people.detail) == (0.5, 8.0)
     assert people.skeleton == Skeleton("dot", ("left", "right"), ((0, 1),), ((0, 1),))
     assert people.metric.key == "pck-box"
     assert [people.image_name(i) for i in range(2)] == ["0.jpg", "1.jpg"]
-    assert [people.image_id(i) for i in range(2)] == [7, 8] and people.numbers.tolist() == [[3, 1], [4, 2]]  # type: ignore[attr-defined]
+    assert [people.image_id(i) for i in range(2)] == [7, 8] and np.array_equal(people.numbers, [[3, 1], [4, 2]])
     first, second = people.person(0), people.person(1)
     np.testing.assert_allclose(first.joints, [[1.7, 4.1], [6.7, 4.9]], atol=1e-6)
     assert first.labeled.tolist() == [True, True] and first.center.tolist() == [4.5, 4.5] and first.scale == 0.04
@@ -81,11 +82,13 @@ class TestUnreadableImages:
         assert said == ["without a picture: 1.jpg: image 1.jpg cannot be read"]
         with pytest.warns(DataWarning, match="1 of 3 people were packed without a picture"):
             packed = open_dataset(f"packed:{tmp_path}/a.pack", None, "val")
-        assert packed.available() == [0, 2] and packed.failures == {1: "image 1.jpg cannot be read"}  # type: ignore[attr-defined]
+        assert isinstance(packed, PackedSource) and packed.available() == [0, 2]
+        assert packed.failures == {1: "image 1.jpg cannot be read"}
         same_labels(self.source(), packed, 1)  # labels that need no image are there
         with pytest.raises(UserError, match=r"a\.pack has no picture of 1\.jpg; when packed: image 1\.jpg cannot"):
             packed.image(1)
-        assert [item["valid"] for item in ScaledCrops(packed, 32, on_error="skip")] == [True, False, True]  # type: ignore[attr-defined]
+        crops = ScaledCrops(packed, 32, on_error="skip")
+        assert [crops[number]["valid"] for number in range(len(crops))] == [True, False, True]
 
     def test_nobody(self, tmp_path):
         with pytest.raises(UserError, match="not one of the 1 people"):
