@@ -1,19 +1,25 @@
-"""What all commands share: one line per error, exit statuses, the output folder, the allocator's setting."""
+"""What all commands share: one line per error, exit statuses, what they log and how much, the allocator's setting."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from .errors import DataWarning, UserError, one_line
+
+logger = logging.getLogger("pyranet_fast")
+"""Progress, notes and errors of everything here. A command prints its results on stdout and logs the rest on stderr."""
 
 BAD_INPUT = 2  # exit status of everything the user can mend; argparse uses the same
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect after Ctrl-C
@@ -27,20 +33,21 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
     their traceback. A ``DataWarning`` is a line ``note: …`` on stderr.
     ``PYRANET_FAST_TRACEBACK=1`` in the environment keeps every traceback.
     """
+    set_up_logging()
     try:
         with warnings.catch_warnings():
             usual = warnings.showwarning
 
             def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
                 if issubclass(category, DataWarning):
-                    print(f"note: {one_line(str(message))}", file=sys.stderr)
+                    logger.warning(f"note: {one_line(str(message))}")
                 else:
                     usual(message, category, *more)
 
             warnings.showwarning = show  # type: ignore[assignment]
             return main(*arguments) or 0
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        logger.error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; Python would complain again when it flushes at exit.
@@ -50,7 +57,7 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
         sentence = sentence_of(error)
         if sentence is None or os.environ.get("PYRANET_FAST_TRACEBACK", "0") not in ("", "0"):
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        logger.error(f"error: {sentence}")
         return BAD_INPUT
 
 
@@ -68,6 +75,40 @@ def sentence_of(error: BaseException) -> str | None:
         return None
     what = cause.strerror or str(cause) or type(cause).__name__
     return one_line(f"{cause.filename}: {what}" if cause.filename is not None else what)
+
+
+class _PlainHandler(logging.Handler):
+    """Lines on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Show what the package logs from ``level`` on, as plain lines on stderr."""
+    if not any(isinstance(handler, _PlainHandler) for handler in logger.handlers):
+        logger.addHandler(_PlainHandler())
+    logger.setLevel(level)
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """The flags ``--verbose`` and ``--quiet``."""
+    # Nothing is stored unless one is given, so that a subcommand does not undo what stands before it.
+    common: dict[str, Any] = {"dest": "verbosity", "action": "store_const", "default": argparse.SUPPRESS}
+    flags = parser.add_mutually_exclusive_group()
+    flags.add_argument("--verbose", const=logging.DEBUG, help="log more: values of all flags, what is saved", **common)
+    flags.add_argument("--quiet", const=logging.WARNING, help="log warnings and errors only", **common)
+
+
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command's flags, with ``--verbose`` and ``--quiet`` among them, and log as they say."""
+    add_verbosity(parser)
+    arguments = parser.parse_args(argv)
+    set_up_logging(vars(arguments).pop("verbosity", logging.INFO))
+    values = ", ".join(f"{name} {value!r}" for name, value in vars(arguments).items())
+    logger.debug(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {values}")
+    return arguments
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: the flags ask for a network that there is not.
     """
     p = parser()
-    options = p.parse_args(arguments)
+    options = cli.parse_arguments(p, arguments)
     default = all(getattr(options, name) == p.get_default(name) for name in ("features", "joints", "input_size"))
     try:
         if options.json:

@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Tell versions, what is built, and which backend each operator uses, and why.",
     )
     parser.add_argument("--json", action="store_true", help="the same as JSON, for a bug report or a script")
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
     found = report()
     if arguments.json:
         print(json.dumps(found, indent=2))

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
     if arguments.batch_size < 1:
         parser.error(f"--batch-size is {arguments.batch_size}; a whole number above 0 is accepted")
     if not 0 <= arguments.workers <= 256:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--half", action=argparse.BooleanOptionalAction, default=True, help="half precision (default: on)"
     )
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
 
     checkpoint = load_checkpoint(arguments.checkpoint, kind=None)
     build_model(checkpoint, arguments.checkpoint)  # what cannot be built is not passed on

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="average with the mirrored image (default: on)",
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
     device = resolve_device(arguments.device)
 
     predictor = Predictor(

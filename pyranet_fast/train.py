@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -11,55 +11,50 @@ from collections.abc import Sequence
 import torch
 
 from . import cli
-from .cli import keep_pages
 from .training import distributed
-from .training.config import TORCHRUN, PoseConfig, add_arguments
+from .training.config import TORCHRUN, PoseConfig
 from .training.pose import PoseTask
-from .training.trainer import fit
+from .training.trainer import Trainer
+
+logger = logging.getLogger("pyranet_fast")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train",
         description="Train a PyraNet. The defaults are the paper's recipe; OUTPUT gets last.pt, log.csv, curves.png, "
-        f"pictures/ and tensorboard/. Ctrl-C saves and stops; the same command goes on from there. {TORCHRUN}",
+        f"pictures/ and tensorboard/. Ctrl-C saves and stops; rerun the same command to resume. {TORCHRUN}",
     )
-    add_arguments(parser)
-    values = vars(parser.parse_args(argv))
-    settings = PoseConfig(**{f.name: values[f.name] for f in dataclasses.fields(PoseConfig)})
+    PoseConfig.add_arguments(parser)
+    config = PoseConfig.from_arguments(cli.parse_arguments(parser, argv))
 
-    with distributed.joined(settings.device, settings.batch_size) as device:
-        _train(settings, device)
+    with distributed.process_group(config.device, config.batch_size) as device:
+        _train(config, device)
     return 0
 
 
-def _train(settings: PoseConfig, device: torch.device) -> None:
-
+def _train(config: PoseConfig, device: torch.device) -> None:
     started = time.perf_counter()
-    task = PoseTask(settings, device)
+    task = PoseTask(config, device)
     parameters = sum(p.numel() for p in task.model.parameters())
-    if distributed.leads():
-        processes = f" by {distributed.size()} processes" if distributed.size() > 1 else ""
-        print(
-            f"{len(task.people)} people to train on, {len(task.held_out)} to validate on; {settings.variant} network "
+    if distributed.is_main_process():
+        processes = f" by {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
+        logger.info(
+            f"{len(task.people)} people to train on, {len(task.held_out)} to validate on; {config.variant} network "
             f"of {parameters / 1e6:.3f} M parameters on {device}{processes}; {task.steps_per_epoch} steps an epoch",
-            flush=True,
         )
-    results = fit(task, settings)
-    corrupt = set().union(*distributed.gathered(task.corrupt))
-    if not distributed.leads():
+    results = Trainer(task, config).fit()
+    corrupt = set().union(*distributed.all_gather(task.corrupt))
+    if not distributed.is_main_process():
         return
     if corrupt:
-        print(f"{len(corrupt)} unreadable images were left out")
-    print(
-        f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {settings.output}/last.pt, curves.png, pictures/"
-    )
+        logger.warning(f"{len(corrupt)} unreadable images were left out")
+    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {config.output}/last.pt, curves.png, pictures/")
     if results:
         print(f"validation {results['metric']} (single scale, no flip): {results['mean']:.2f}")
 
 
 if __name__ == "__main__":
-    keep_pages()
+    cli.keep_pages()
     sys.exit(cli.run(main))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -11,55 +11,50 @@ from collections.abc import Sequence
 import torch
 
 from . import cli
-from .cli import keep_pages
 from .io import output_folder
 from .training import distributed
 from .training.classification import ClassificationTask
-from .training.config import TORCHRUN, ClassifierConfig, add_arguments
-from .training.trainer import fit
+from .training.config import TORCHRUN, ClassifierConfig
+from .training.trainer import Trainer
+
+logger = logging.getLogger("pyranet_fast")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train_classifier",
         description="Train a Wide ResNet or a ResNeXt, with or without pyramids, on CIFAR-10. The defaults are the "
         "published recipes; OUTPUT gets last.pt, log.csv, curves.png, pictures/ and tensorboard/. Ctrl-C saves and "
-        f"stops; the same command goes on from there. {TORCHRUN}",
+        f"stops; rerun the same command to resume. {TORCHRUN}",
     )
-    add_arguments(parser, ClassifierConfig)
-    values = vars(parser.parse_args(argv))
-    settings = ClassifierConfig(**{f.name: values[f.name] for f in dataclasses.fields(ClassifierConfig)})
+    ClassifierConfig.add_arguments(parser)
+    config = ClassifierConfig.from_arguments(cli.parse_arguments(parser, argv))
 
-    with distributed.joined(settings.device, settings.batch_size) as device:
-        _train(settings, device)
+    with distributed.process_group(config.device, config.batch_size) as device:
+        _train(config, device)
     return 0
 
 
-def _train(settings: ClassifierConfig, device: torch.device) -> None:
-
+def _train(config: ClassifierConfig, device: torch.device) -> None:
     started = time.perf_counter()
-    output_folder(settings.output)
-    task = ClassificationTask(settings, device)
+    output_folder(config.output)
+    task = ClassificationTask(config, device)
     parameters = sum(p.numel() for p in task.model.parameters())
-    if distributed.leads():
-        processes = f" by {distributed.size()} processes" if distributed.size() > 1 else ""
-        print(
-            f"{task.data.name}; {task.held_out.name}; {settings.model} of {parameters / 1e6:.2f} M parameters on "
-            f"{device}{processes}; {settings.epochs} epochs of {task.steps_per_epoch} steps",
-            flush=True,
+    if distributed.is_main_process():
+        processes = f" by {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
+        logger.info(
+            f"{task.data.name}; {task.held_out.name}; {config.model} of {parameters / 1e6:.2f} M parameters on "
+            f"{device}{processes}; {config.epochs} epochs of {task.steps_per_epoch} steps",
         )
-    results = fit(task, settings)
-    if not distributed.leads():
+    results = Trainer(task, config).fit()
+    if not distributed.is_main_process():
         return
-    print(
-        f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {settings.output}/last.pt, curves.png, pictures/"
-    )
+    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {config.output}/last.pt, curves.png, pictures/")
     if results:
         print(f"test accuracy {results['mean']:.2f} %, error {results['error']:.2f} %")
 
 
 if __name__ == "__main__":
-    keep_pages()
+    cli.keep_pages()
     sys.exit(cli.run(main))

@@ -1,4 +1,8 @@
-"""Networks trained one after the other under one budget: the paper's figures 8 and 9, table 3."""
+"""Contests: networks or recipes trained under one budget and compared (the paper's figures 8 and 9, table 3).
+
+From top to bottom: who takes part in which contest, how all of them are trained, what each came to, and the table and
+pictures of that.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import argparse
 import csv
 import dataclasses
 import json
+import logging
 import os
 import re
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +31,17 @@ from ..io import atomic_write
 from ..models import PyraNet, classifier, complexity
 from ..models.zoo import load_checkpoint
 from ..nn.init import INITIALIZERS
-from ..training.config import PoseConfig, add_arguments
+from ..training.config import PoseConfig
 from ..training.pose import make_network
 
+logger = logging.getLogger("pyranet_fast")
+
 # Small enough for a CPU: a network of 0.19 M parameters on synthetic people. Flags given after -- come on top.
-SMALL = (
+SMALL_POSE = (
     "--dataset demo --stacks 1 --features 64 --depth 3 --input-size 64 --batch-size 16 --epochs 3 --lr 2.5e-3 "
     "--schedule cosine --warmup 100 --ema 0.99 --precision bf16 --pool-windows sample --rotation-probability 0 "
     "--scale-noise 0.1 --workers 0"
 ).split()
-
-
 SMALL_CLASSIFIER = "--epochs 10 --precision bf16 --warmup 40".split()
 
 
@@ -83,13 +88,26 @@ class Result:
         return statistics.fmean(self.scores)
 
 
+def pose_config(flags: Sequence[str]) -> PoseConfig:
+    """The config that flags of train make."""
+    parser = argparse.ArgumentParser(prog="flags of train", add_help=False, allow_abbrev=False)
+    PoseConfig.add_arguments(parser)
+    return PoseConfig.from_arguments(parser.parse_args(list(flags)))
+
+
+def count_parameters(flags: Sequence[str]) -> int:
+    """Parameters of the network that flags of train make for MPII's joints; no memory is taken for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in make_network(pose_config(flags), 16).parameters())
+
+
 def variants(train_flags: Sequence[str]) -> list[Contestant]:
     """PRM-A, B, B*, C, D, plain and wide, the pyramids' width chosen to come nearest to B*'s size."""
-    settings, target = _settings(train_flags), _parameters([*train_flags, "--variant", "B*"])
+    config, target = pose_config(train_flags), count_parameters([*train_flags, "--variant", "B*"])
     found = [Contestant("plain", ("--variant", "plain")), Contestant("wide", ("--variant", "wide"))]
     for variant in ("A", "B", "B*", "C", "D"):
-        widths = range(4, min(33, settings.features // 2 + 1)) if variant != "B*" else [settings.base_width]
-        sizes = {w: _parameters([*train_flags, "--variant", variant, "--base-width", str(w)]) for w in widths}
+        widths = range(4, min(33, config.features // 2 + 1)) if variant != "B*" else [config.base_width]
+        sizes = {w: count_parameters([*train_flags, "--variant", variant, "--base-width", str(w)]) for w in widths}
         width = min(sizes, key=lambda w: (abs(sizes[w] - target), w))
         found.append(Contestant(f"PRM-{variant}", ("--variant", variant, "--base-width", str(width))))
     return found
@@ -122,35 +140,92 @@ def classifiers(train_flags: Sequence[str]) -> list[Contestant]:
 
 
 def recipes(train_flags: Sequence[str]) -> list[Contestant]:
-    """PRM-B* trained as the flags say, and with one thing changed at a time: what pays on a small budget."""
-    s = _settings(train_flags)
+    """PRM-B* trained as the flags say, and with one option changed at a time."""
+    c = pose_config(train_flags)
     changes: dict[str, tuple[object, ...]] = {
         "as given": (),
-        "half the rate": ("--lr", s.lr / 2),
-        "twice the rate": ("--lr", s.lr * 2),
-        "half the batch": ("--batch-size", max(2, s.batch_size // 2)),
-        "twice the batch": ("--batch-size", s.batch_size * 2),
+        "half the rate": ("--lr", c.lr / 2),
+        "twice the rate": ("--lr", c.lr * 2),
+        "half the batch": ("--batch-size", max(2, c.batch_size // 2)),
+        "twice the batch": ("--batch-size", c.batch_size * 2),
         "steps instead of cosine": ("--schedule", "step"),
         "no moving average": ("--ema", 0),
         "longer moving average": ("--ema", 0.999),
-        "half the size first": ("--early-size", s.input_size // 2),
-        "no augmentation": ("--scale-noise", 0, "--rotation-probability", 0, "--colour-noise", 0),
+        "half the size first": ("--early-size", c.input_size // 2),
+        "no augmentation": ("--scale-noise", 0, "--rotation-probability", 0, "--color-noise", 0),
         "the paper's augmentation": ("--scale-noise", 0.25, "--rotation-noise", 30, "--rotation-probability", 0.4),
         "windows by channel": ("--pool-windows", "channel"),
         "windows by batch": ("--pool-windows", "batch"),
-        **{f"init {name}": ("--init", name) for name in INITIALIZERS if name != s.init},
+        **{f"init {name}": ("--init", name) for name in INITIALIZERS if name != c.init},
     }
     return [Contestant(name, tuple(map(str, flags))) for name, flags in changes.items()]
 
 
-def hold(
+@dataclass(frozen=True)
+class Contest:
+    """What takes part and how it is trained.
+
+    Attributes:
+        about: help of its command.
+        title: of its pictures.
+        contestants: made of the flags that all have in common.
+        command: ``"train"`` or ``"train_classifier"``.
+        flags: the small budget, which flags of the user come after.
+    """
+
+    about: str
+    title: str
+    contestants: Callable[[Sequence[str]], list[Contestant]]
+    command: str = "train"
+    flags: Sequence[str] = tuple(SMALL_POSE)
+
+
+CONTESTS = {
+    "variants": Contest(
+        "PRM-A, B, B*, C, D, plain and wide at one size, trained under one budget (figure 8)",
+        "module variants",
+        variants,
+    ),
+    "scales": Contest(
+        "PRM-B* with C = 2 to 8 levels, which are of one size, under one budget (figure 9 a-b)",
+        "pyramid levels C",
+        scales,
+    ),
+    "initialization": Contest(
+        "PRM-B* with every initialization, under one budget (figure 9 c)",
+        "initialization",
+        initializations,
+    ),
+    "control": Contest(
+        "plain and PRM-B* networks without and with variance control, under one budget (figure 9 d)",
+        "variance control",
+        control,
+    ),
+    "recipes": Contest(
+        "ablates one training option at a time under a fixed budget: PRM-B* trained as the flags say, and with each of "
+        "them changed",
+        "recipes of training",
+        recipes,
+    ),
+    "classifiers": Contest(
+        "WRN-16-2 without and with the pyramid, under one budget (table 3, small)",
+        "CIFAR-10 networks",
+        classifiers,
+        command="train_classifier",
+        flags=tuple(SMALL_CLASSIFIER),
+    ),
+}
+"""By the name of the study that `python -m pyranet_fast.ablate` runs."""
+
+
+def train_all(
     contestants: Sequence[Contestant],
     output: Path,
     train_flags: Sequence[str],
     seeds: int,
     command: str = "train",
     jobs: int = 1,
-) -> list[Result]:
+) -> None:
     """Train everybody with every seed; what is finished is not trained again.
 
     Args:
@@ -181,31 +256,35 @@ def hold(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [_result(c, [c.folder(output, seed) for seed in range(seeds)]) for c in contestants]
 
 
 def _train(title: str, folder: Path, flags: list[str], environment: dict[str, str]) -> None:
+    """Train one network in a process of its own, unless finished.json says that these flags are done."""
     done = folder / "finished.json"
     if done.is_file() and json.loads(done.read_text()) == flags:
-        print(f"{title}: done before", flush=True)
+        logger.info(f"{title}: done before")
         return
-    print(f"{title}: python -m {shlex.join(flags)}", flush=True)
+    logger.info(f"{title}: python -m {shlex.join(flags)}")
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", *flags]
     with open(folder / "train.log", "a") as log:
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     if status:
-        said = (folder / "train.log").read_text().split("\n")
-        last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+        lines = (folder / "train.log").read_text().split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         raise UserError(f"training of {title} ended with status {status}: {last} ({folder / 'train.log'})")
     atomic_write(done, lambda file: file.write(json.dumps(flags).encode()))
 
 
-def _result(contestant: Contestant, folders: Sequence[Path]) -> Result:
+def read_results(contestants: Sequence[Contestant], output: Path, seeds: int) -> list[Result]:
+    """What `train_all` came to, from the folders of its trainings."""
+    return [_read_result(c, [c.folder(output, seed) for seed in range(seeds)]) for c in contestants]
+
+
+def _read_result(contestant: Contestant, folders: Sequence[Path]) -> Result:
     summaries: list[dict[str, Any]] = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     logs = [list(csv.DictReader((folder / "log.csv").read_text().splitlines())) for folder in folders]
-
-    checkpoint = load_checkpoint(folders[0] / "last.pt")
+    checkpoint = load_checkpoint(folders[0] / "last.pt", kind=None)
     with torch.device("meta"):
         network = PyraNet(**checkpoint.model) if checkpoint.kind == POSE else classifier(**checkpoint.model)
     counted = complexity(network, (1, 3, checkpoint.input_size, checkpoint.input_size))
@@ -219,25 +298,6 @@ def _result(contestant: Contestant, folders: Sequence[Path]) -> Result:
         peak_megabytes=max(summary["peak_megabytes"] for summary in summaries),
         metric=summaries[0]["metric"],
     )
-
-
-def _settings(flags: Sequence[str]) -> Any:
-
-    parser = argparse.ArgumentParser(prog="flags of train", add_help=False, allow_abbrev=False)
-    add_arguments(parser)
-    values = vars(parser.parse_args(list(flags)))
-    return PoseConfig(**{f.name: values[f.name] for f in dataclasses.fields(PoseConfig)})
-
-
-def _network(flags: Sequence[str]) -> Any:
-    """The network of flags of train for MPII's joints, without memory for its weights."""
-
-    with torch.device("meta"):
-        return make_network(_settings(flags), 16)
-
-
-def _parameters(flags: Sequence[str]) -> int:
-    return sum(p.numel() for p in _network(flags).parameters())
 
 
 def contest_table(results: Sequence[Result]) -> str:

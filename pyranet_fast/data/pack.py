@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
     chosen = [part.strip() for part in arguments.splits.split(",") if part.strip()]
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(SPLITS):
         parser.error(f"--splits is {arguments.splits!r}; {', '.join(SPLITS)}, each once, are accepted")

@@ -1,4 +1,4 @@
-"""Training a classifier on small images: data, loss, validation and pictures for the loop."""
+"""Training a classifier on small images: the data, network, loss, validation and pictures of `Trainer`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from ..nn.init import initialize_
 from ..visualization import contact_sheet
 from . import distributed
 from .config import ClassifierConfig
-from .optim import learning_rate
 
 PICTURES = 40
 
@@ -47,61 +46,66 @@ def open_images(dataset: str, root: str | None, split: str) -> LabeledImages:
 
 
 class ClassificationTask:
-    """See `training.loop.Task`. All images lie as uint8 in the device's memory; batches are made there."""
+    """What `trainer.Trainer` trains for classification.
+
+    All images lie as uint8 in the device's memory; batches are made there.
+
+    Args:
+        config: which images, which network, and how.
+        device: of the images and the network.
+
+    Raises:
+        UserError: the data cannot be read, or the options do not fit together.
+    """
 
     kind = CLASSIFICATION
 
-    def __init__(self, settings: ClassifierConfig, device: torch.device) -> None:
-        self.settings, self.device = settings, device
-        self.data = open_images(settings.dataset, settings.root, "train")
-        self.held_out = open_images(settings.dataset, settings.root, "test")
+    def __init__(self, config: ClassifierConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.data = open_images(config.dataset, config.root, "train")
+        self.held_out = open_images(config.dataset, config.root, "test")
         if self.data.classes != self.held_out.classes:
             raise UserError("the training and the test images have different classes")
-        self.steps_per_epoch = len(self.data) // settings.batch_size
+        self.steps_per_epoch = len(self.data) // config.batch_size
         if self.steps_per_epoch == 0:
-            raise UserError(f"--batch-size is {settings.batch_size}, more than the {len(self.data)} training images")
-        torch.manual_seed(settings.seed)
+            raise UserError(f"--batch-size is {config.batch_size}, more than the {len(self.data)} training images")
+        torch.manual_seed(config.seed)
         try:
-            model = classifier(settings.model, classes=len(self.data.classes))
+            model = classifier(config.model, classes=len(self.data.classes))
         except ValueError as error:
             raise UserError(f"the network cannot be built from these flags: {error}") from error
-        if settings.init != "published":
-            initialize_(model, settings.init, torch.zeros(1, *self.data.images.shape[1:]))
-        if settings.activation_checkpointing:
+        if config.init != "published":
+            initialize_(model, config.init, torch.zeros(1, *self.data.images.shape[1:]))
+        if config.activation_checkpointing:
             checkpoint_activations_(model)
-        self.config = model.config
+        self.architecture = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD with Nesterov momentum, as both papers train."""
-        s = self.settings
+        c = self.config
         return torch.optim.SGD(
             self.model.parameters(),
-            lr=s.lr,
-            momentum=s.momentum,
+            lr=c.lr,
+            momentum=c.momentum,
             nesterov=True,
-            weight_decay=s.weight_decay,
+            weight_decay=c.weight_decay,
             foreach=True,
         )
 
-    def learning_rate(self, step: int, total: int) -> float:
-        """As the settings say."""
-        s = self.settings
-        return learning_rate(step, total, base=s.lr, schedule=s.schedule, warmup=s.warmup)
-
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """``image`` (N, 3, H, W) uint8 and ``label`` (N,), in an order that (seed, step) decides."""
-        s = self.settings
+        c = self.config
         sampler = EpochBatchSampler(
-            len(self.data), s.batch_size, s.seed, first, last, rank=distributed.rank(), ranks=distributed.size()
+            len(self.data), c.batch_size, c.seed, first, last, rank=distributed.rank(), ranks=distributed.world_size()
         )
         for keys in sampler:
             epochs, indices = zip(*keys, strict=True)
             chosen = torch.tensor(indices, device=self.device)
             images = self._images[chosen]
-            if s.augment:
-                images = augment(images, sample_augmentation(s.seed, epochs, indices))
+            if c.augment:
+                images = augment(images, sample_augmentation(c.seed, epochs, indices))
             yield {"image": images, "label": self._labels[chosen]}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
@@ -114,12 +118,12 @@ class ClassificationTask:
         """(N, 3, H, W) uint8 to class scores (N, classes) in float32."""
         x = normalize_by_channel(images.to(self.device), self.data.mean, self.data.std)
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
             return model(x).float()
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Class scores of (N, 3, H, W) uint8 images, without augmentation, on the CPU."""
-        size = max(250, self.settings.batch_size)
+        size = max(250, self.config.batch_size)
         with torch.no_grad():
             return torch.cat([self._scores(model, part).cpu() for part in images.split(size)])
 
@@ -137,7 +141,6 @@ class ClassificationTask:
 
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
         """The first test images with the label that was predicted, and the right one where it was another."""
-
         images, names = self.held_out.images[:PICTURES], self.held_out.classes
         predicted = self.predict(model, images).argmax(1).tolist()
         captions = [
@@ -151,13 +154,13 @@ class ClassificationTask:
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
         """Network configuration, weights, classes and normalization."""
         return Checkpoint(
-            model=self.config,
+            model=self.architecture,
             weights=weights,
             skeleton="",
             input_size=self.data.images.shape[-1],
             kind=self.kind,
             images={
-                "dataset": self.settings.dataset,
+                "dataset": self.config.dataset,
                 "classes": list(self.data.classes),
                 "mean": list(self.data.mean),
                 "std": list(self.data.std),

@@ -1,11 +1,12 @@
-"""Every setting of a training run, once: flags, their help and the checkpoint's record come from here."""
+"""The options of a training, each declared once: its flag, help, limits, and what a checkpoint records of it."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, TypeVar
 
 from ..errors import UserError
 from ..nn.init import INITIALIZERS
@@ -16,41 +17,151 @@ TORCHRUN = (
 )
 """What `--help` says about several processes."""
 
-
-def _option(default: Any, text: str, **more: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text, **more})
-
-
-class RunConfig(Protocol):
-    """What `training.loop` reads of any task's settings; see `Settings` for their meaning."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def output(self) -> str: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def max_steps(self) -> int | None: ...
-    @property
-    def ema(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def resume(self) -> str: ...
-    @property
-    def compile(self) -> bool: ...
-    @property
-    def cuda_graph(self) -> bool: ...
-    @property
-    def validate_every(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
+ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 
 @dataclass(frozen=True)
-class PoseConfig:
-    """Settings of `python -m pyranet_fast.train`; the defaults are the paper's recipe (section 5.1)."""
+class _Limits:
+    """The numbers that an option accepts. NaN is in none of them."""
+
+    sentence: str
+    accept: Callable[[float], bool]
+
+
+_COUNT = _Limits("a whole number above 0 is accepted", lambda value: value >= 1)
+_POSITIVE = _Limits("a number above 0 is accepted", lambda value: 0 < value < 1e6)
+_NOT_NEGATIVE = _Limits("0 or more is accepted", lambda value: value >= 0)
+_SHARE = _Limits("a number in [0, 1] is accepted", lambda value: 0 <= value <= 1)
+_BELOW_1 = _Limits("a number in [0, 1) is accepted", lambda value: 0 <= value < 1)
+_BETWEEN_0_AND_1 = _Limits("a number between 0 and 1 is accepted", lambda value: 0 < value < 1)
+_WORKERS = _Limits("-1 to 256 is accepted", lambda value: -1 <= value <= 256)
+_BATCH_NORM = _Limits("2 or more is accepted, for batch norm", lambda value: value >= 2)
+
+
+def _option(
+    default: Any,
+    text: str,
+    limits: _Limits | None = None,
+    *,
+    choices: tuple[str, ...] | None = None,
+    free: bool = False,
+    was: str | None = None,
+) -> Any:
+    """A field of a config.
+
+    Args:
+        default: None means "not given", which limits and choices do not look at.
+        text: help, with %% for a percent sign.
+        limits: the numbers it accepts.
+        choices: the words it accepts.
+        free: it may differ between the parts of a resumed run, since it does not change what is trained.
+        was: an older name, which flags and checkpoints may still have.
+    """
+    about = {"help": text, "limits": limits, "choices": choices, "free": free, "was": was}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def flag_of(name: str) -> str:
+    """``--batch-size`` of ``batch_size``."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Options of every training, whatever the task; the loop reads nothing else.
+
+    Raises:
+        UserError: an option has a value that it does not accept.
+    """
+
+    batch_size: int
+    epochs: int
+    lr: float
+    schedule: str
+    output: str = _option("output", "folder for checkpoints, logs, curves and pictures", free=True)
+    max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say", _COUNT)
+    warmup: int = _option(0, "steps over which the learning rate rises from 0", _NOT_NEGATIVE)
+    ema: float = _option(
+        0.0, "decay of the moving average of the weights that is saved for prediction; 0: none", _BELOW_1
+    )
+    precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK", free=True)
+    validate_every: int = _option(1, "epochs between validations", _COUNT, free=True)
+    save_every: int = _option(
+        0, "also save a checkpoint every so many steps; 0: at the end of each epoch only", _NOT_NEGATIVE, free=True
+    )
+    seed: int = _option(0, "decides weights, order, augmentation and pooling windows", _NOT_NEGATIVE)
+    resume: str = _option(
+        "auto", "auto: resume from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path", free=True
+    )
+    activation_checkpointing: bool = _option(
+        False,
+        "keep only what enters residual units and make the rest again in the backward: about a third of the memory for "
+        "one more forward pass a step, and the same weights bit for bit",
+        free=True,
+    )
+    compile: bool = _option(False, "torch.compile the network", free=True)
+
+    @property
+    def cuda_graph(self) -> bool:
+        """Whether the step is recorded as a CUDA graph; a task that can has an option of this name."""
+        return False
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            _check(option, getattr(self, option.name))
+
+    @classmethod
+    def options(cls) -> list[dataclasses.Field[Any]]:
+        """The fields in the order of `--help`: the task's own first."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        return [fields[name] for name in dict.fromkeys([*cls.__annotations__, *RunConfig.__annotations__])]
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """One flag for every option; older names work and are not shown."""
+        types = {"int": int, "float": float, "str": str, "int | None": int, "str | None": str}
+        for option in cls.options():
+            flag, about, default = flag_of(option.name), option.metadata, option.default
+            if option.type == "bool":
+                parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=about["help"])
+                continue
+            kind = types[str(option.type)]
+            text = about["help"] + (" (default: %(default)s)" if default is not None else "")
+            parser.add_argument(flag, type=kind, default=default, choices=about["choices"], help=text)
+            if about["was"]:
+                old, hidden = flag_of(about["was"]), argparse.SUPPRESS
+                parser.add_argument(old, dest=option.name, type=kind, default=hidden, help=hidden)
+
+    @classmethod
+    def from_arguments(cls: type[ConfigT], arguments: argparse.Namespace) -> ConfigT:
+        """The config of parsed flags."""
+        return cls(**{option.name: getattr(arguments, option.name) for option in cls.options()})
+
+    def conflicts(self, recorded: dict[str, Any]) -> list[str]:
+        """How a checkpoint's record differs in options that decide what is trained, a phrase for each."""
+        found = []
+        for option in sorted(self.options(), key=lambda option: option.name):
+            then = recorded.get(option.name, recorded.get(option.metadata["was"] or option.name, dataclasses.MISSING))
+            now = getattr(self, option.name)
+            if not option.metadata["free"] and then is not dataclasses.MISSING and then != now:
+                found.append(f"{flag_of(option.name)} {then} there, {now} here")
+        return found
+
+
+def _check(option: dataclasses.Field[Any], value: Any) -> None:
+    limits, choices = option.metadata["limits"], option.metadata["choices"]
+    if value is None:
+        return
+    if limits is not None and not limits.accept(value):
+        raise UserError(f"{flag_of(option.name)} is {value}; {limits.sentence}")
+    if choices is not None and value not in choices:
+        raise UserError(f"{flag_of(option.name)} is {value!r}; accepted are {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class PoseConfig(RunConfig):
+    """Options of `python -m pyranet_fast.train`; the defaults are the paper's recipe (section 5.1)."""
 
     dataset: str = _option(
         "demo",
@@ -58,15 +169,16 @@ class PoseConfig:
         "in one file: packed:FILE, written by data.pack",
     )
     root: str | None = _option(
-        None, "folder that holds lsp_dataset/, lspet_dataset/, mpii/; or the images of your own; none for packed:FILE"
+        None,
+        "folder that holds lsp_dataset/, lspet_dataset/, mpii/; or the images of your own; none for packed:FILE",
+        free=True,
     )
-    output: str = _option("output", "folder for checkpoints, logs, curves and pictures")
-    stacks: int = _option(8, "hourglass stacks")
-    features: int = _option(256, "channels of the hourglass; the stem has features/4 and features/2")
+    stacks: int = _option(8, "hourglass stacks", _COUNT)
+    features: int = _option(256, "channels of the hourglass; the stem has features/4 and features/2", _COUNT)
     variant: str = _option("B*", "residual module", choices=("plain", "wide", "A", "B", "B*", "C", "D"))
-    depth: int = _option(4, "hourglass levels")
-    levels: int = _option(4, "pyramid levels C of a PRM")
-    base_width: int = _option(9, "a PRM's pyramid has 1/this of its channels, rounded down")
+    depth: int = _option(4, "hourglass levels", _COUNT)
+    levels: int = _option(4, "pyramid levels C of a PRM", _COUNT)
+    base_width: int = _option(9, "a PRM's pyramid has 1/this of its channels, rounded down", _COUNT)
     pool_windows: str = _option(
         "channel",
         "fractional pooling windows: one draw per sample and channel (the paper), or shared by a sample's channels, "
@@ -76,19 +188,16 @@ class PoseConfig:
     variance_control: bool = _option(
         True, "BN-ReLU-1x1 instead of the identity skip before two branches of the hourglass are added (section 4.2)"
     )
-    input_size: int = _option(256, "side of the square network input, pixels")
+    input_size: int = _option(256, "side of the square network input, pixels", _COUNT)
     early_size: int | None = _option(None, "input size of the early epochs: cheaper pictures first, see --early-share")
-    early_share: float = _option(0.5, "share of the epochs that --early-size is used for")
-    batch_size: int = _option(16, "people a step, of all processes together")
-    epochs: int = _option(200, "passes over the training set")
-    max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
-    lr: float = _option(7e-4, "RMSProp learning rate")
+    early_share: float = _option(0.5, "share of the epochs that --early-size is used for", _SHARE)
+    batch_size: int = _option(16, "people a step, of all processes together", _COUNT)
+    epochs: int = _option(200, "passes over the training set", _COUNT)
+    lr: float = _option(7e-4, "RMSProp learning rate", _POSITIVE)
     schedule: str = _option(
         "step", "÷10 at 75 %% and at 85 %% of the run (the paper), or cosine to 0", choices=("step", "cosine")
     )
-    warmup: int = _option(0, "steps over which the learning rate rises from 0")
-    weight_decay: float = _option(0.0, "RMSProp weight decay")
-    ema: float = _option(0.0, "decay of the moving average of the weights that is saved for prediction; 0: none")
+    weight_decay: float = _option(0.0, "RMSProp weight decay", _NOT_NEGATIVE)
     weights: str | None = _option(
         None, "start from the weights of this checkpoint, with a fresh optimizer and step 0: fine-tuning"
     )
@@ -97,179 +206,90 @@ class PoseConfig:
         "weight initialization: the paper's equation 15, Xavier (Glorot), Kaiming (MSR, He), or PyTorch's own",
         choices=tuple(INITIALIZERS),
     )
-    sigma: float = _option(1.0, "standard deviation of the target Gaussians, map pixels")
-    scale_noise: float = _option(0.25, "augmentation: standard deviation of the scale, cut at 1 ± this")
+    sigma: float = _option(1.0, "standard deviation of the target Gaussians, map pixels", _POSITIVE)
+    scale_noise: float = _option(0.25, "augmentation: standard deviation of the scale, cut at 1 ± this", _BELOW_1)
     rotation_noise: float = _option(
-        30.0, "augmentation: standard deviation of the rotation, degrees, cut at twice this"
+        30.0, "augmentation: standard deviation of the rotation, degrees, cut at twice this", _NOT_NEGATIVE
     )
-    rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated")
-    colour_noise: float = _option(0.2, "augmentation: each color channel times U(1 - this, 1 + this)")
-    precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK")
+    rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated", _SHARE)
+    color_noise: float = _option(
+        0.2, "augmentation: each color channel times U(1 - this, 1 + this)", _BELOW_1, was="colour_noise"
+    )
     workers: int = _option(
         -1,
         "loader processes of each training process; 0: load in the training process; -1: on a GPU its cores - 1, at "
         "most 8, and on the CPU 0",
+        _WORKERS,
+        free=True,
     )
-    cache: bool = _option(True, "keep decoded people in memory (about 100 kB each)")
+    cache: bool = _option(True, "keep decoded people in memory (about 100 kB each)", free=True)
     on_error: str = _option(
-        "raise", "a corrupt image stops the run, or is named, counted and left out", choices=("raise", "skip")
+        "raise",
+        "a corrupt image stops the run, or is named, counted and left out",
+        choices=("raise", "skip"),
+        free=True,
     )
-    validate_every: int = _option(1, "epochs between validations")
-    save_every: int = _option(0, "also save a checkpoint every so many steps; 0: at the end of each epoch only")
-    seed: int = _option(0, "decides weights, order, augmentation and pooling windows")
-    resume: str = _option(
-        "auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path"
-    )
-    activation_checkpointing: bool = _option(
-        False,
-        "keep only what enters residual units and make the rest again in the backward: about a third of the memory for "
-        "one more forward pass a step, and the same weights bit for bit",
-    )
-    compile: bool = _option(False, "torch.compile the network")
     cuda_graph: bool = _option(
         False,
         "record the whole step once as a CUDA graph and replay it: no launches; on one NVIDIA GPU, without --compile",
+        free=True,
     )
 
     def __post_init__(self) -> None:
-        for name in (
-            "stacks",
-            "features",
-            "depth",
-            "levels",
-            "base_width",
-            "input_size",
-            "batch_size",
-            "epochs",
-            "validate_every",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; a whole number above 0 is accepted"
-                )
-        if self.max_steps is not None and self.max_steps < 1:
-            raise UserError(f"--max-steps is {self.max_steps}; a whole number above 0 is accepted")
-        for name in ("lr", "sigma"):
-            if not 0 < getattr(self, name) < 1e6:
-                raise UserError(f"--{name} is {getattr(self, name)}; a number above 0 is accepted")
-        for name in ("warmup", "save_every", "weight_decay", "rotation_noise", "seed"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 0 or more is accepted")
-        if not 0 <= self.early_share <= 1:
-            raise UserError(f"--early-share is {self.early_share}; a number in [0, 1] is accepted")
-        for name in ("ema", "scale_noise", "colour_noise"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; a number in [0, 1) is accepted")
-        if not 0 <= self.rotation_probability <= 1:
-            raise UserError(f"--rotation-probability is {self.rotation_probability}; a number in [0, 1] is accepted")
-        if self.workers < -1 or self.workers > 256:
-            raise UserError(f"--workers is {self.workers}; -1 to 256 is accepted")
+        super().__post_init__()
         if self.cuda_graph and self.compile:
             raise UserError(
                 "--cuda-graph was given with --compile, whose code may wait for the device, which a graph cannot; "
                 "one of them is accepted"
             )
         stride = 4 * 2**self.depth
-        for flag, side in (("--input-size", self.input_size), ("--early-size", self.early_size or stride)):
-            if side < 1 or side % stride:
-                raise UserError(f"{flag} is {side}; with --depth {self.depth} a multiple of {stride} is accepted")
+        for name in ("input_size", "early_size"):
+            side = getattr(self, name)
+            if side is not None and (side < 0 or side % stride):
+                raise UserError(
+                    f"{flag_of(name)} is {side}; with --depth {self.depth} a multiple of {stride} is accepted"
+                )
 
 
-def add_arguments(parser: argparse.ArgumentParser, settings: type = PoseConfig) -> None:
-    """One flag for every field of a dataclass of settings."""
-    types = {"int": int, "float": float, "str": str, "int | None": int, "str | None": str}
-    for field in dataclasses.fields(settings):
-        flag = "--" + field.name.replace("_", "-")
-        text = str(field.metadata["help"])
-        if field.type == "bool":
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
-            continue
-        parser.add_argument(
-            flag,
-            type=types[str(field.type)],
-            default=field.default,
-            choices=field.metadata.get("choices"),
-            help=text + (" (default: %(default)s)" if field.default is not None else ""),
-        )
-
-
-DATASETS = ("demo", "cifar10")
 EPOCHS = {"wrn": 200, "resnext": 300}
 """How long the published networks were trained, by the first part of their names."""
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
-    """Settings of `python -m pyranet_fast.train_classifier`; the defaults are the published recipes."""
+class ClassifierConfig(RunConfig):
+    """Options of `python -m pyranet_fast.train_classifier`; the defaults are the published recipes.
 
-    dataset: str = _option("demo", "demo (colored shapes) or cifar10", choices=DATASETS)
-    root: str | None = _option(None, "folder that holds cifar-10-batches-py/")
-    output: str = _option("output", "folder for checkpoints, logs, curves and pictures")
+    There is no ``cuda_graph``: its SGD reads the learning rate on the host, which a graph would not see change.
+    """
+
+    dataset: str = _option("demo", "demo (colored shapes) or cifar10", choices=("demo", "cifar10"))
+    root: str | None = _option(None, "folder that holds cifar-10-batches-py/", free=True)
     model: str = _option(
         "wrn-28-10-pyramid",
         "wrn-DEPTH-WIDTH or resnext-DEPTH-CARDINALITYxWIDTHd, with or without -pyramid",
     )
-    batch_size: int = _option(128, "images a step, of all processes together")
-    epochs: int = _option(0, "passes over the training set; 0: as published, 200 for wrn and 300 for resnext")
-    max_steps: int | None = _option(None, "stop after this many steps, whatever the epochs say")
-    lr: float = _option(0.1, "learning rate of SGD with Nesterov momentum")
+    batch_size: int = _option(128, "images a step, of all processes together", _BATCH_NORM)
+    epochs: int = _option(0, "passes over the training set; 0: as published, 200 for wrn and 300 for resnext", _COUNT)
+    lr: float = _option(0.1, "learning rate of SGD with Nesterov momentum", _POSITIVE)
     schedule: str = _option(
         "auto",
         "wrn: ×0.2 at 30, 60 and 80 %% of the run; resnext: ÷10 at 50 and 75 %%; cosine to 0; auto: the model's own",
         choices=("auto", "wrn", "resnext", "cosine"),
     )
-    warmup: int = _option(0, "steps over which the learning rate rises from 0")
-    momentum: float = _option(0.9, "Nesterov momentum")
-    weight_decay: float = _option(5e-4, "weight decay, of all parameters")
-    ema: float = _option(0.0, "decay of the moving average of the weights that is saved for prediction; 0: none")
+    momentum: float = _option(0.9, "Nesterov momentum", _BETWEEN_0_AND_1)
+    weight_decay: float = _option(5e-4, "weight decay, of all parameters", _NOT_NEGATIVE)
     init: str = _option(
         "published",
         "weight initialization: as the network's authors did (He's rule with the fan-out), or as in train",
         choices=("published", "paper", "xavier", "kaiming"),
     )
     augment: bool = _option(True, "random crops of images padded by 4 pixels, and mirroring")
-    precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
-    device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK")
-    validate_every: int = _option(1, "epochs between validations")
-    save_every: int = _option(0, "also save a checkpoint every so many steps; 0: at the end of each epoch only")
-    seed: int = _option(0, "decides weights, order, augmentation and pooling windows")
-    resume: str = _option(
-        "auto", "auto: go on from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path"
-    )
-    activation_checkpointing: bool = _option(
-        False,
-        "keep only what enters residual units and make the rest again in the backward: about a third of the memory for "
-        "one more forward pass a step, and the same weights bit for bit",
-    )
-    compile: bool = _option(False, "torch.compile the network")
-
-    @property
-    def cuda_graph(self) -> bool:
-        """Its SGD reads the learning rate on the host, which a graph would not see change."""
-        return False
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise UserError(f"--dataset is {self.dataset!r}; accepted are {', '.join(DATASETS)}")
-        family = self.model.split("-")[0]
         # What is recorded is what is done: "auto" and 0 stand for the model's published recipe.
+        family = self.model.split("-")[0]
         if self.schedule == "auto":
             object.__setattr__(self, "schedule", family if family in EPOCHS else "wrn")
         if self.epochs == 0:
             object.__setattr__(self, "epochs", EPOCHS.get(family, EPOCHS["wrn"]))
-        if self.batch_size < 2:
-            raise UserError(f"--batch-size is {self.batch_size}; 2 or more is accepted, for batch norm")
-        for name in ("epochs", "max_steps", "validate_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; a whole number above 0 is accepted")
-        if not 0 < self.lr < 1e6:
-            raise UserError(f"--lr is {self.lr}; a number above 0 is accepted")
-        for name in ("warmup", "save_every", "weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; 0 or more is accepted")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"--ema is {self.ema}; a number in [0, 1) is accepted")
-        if not 0 < self.momentum < 1:
-            raise UserError(f"--momentum is {self.momentum}; a number between 0 and 1 is accepted")
+        super().__post_init__()

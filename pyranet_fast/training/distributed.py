@@ -28,7 +28,7 @@ T = TypeVar("T")
 _PATIENCE = timedelta(hours=4)
 
 
-def size() -> int:
+def world_size() -> int:
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -38,18 +38,18 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def leads() -> bool:
-    """Whether this process is the one that validates, writes and prints."""
+def is_main_process() -> bool:
+    """Whether this process is the one that validates, writes and reports."""
     return rank() == 0
 
 
-def local_size() -> int:
+def local_world_size() -> int:
     """Number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if dist.is_initialized() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if dist.is_initialized() else 1
 
 
 @contextmanager
-def joined(device: str, batch_size: int) -> Iterator[torch.device]:
+def process_group(device: str, batch_size: int) -> Iterator[torch.device]:
     """Inside, this process is one of those that torchrun started; gives the device that it works on.
 
     torchrun's variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are read; without the first two it is
@@ -108,9 +108,9 @@ def _connection_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def replicated(model: nn.Module, device: torch.device) -> nn.Module:
+def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """The model as all processes run it: the same weights at the start, the mean of their gradients in a backward."""
-    if size() == 1:
+    if world_size() == 1:
         return model
     places = [device] if device.type == "cuda" else None
     # Running statistics are not copied before each forward pass; torch 2.13 has another name for that.
@@ -130,19 +130,19 @@ def seed_step(seed: int, step: int) -> None:
         torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank())
 
 
-def means(*values: Tensor | float, device: torch.device) -> list[float]:
+def mean(*values: Tensor | float, device: torch.device) -> list[float]:
     """The mean of each value over the processes, the same in all of them."""
-    if size() == 1:
+    if world_size() == 1:
         return [value.item() if isinstance(value, Tensor) else float(value) for value in values]
     own = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device).detach() for value in values])
     dist.all_reduce(own)
-    return (own / size()).tolist()
+    return (own / world_size()).tolist()
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The value of every process, in their order."""
-    if size() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[T] = [value] * size()
+    values: list[T] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values

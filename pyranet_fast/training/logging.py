@@ -1,19 +1,22 @@
-"""What a run leaves behind to look at: log.csv, TensorBoard events, curves.png, summary.json."""
+"""What a training tells of itself: figures of an epoch, log.csv, TensorBoard events, curves.png, summary.json."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..io import atomic_write
 
 
 class Meter:
-    """Sums of an epoch; loss and accuracy are also smoothed for the bar."""
+    """Sums over the steps of an epoch; loss and accuracy are also smoothed for the bar."""
 
     def __init__(self) -> None:
         self.steps = self.samples = 0
@@ -22,7 +25,7 @@ class Meter:
         self.started = time.perf_counter()
 
     def add(self, loss: float, accuracy: float, samples: int, waited: float) -> None:
-        """Count a step."""
+        """Count a step; ``waited`` is the time that its batch took to come, in seconds."""
         self.steps += 1
         self.samples += samples
         self.loss += loss
@@ -54,27 +57,33 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class Report:
-    """Writes one row an epoch; a resumed run cuts what lies after its checkpoint and goes on."""
+class RunLog:
+    """Writes one row an epoch; a resumed run cuts what lies after its checkpoint and continues.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where log.csv, tensorboard/, curves.png and summary.json go; made if it is not there.
+        step: number of steps made: rows of an earlier part of the run up to there are kept.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
-        self._events: Any = None
-
-    def open(self, step: int) -> None:
-        """Start at a step: rows of an earlier part of the run up to there are kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "log.csv"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "log.csv"
         if step and path.exists():
             with path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step if step else None)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step if step else None)
 
     def write(self, row: dict[str, Any], results: dict[str, Any]) -> None:
-        """Add an epoch."""
+        """Add an epoch.
+
+        Args:
+            row: the values of `COLUMNS`; ``validation`` is None where the epoch was not validated.
+            results: of the last validation.
+        """
         self.rows.append(row)
         temporary = self.folder / ".log.csv.part"
         with temporary.open("w", newline="") as file:
@@ -121,3 +130,10 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """The most memory so far: of tensors on a GPU, of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

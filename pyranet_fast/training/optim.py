@@ -1,4 +1,4 @@
-"""Learning rate over a run, moving average of weights, and an optimizer's state as checkpoints hold it."""
+"""What moves the weights: the learning rate over a run, their moving average, and an optimizer's state in a file."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
 
 
-def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state dict with learning rates as numbers, and without the mark of an optimizer for graphs."""
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state dict as checkpoints hold it, the same for a graphed step and an eager one.
+
+    Learning rates are numbers, and the mark of an optimizer for graphs is off.
+    """
     state = optimizer.state_dict()
     groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
     for group in groups:
@@ -60,8 +63,8 @@ def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {**state, "param_groups": groups}
 
 
-def load_plain_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put the state back into an optimizer of either kind, which stays of its kind."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put what `optimizer_state` gave into an optimizer of either kind, which stays of its kind."""
     groups = []
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         rate = own["lr"]

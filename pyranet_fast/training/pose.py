@@ -1,7 +1,8 @@
-"""Training a PyraNet on people: data, loss, validation and pictures for the loop."""
+"""Training a PyraNet on people: the data, network, loss, validation and pictures of `Trainer`."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..data.image_io import write_image
 from ..data.transforms import Augmentation, normalize
 from ..errors import UserError
 from ..evaluation.evaluator import evaluate_pose
-from ..keypoints import resolve_skeleton
+from ..keypoints import Skeleton, resolve_skeleton
 from ..models import PyraNet
 from ..models.zoo import load_checkpoint, load_weights
 from ..nn.checkpointing import checkpoint_activations_
@@ -29,118 +30,95 @@ from ..nn.init import initialize_
 from ..visualization import contact_sheet, draw_pose
 from . import distributed
 from .config import PoseConfig
-from .optim import learning_rate
+
+logger = logging.getLogger("pyranet_fast")
 
 PICTURES = 12
 
 
-def make_network(settings: PoseConfig, joints: int) -> PyraNet:
-    """The network that the settings ask for; UserError where they do not fit together."""
+def make_network(config: PoseConfig, joints: int) -> PyraNet:
+    """The network that the config asks for; UserError where its options do not fit together."""
     try:
         return PyraNet(
-            settings.stacks,
+            config.stacks,
             joints,
-            features=settings.features,
-            variant=settings.variant,
-            levels=settings.levels,
-            base_width=settings.base_width,
-            depth=settings.depth,
-            pool_windows=settings.pool_windows,
-            variance_control=settings.variance_control,
+            features=config.features,
+            variant=config.variant,
+            levels=config.levels,
+            base_width=config.base_width,
+            depth=config.depth,
+            pool_windows=config.pool_windows,
+            variance_control=config.variance_control,
         )
     except ValueError as error:
         raise UserError(f"the network cannot be built from these flags: {error}") from error
 
 
-def loader_workers(asked: int, device: torch.device) -> int:
-    """Loader processes; for -1 one for each core but one, at most 8, and on the CPU none: they would take the cores
-    that train (measured: 97 people a second without, 78 with one on two cores)."""
-    if asked >= 0:
-        return asked
-    cores = (os.cpu_count() or 1) // distributed.local_size()
-    return 0 if device.type == "cpu" else min(8, max(0, cores - 1))
-
-
 class PoseTask:
-    """See `training.loop.Task`."""
+    """What `trainer.Trainer` trains for poses: people, a PyraNet, heat-map loss, PCK.
+
+    Args:
+        config: which people, which network, and how.
+        device: of the network.
+
+    Raises:
+        UserError: the data cannot be read, or the options do not fit together.
+    """
 
     kind = POSE
 
-    def __init__(self, settings: PoseConfig, device: torch.device) -> None:
-        self.settings, self.device = settings, device
-        if settings.cuda_graph and (device.type != "cuda" or distributed.size() > 1):
-            got = f"{distributed.size()} processes" if distributed.size() > 1 else f"device {device}"
+    def __init__(self, config: PoseConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        if config.cuda_graph and (device.type != "cuda" or distributed.world_size() > 1):
+            got = f"{distributed.world_size()} processes" if distributed.world_size() > 1 else f"device {device}"
             raise UserError(f"--cuda-graph was given for {got}; one process on an NVIDIA GPU is accepted")
         augmentation = Augmentation(
-            scale=settings.scale_noise,
-            rotation=settings.rotation_noise,
-            rotation_probability=settings.rotation_probability,
-            color=settings.colour_noise,
+            scale=config.scale_noise,
+            rotation=config.rotation_noise,
+            rotation_probability=config.rotation_probability,
+            color=config.color_noise,
         )
-        self.people = open_dataset(settings.dataset, settings.root, "train")
-        self.held_out = open_dataset(settings.dataset, settings.root, "val")
-        if settings.on_error == "skip":
-            self.people, self.held_out = with_images(self.people), with_images(self.held_out)
-        if settings.cache:
-            self.people = cached(self.people, settings, augmentation)
-            self.held_out = cached(self.held_out, settings, None)
+        people, held_out = (open_dataset(config.dataset, config.root, split) for split in ("train", "val"))
+        self.people = prepare_people(people, config, augmentation)
+        self.held_out = prepare_people(held_out, config, None)
         self.data = CropDataset(
             self.people,
-            settings.input_size,
+            config.input_size,
             augmentation=augmentation,
-            seed=settings.seed,
-            on_error="skip" if settings.on_error == "skip" else "raise",
-            early_size=settings.early_size,
-            early_epochs=round(settings.early_share * settings.epochs),
+            seed=config.seed,
+            on_error="skip" if config.on_error == "skip" else "raise",
+            early_size=config.early_size,
+            early_epochs=round(config.early_share * config.epochs),
         )
-        self.steps_per_epoch = len(self.people) // settings.batch_size
+        self.steps_per_epoch = len(self.people) // config.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"--batch-size is {settings.batch_size}, more than the {len(self.people)} people in the data set"
+                f"--batch-size is {config.batch_size}, more than the {len(self.people)} people in the data set"
             )
-        torch.manual_seed(settings.seed)
-        model = make_network(settings, len(self.people.skeleton))
-        initialize_(model, settings.init, torch.zeros(1, 3, settings.input_size, settings.input_size))
-        if settings.weights is not None:
-            start = load_checkpoint(settings.weights)
-            theirs, ours = resolve_skeleton(start.skeleton), self.people.skeleton
-            if theirs.joints != ours.joints:
-                which = "; their joints differ" if theirs.name == ours.name else ""
-                raise UserError(
-                    f"--weights {settings.weights} predicts the {theirs.name!r} skeleton, and data set "
-                    f"{settings.dataset} has {ours.name!r}{which}"
-                )
-            load_weights(model, start.weights, settings.weights)
-        if settings.activation_checkpointing:
-            checkpoint_activations_(model)
-        self.config = model.config
-        self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = initial_network(config, self.people.skeleton)
+        self.architecture = network.config
+        self.model: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: set[int] = set()
 
     def optimizer(self) -> torch.optim.Optimizer:
         """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
-        s = self.settings
+        c = self.config
         return torch.optim.RMSprop(
             self.model.parameters(),
-            lr=torch.tensor(s.lr, device=self.device) if s.cuda_graph else s.lr,
+            lr=torch.tensor(c.lr, device=self.device) if c.cuda_graph else c.lr,
             alpha=0.99,
             eps=1e-8,
-            weight_decay=s.weight_decay,
+            weight_decay=c.weight_decay,
             foreach=True,
-            capturable=s.cuda_graph,
+            capturable=c.cuda_graph,
         )
-
-    def learning_rate(self, step: int, total: int) -> float:
-        """As the settings say."""
-        s = self.settings
-        return learning_rate(step, total, base=s.lr, schedule=s.schedule, warmup=s.warmup)
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """Batches in an order that (seed, step) decides; corrupt images are named once."""
-        s = self.settings
-        workers = loader_workers(s.workers, self.device)
+        c = self.config
+        workers = loader_workers(c.workers, self.device)
         sampler = EpochBatchSampler(
-            len(self.people), s.batch_size, s.seed, first, last, rank=distributed.rank(), ranks=distributed.size()
+            len(self.people), c.batch_size, c.seed, first, last, rank=distributed.rank(), ranks=distributed.world_size()
         )
         loader = DataLoader(
             self.data,
@@ -149,7 +127,7 @@ class PoseTask:
             worker_init_fn=worker_init,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if workers else None,
-            generator=torch.Generator().manual_seed(s.seed),  # its own: the default one belongs to the network
+            generator=torch.Generator().manual_seed(c.seed),  # its own: the default one belongs to the network
         )
         try:
             for batch in loader:
@@ -162,42 +140,39 @@ class PoseTask:
         for index in batch["index"][~batch["valid"]].tolist():
             if index not in self.corrupt:
                 self.corrupt.add(index)
-                print(
-                    f"left out: {self.people.image_name(index)} cannot be read ({len(self.corrupt)} so far)",
-                    flush=True,
-                )
+                name = self.people.image_name(index)
+                logger.warning(f"left out: {name} cannot be read ({len(self.corrupt)} so far)")
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         """Sum over the stacks of the mean squared error (paper, 3.1)."""
         move = {k: batch[k].to(self.device, non_blocking=True) for k in ("image", "joints", "weight")}
         images = normalize(move["image"]).contiguous(memory_format=torch.channels_last)
-        low = self.settings.precision == "bf16"
+        low = self.config.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
             maps = self.model(images)
         loss = torch.stack(
-            [ops.heatmap_loss(m, move["joints"], move["weight"], sigma=self.settings.sigma) for m in maps]
+            [ops.heatmap_loss(m, move["joints"], move["weight"], sigma=self.config.sigma) for m in maps]
         ).sum()
         return loss, accuracy(maps[-1].detach(), move["joints"], move["weight"]), len(images)
 
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
         """Single scale, no flip, pictures of the epoch's size: quick, and enough to watch a run."""
-        s = self.settings
+        c = self.config
         score, _ = evaluate_pose(
             model,
             self.held_out,
             self.data.size(epoch),
             flip=False,
-            batch_size=max(32, s.batch_size),
+            batch_size=max(32, c.batch_size),
             device=self.device,
-            precision=s.precision,
-            on_error="skip" if s.on_error == "skip" else "raise",
+            precision=c.precision,
+            on_error="skip" if c.on_error == "skip" else "raise",
         )
         return score.as_dict()
 
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
         """Predictions on the first validation people, seen at the epoch's size."""
-
-        s = self.settings
+        c = self.config
         some = FirstPeople(self.held_out, PICTURES)
         _, predictions = evaluate_pose(
             model,
@@ -206,7 +181,7 @@ class PoseTask:
             flip=False,
             batch_size=PICTURES,
             device=self.device,
-            precision=s.precision,
+            precision=c.precision,
         )
         skeleton = self.people.skeleton
         cells = [
@@ -218,19 +193,59 @@ class PoseTask:
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
         """Network configuration, weights, skeleton (whole, where it came with the data) and input size."""
         return Checkpoint(
-            model=self.config,
+            model=self.architecture,
             weights=weights,
             skeleton=self.people.skeleton.as_value(),
-            input_size=self.settings.input_size,
+            input_size=self.config.input_size,
         )
 
 
-def cached(people: PeopleSource, settings: PoseConfig, augmentation: Augmentation | None) -> CachedSource:
-    """The same people with their pictures decoded once, before loader processes start."""
-    kept = CachedSource(people, augmentation=augmentation, input_size=settings.input_size)
-    if kept.failures and settings.on_error == "raise":
+def prepare_people(people: PeopleSource, config: PoseConfig, augmentation: Augmentation | None) -> PeopleSource:
+    """The people that can be read where ``--on-error`` says so, with their pictures in memory where ``--cache`` does.
+
+    Args:
+        people: of one split.
+        config: its ``on_error``, ``cache`` and ``input_size``.
+        augmentation: what the kept pictures have to reach for; None: nothing.
+    """
+    if config.on_error == "skip":
+        people = with_images(people)
+    if not config.cache:
+        return people
+    # Decoded once, before loader processes start.
+    kept = CachedSource(people, augmentation=augmentation, input_size=config.input_size)
+    if kept.failures and config.on_error == "raise":
         raise UserError(next(iter(kept.failures.values())))
     return kept
+
+
+def initial_network(config: PoseConfig, skeleton: Skeleton) -> PyraNet:
+    """The network as a training starts: initialized by the seed, or with the weights of ``--weights``."""
+    torch.manual_seed(config.seed)
+    model = make_network(config, len(skeleton))
+    initialize_(model, config.init, torch.zeros(1, 3, config.input_size, config.input_size))
+    if config.weights is not None:
+        start = load_checkpoint(config.weights)
+        theirs = resolve_skeleton(start.skeleton)
+        if theirs.joints != skeleton.joints:
+            which = "; their joints differ" if theirs.name == skeleton.name else ""
+            raise UserError(
+                f"--weights {config.weights} predicts the {theirs.name!r} skeleton, and data set "
+                f"{config.dataset} has {skeleton.name!r}{which}"
+            )
+        load_weights(model, start.weights, config.weights)
+    if config.activation_checkpointing:
+        checkpoint_activations_(model)
+    return model
+
+
+def loader_workers(asked: int, device: torch.device) -> int:
+    """Loader processes; for -1 one for each core but one, at most 8, and on the CPU none: they would take the cores
+    that train (measured: 97 people a second without, 78 with one on two cores)."""
+    if asked >= 0:
+        return asked
+    cores = (os.cpu_count() or 1) // distributed.local_world_size()
+    return 0 if device.type == "cpu" else min(8, max(0, cores - 1))
 
 
 def accuracy(maps: Tensor, joints: Tensor, weight: Tensor) -> Tensor:

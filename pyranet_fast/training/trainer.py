@@ -1,11 +1,10 @@
-"""The training loop: reads top to bottom, serves every task, and loses nothing when it is stopped."""
+"""The training loop, for every task: it reads top to bottom, and loses nothing when it is stopped."""
 
 from __future__ import annotations
 
+import logging
 import math
-import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ..checkpoint import Checkpoint, save_checkpoint
@@ -24,96 +22,11 @@ from ..models.optimized.graphs import CudaCapture
 from ..models.zoo import LAST, load_checkpoint, load_weights
 from . import distributed
 from .config import RunConfig
-from .logging import Meter, Report
-from .optim import load_plain_state, moving_average, plain_state
+from .logging import Meter, RunLog, peak_megabytes
+from .optim import learning_rate, load_optimizer_state, moving_average, optimizer_state
 from .step import GraphedStep, Step
 
-
-class _Stop:
-    wanted = False
-
-
-@contextmanager
-def catch_signals() -> Iterator[_Stop]:
-    """Inside, Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C stops at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.wanted:
-            raise KeyboardInterrupt
-        stop.wanted = True
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: leave signals to whoever owns them
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def resume_path(settings: RunConfig, output: Path) -> Path | None:
-    """The checkpoint to go on from, or None."""
-    if settings.resume == "none":
-        return None
-    if settings.resume == "auto":
-        return output / LAST if (output / LAST).exists() else None
-    return Path(settings.resume)
-
-
-# Settings that may differ between the parts of one run without changing what is trained.
-_FREE = {
-    "output",
-    "root",
-    "resume",
-    "workers",
-    "device",
-    "cache",
-    "validate_every",
-    "save_every",
-    "on_error",
-    "compile",
-    "cuda_graph",
-    "activation_checkpointing",
-}
-
-
-def restore(
-    path: Path,
-    kind: str,
-    model: nn.Module,
-    average: AveragedModel | None,
-    optimizer: torch.optim.Optimizer,
-    settings: RunConfig,
-) -> tuple[int, dict[str, Any]]:
-    """Put a checkpoint's state back; returns its step and results.
-
-    Raises:
-        UserError: the checkpoint cannot be read, or was made with other settings.
-    """
-    checkpoint = load_checkpoint(path, kind)
-    state = checkpoint.training
-    if not state:
-        raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot go on from it")
-    now = asdict(settings)
-    other = sorted(k for k, v in state["settings"].items() if k not in _FREE and k in now and now[k] != v)
-    if other:
-        differences = ", ".join(f"--{k.replace('_', '-')} {state['settings'][k]} there, {now[k]} here" for k in other)
-        raise UserError(
-            f"checkpoint {path} was trained with other settings ({differences}); use them, another --output, "
-            "or --resume none"
-        )
-    if average is not None:
-        load_weights(average.module, checkpoint.weights, path)
-        average.n_averaged.fill_(state["averaged"])
-    load_weights(model, checkpoint.weights if average is None else state["raw_weights"], path)
-    load_plain_state(optimizer, state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random_cuda"])
-    return state["step"], checkpoint.metrics
+logger = logging.getLogger("pyranet_fast")
 
 
 class Task(Protocol):
@@ -122,14 +35,12 @@ class Task(Protocol):
     kind: str
     """What its checkpoints are of: "pose" or "classification"."""
     model: nn.Module
+    """What `loss` runs; the trainer puts the compiled or distributed form of the network here."""
     device: torch.device
     steps_per_epoch: int
 
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimizer of the model's parameters."""
-
-    def learning_rate(self, step: int, total: int) -> float:
-        """The rate of a step (0-based) in a run of ``total`` steps."""
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         """This process's share of the training batches ``first`` to ``last`` - 1, the same ones whenever asked."""
@@ -151,138 +62,278 @@ class Diverged(UserError):
     """The loss is no longer a number."""
 
 
-def fit(task: Task, settings: RunConfig) -> dict[str, Any]:
-    """Train to the end of the settings, going on from a checkpoint if there is one.
+class Trainer:
+    """Trains a task to the end of its config, resuming from a checkpoint if there is one.
 
-    Returns:
-        The last validation results.
+    Under torchrun every process has one; the first validates, writes and reports.
 
-    Raises:
-        Diverged: NaN or infinite loss.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
+    Args:
+        task: its model and its data.
+        config: its options.
+
+    Attributes:
+        model: the network that is trained, neither compiled nor distributed.
+        optimizer: of its parameters.
+        average: the moving average of its weights, or None.
+        step: number of steps made.
+        total: number of steps of the whole run.
+        results: of the last validation.
     """
-    output = Path(settings.output)
-    total = settings.epochs * task.steps_per_epoch
-    if settings.max_steps is not None:
-        total = min(total, settings.max_steps)
-    model, optimizer = task.model, task.optimizer()
-    average = moving_average(model, settings.ema) if settings.ema else None
-    network = average.module if average is not None else model
-    torch.manual_seed(settings.seed)
-    leads = distributed.leads()
-    report = Report(output)
-    step = 0
-    results: dict[str, Any] = {}
-    start = resume_path(settings, output)
-    if start is not None:
-        step, results = restore(start, task.kind, model, average, optimizer, settings)
-        if leads:
-            print(f"resumed from {start} at step {step} of {total}", flush=True)
-    if len(set(starts := distributed.gathered(step))) > 1:
-        raise UserError(
-            f"the processes start at different steps ({', '.join(map(str, starts))}); --output is {settings.output}, "
-            "and a folder that all of them see is accepted"
-        )
-    if leads:
-        report.open(step)
 
-    def save() -> None:
-        raw = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-        chosen = {k: v.detach().cpu() for k, v in network.state_dict().items()}
-        checkpoint = task.checkpoint(chosen)
-        checkpoint.metrics = results
-        checkpoint.training = {
-            "step": step,
-            "settings": asdict(settings),
-            "raw_weights": raw if average is not None else None,
-            "averaged": int(average.n_averaged) if average is not None else 0,
-            "optimizer": plain_state(optimizer),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(task.device) if task.device.type == "cuda" else None,
-        }
-        save_checkpoint(output / LAST, checkpoint)
+    def __init__(self, task: Task, config: RunConfig) -> None:
+        self.task, self.config, self.output = task, config, Path(config.output)
+        self.model, self.optimizer = task.model, task.optimizer()
+        self.average = moving_average(self.model, config.ema) if config.ema else None
+        self.total = config.epochs * task.steps_per_epoch
+        if config.max_steps is not None:
+            self.total = min(self.total, config.max_steps)
+        self.step = 0
+        self.results: dict[str, Any] = {}
+        torch.manual_seed(config.seed)
 
-    running = torch.compile(model) if settings.compile else model
-    task.model = distributed.replicated(running, task.device)  # type: ignore[arg-type]
-    stepper = Step(task, optimizer)
-    if settings.cuda_graph:
-        stepper = GraphedStep(task, optimizer, CudaCapture(task.device))
-    meter = Meter()
-    bar = tqdm(
-        total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if leads else True, smoothing=0.05
-    )
-    with catch_signals() as stop, bar:
-        source = iter(task.batches(step, total))
-        while step < total:
-            waited = time.perf_counter()
-            batch = next(source)
-            waited = time.perf_counter() - waited
-            rate = task.learning_rate(step, total)
-            model.train()
-            distributed.seed_step(settings.seed, step)
-            loss, accuracy, samples = stepper.loss(batch, rate)
-            value, share, asked = distributed.means(loss, accuracy, stop.wanted, device=task.device)
-            if not math.isfinite(value):
-                raise Diverged(
-                    f"the loss became {value} at step {step} (learning rate {rate:.2e}); nothing of this step was "
-                    f"kept. {output / LAST} holds the last good state, if an epoch was finished: lower --lr, use "
-                    "--warmup, or --precision fp32"
+    @property
+    def network(self) -> nn.Module:
+        """What validates and predicts: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that the last step belongs to, from 1."""
+        return (self.step - 1) // self.task.steps_per_epoch + 1
+
+    def fit(self) -> dict[str, Any]:
+        """Make all steps that are left, with a checkpoint and a validation at the end of each epoch.
+
+        Returns:
+            The last validation results.
+
+        Raises:
+            Diverged: NaN or infinite loss.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
+        """
+        self.resume()
+        log = RunLog(self.output, self.step) if distributed.is_main_process() else None
+        step = self._prepare_step()
+        meter = Meter()
+        with catch_signals() as stop, self._progress_bar() as bar:
+            batches = iter(self.task.batches(self.step, self.total))
+            while self.step < self.total:
+                started = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - started
+
+                rate = self._learning_rate()
+                self.model.train()
+                distributed.seed_step(self.config.seed, self.step)
+                own_loss, own_accuracy, samples = step.run(batch, rate)
+                loss, accuracy, stopping = distributed.mean(
+                    own_loss, own_accuracy, stop.requested, device=self.task.device
                 )
-            stepper.update()
-            if average is not None:
-                average.update_parameters(model)
-            step += 1
-            meter.add(value, share, samples * distributed.size(), waited)
-            epoch = (step - 1) // task.steps_per_epoch + 1
-            bar.set_postfix_str(f"epoch {epoch}, {meter}", refresh=False)
-            bar.update()
-            ended = step % task.steps_per_epoch == 0 or step == total
-            if ended and leads:
-                figures = meter.row()  # before validation, whose time is not training's
-                validated = epoch % settings.validate_every == 0 or step == total
-                if validated:
-                    network.eval()
-                    results = task.validate(network, epoch - 1)
-                    task.draw(network, output / "pictures" / f"epoch_{epoch:03d}.png", epoch - 1)
-                row = {
-                    "epoch": epoch,
-                    "step": step,
-                    "lr": rate,
-                    **figures,
-                    "validation": results["mean"] if validated else None,
-                }
-                report.write(row, results)
-                line = f"epoch {epoch}: loss {row['loss']:.5f}, accuracy {row['accuracy']:.1%}, "
-                line += f"validation {row['validation']:.2f}, " if row["validation"] is not None else ""
-                line += f"{row['images_per_second']:.0f} images/s, data wait {row['data_wait']:.1%}"
-                bar.write(line, file=sys.stdout)
-                sys.stdout.flush()
-            if ended:
-                meter = Meter()
-            if leads and (ended or asked or (settings.save_every and step % settings.save_every == 0)):
-                save()
-            if asked and step < total:
-                distributed.gathered(step)  # nobody leaves before the checkpoint is there
-                if leads:
-                    done = f"stopped at step {step} of {total}; saved {output / LAST}"
-                    bar.write(f"{done}; the same command goes on from there")
-                raise KeyboardInterrupt
-    if leads:
-        report.close(
-            {
-                "metric": results.get("metric"),
-                "validation": results.get("mean"),
-                "steps": step,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "device": str(task.device),
-                "peak_megabytes": round(peak_megabytes(task.device), 1),
-            }
+                self._require_finite(loss, rate)
+                if self.average is not None:
+                    self.average.update_parameters(self.model)
+                self.step += 1
+
+                meter.add(loss, accuracy, samples * distributed.world_size(), waited)
+                bar.set_postfix_str(f"epoch {self.epoch}, {meter}", refresh=False)
+                bar.update()
+                ended = self.step % self.task.steps_per_epoch == 0 or self.step == self.total
+                if ended:
+                    self._end_epoch(log, meter, rate)
+                    meter = Meter()
+                if ended or stopping or self._save_is_due():
+                    self.save()
+                if stopping and self.step < self.total:
+                    self._stop()
+        if log is not None:
+            log.close(self._summary())
+        return self.results
+
+    # --- state ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continues the run bit for bit, but for the weights of `network`."""
+        on_gpu = self.task.device.type == "cuda"
+        return {
+            "step": self.step,
+            "settings": asdict(self.config),
+            "raw_weights": _on_cpu(self.model) if self.average is not None else None,
+            "averaged": int(self.average.n_averaged) if self.average is not None else 0,
+            "optimizer": optimizer_state(self.optimizer),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.task.device) if on_gpu else None,
+        }
+
+    def load_state_dict(
+        self, state: dict[str, Any], weights: dict[str, Tensor], source: str | Path = "checkpoint"
+    ) -> None:
+        """Continue where another trainer stood.
+
+        Args:
+            state: what its `state_dict` gave.
+            weights: of its `network`.
+            source: what errors name.
+
+        Raises:
+            UserError: it was trained with other options, or its weights are of another network.
+        """
+        if conflicts := self.config.conflicts(state["settings"]):
+            raise UserError(
+                f"checkpoint {source} was trained with other settings ({', '.join(conflicts)}); use them, another "
+                "--output, or --resume none"
+            )
+        if self.average is not None:
+            load_weights(self.average.module, weights, source)
+            self.average.n_averaged.fill_(state["averaged"])
+        load_weights(self.model, weights if self.average is None else state["raw_weights"], source)
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["random_cuda"])
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write OUTPUT/last.pt, whole or not at all; the first process alone does."""
+        if not distributed.is_main_process():
+            return
+        checkpoint = self.task.checkpoint(_on_cpu(self.network))
+        checkpoint.metrics = self.results
+        checkpoint.training = self.state_dict()
+        save_checkpoint(self.output / LAST, checkpoint)
+        logger.debug(f"saved {self.output / LAST} at step {self.step}")
+
+    def resume(self) -> None:
+        """Continue from the checkpoint that ``--resume`` means, if there is one.
+
+        Raises:
+            UserError: it cannot be read or was made with other options, or processes see different ones.
+        """
+        path = resume_path(self.config)
+        if path is not None:
+            checkpoint = load_checkpoint(path, self.task.kind)
+            if not checkpoint.training:
+                raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot go on from it")
+            self.load_state_dict(checkpoint.training, checkpoint.weights, path)
+            self.results = checkpoint.metrics
+            if distributed.is_main_process():
+                logger.info(f"resumed from {path} at step {self.step} of {self.total}")
+        starts = distributed.all_gather(self.step)
+        if len(set(starts)) > 1:
+            raise UserError(
+                f"the processes start at different steps ({', '.join(map(str, starts))}); --output is "
+                f"{self.config.output}, and a folder that all of them see is accepted"
+            )
+
+    # --- parts of the loop ---
+
+    def _prepare_step(self) -> Step:
+        """Compile and distribute the task's model as the options say; returns what makes a step with it."""
+        running = torch.compile(self.model) if self.config.compile else self.model
+        self.task.model = distributed.data_parallel(running, self.task.device)  # type: ignore[arg-type]
+        if self.config.cuda_graph:
+            return GraphedStep(self.task, self.optimizer, CudaCapture(self.task.device))
+        return Step(self.task, self.optimizer)
+
+    def _progress_bar(self) -> tqdm[Any]:
+        """On the first process's terminal, unless ``--quiet`` was given."""
+        shown = distributed.is_main_process() and logger.level <= logging.INFO
+        return tqdm(
+            total=self.total,
+            initial=self.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None if shown else True,
+            smoothing=0.05,
         )
-    return results
+
+    def _learning_rate(self) -> float:
+        c = self.config
+        return learning_rate(self.step, self.total, base=c.lr, schedule=c.schedule, warmup=c.warmup)
+
+    def _require_finite(self, loss: float, rate: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss became {loss} at step {self.step} (learning rate {rate:.2e}); nothing of this step was "
+                f"kept. {self.output / LAST} holds the last good state, if an epoch was finished: lower --lr, use "
+                "--warmup, or --precision fp32"
+            )
+
+    def _end_epoch(self, log: RunLog | None, meter: Meter, rate: float) -> None:
+        """Validate if it is time to, draw, and log the epoch; the first process alone does."""
+        if log is None:
+            return
+        figures = meter.row()  # before validation, whose time is not training's
+        validation = None
+        if self.epoch % self.config.validate_every == 0 or self.step == self.total:
+            self.network.eval()
+            self.results = self.task.validate(self.network, self.epoch - 1)
+            self.task.draw(self.network, self.output / "pictures" / f"epoch_{self.epoch:03d}.png", self.epoch - 1)
+            validation = self.results["mean"]
+        row = {"epoch": self.epoch, "step": self.step, "lr": rate, **figures, "validation": validation}
+        log.write(row, self.results)
+        validated = f"validation {validation:.2f}, " if validation is not None else ""
+        logger.info(
+            f"epoch {self.epoch}: loss {row['loss']:.5f}, accuracy {row['accuracy']:.1%}, {validated}"
+            f"{row['images_per_second']:.0f} images/s, data wait {row['data_wait']:.1%}"
+        )
+
+    def _save_is_due(self) -> bool:
+        return self.config.save_every > 0 and self.step % self.config.save_every == 0
+
+    def _stop(self) -> None:
+        distributed.all_gather(self.step)  # nobody leaves before the checkpoint is there
+        if distributed.is_main_process():
+            done = f"stopped at step {self.step} of {self.total}; saved {self.output / LAST}"
+            logger.warning(f"{done}; rerun the same command to resume")
+        raise KeyboardInterrupt
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "metric": self.results.get("metric"),
+            "validation": self.results.get("mean"),
+            "steps": self.step,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "device": str(self.task.device),
+            "peak_megabytes": round(peak_megabytes(self.task.device), 1),
+        }
 
 
-def peak_megabytes(device: torch.device) -> float:
-    """The most memory so far: of tensors on a GPU, of this process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resume_path(config: RunConfig) -> Path | None:
+    """The checkpoint to resume from, or None."""
+    if config.resume == "none":
+        return None
+    if config.resume == "auto":
+        last = Path(config.output) / LAST
+        return last if last.exists() else None
+    return Path(config.resume)
+
+
+class StopRequest:
+    """Whether somebody has asked for a stop."""
+
+    requested = False
+
+
+@contextmanager
+def catch_signals() -> Iterator[StopRequest]:
+    """Inside, Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C stops at once."""
+    stop = StopRequest()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: leave signals to whoever owns them
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}

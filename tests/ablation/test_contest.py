@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,14 +13,16 @@ import pytest
 
 from pyranet_fast import ablate, cli
 from pyranet_fast.ablation import contest
+from pyranet_fast.checkpoint import CLASSIFICATION, Checkpoint, save_checkpoint
 from pyranet_fast.errors import UserError
+from pyranet_fast.models import classifier
 from tests.data.coco_people import dogs, write
 
 
 def test_variants_and_levels_are_of_one_size():
     sizes = {}
-    for one in (*contest.variants(contest.SMALL), *contest.scales(contest.SMALL)):
-        sizes[one.name] = contest._parameters([*contest.SMALL, *one.flags])
+    for one in (*contest.variants(contest.SMALL_POSE), *contest.scales(contest.SMALL_POSE)):
+        sizes[one.name] = contest.count_parameters([*contest.SMALL_POSE, *one.flags])
     assert set(sizes) == {
         "plain",
         "wide",
@@ -32,16 +35,16 @@ def test_variants_and_levels_are_of_one_size():
 
 
 def test_recipes_change_one_thing_each():
-    flags = [*contest.SMALL, "--input-size", "128"]
-    base = dataclasses.asdict(contest._settings(flags))
+    flags = [*contest.SMALL_POSE, "--input-size", "128"]
+    base = dataclasses.asdict(contest.pose_config(flags))
     changed = {}
     for one in contest.recipes(flags):
-        settings = dataclasses.asdict(contest._settings([*flags, *one.flags]))
-        changed[one.name] = {key for key, value in settings.items() if value != base[key]}
+        config = dataclasses.asdict(contest.pose_config([*flags, *one.flags]))
+        changed[one.name] = {key for key, value in config.items() if value != base[key]}
         folder = one.folder(Path(), 0).name
         assert folder.replace("-", "").isalnum()
     assert changed.pop("as given") == set()
-    augmentation = {"scale_noise", "rotation_noise", "rotation_probability", "colour_noise"}
+    augmentation = {"scale_noise", "rotation_noise", "rotation_probability", "color_noise"}
     for name, keys in changed.items():
         assert len(keys) == 1 or (keys and keys <= augmentation), name
     assert len(changed) >= 14 and {"lr", "batch_size", "schedule", "ema", "early_size", "pool_windows", "init"} <= set(
@@ -57,8 +60,9 @@ def test_a_contest_is_held_once(tmp_path, capsys):
     command = ["variants", "--output", str(tmp_path / "out"), "--only", "plain,PRM-B*", "--seeds", "2"]
     command += ["--jobs", "2", "--", *tiny]
     assert cli.run(ablate.main, command) == 0
-    said = capsys.readouterr().out
-    assert "| network | PCK-box@0.05 |" in said and "done before" not in said
+    said = capsys.readouterr()
+    assert "| network | PCK-box@0.05 |" in said.out and "done before" not in said.err
+    assert said.err.count("python -m pyranet_fast.train") == 4
     results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert [r["name"] for r in results] == ["plain", "PRM-B*"]
     for result in results:
@@ -71,7 +75,7 @@ def test_a_contest_is_held_once(tmp_path, capsys):
     finished = tmp_path / "out" / "runs" / "plain-seed0" / "last.pt"
     before = finished.stat().st_mtime_ns
     assert cli.run(ablate.main, command) == 0
-    assert capsys.readouterr().out.count("done before") == 4 and finished.stat().st_mtime_ns == before
+    assert capsys.readouterr().err.count("done before") == 4 and finished.stat().st_mtime_ns == before
 
     assert cli.run(ablate.main, [*command[:3], "--only", "plain", "--", *tiny, "--batch-size", "99"]) == cli.BAD_INPUT
     assert "training of plain, seed 0 ended with status 2: error: " in capsys.readouterr().err
@@ -86,30 +90,53 @@ def test_unknown_networks_are_named(capsys):
     assert "--jobs is 0; a whole number above 0 is accepted" in capsys.readouterr().err
 
 
+def networks(count: int) -> list[contest.Contestant]:
+    return [contest.Contestant(str(number), ()) for number in range(count)]
+
+
 def test_what_has_not_begun_is_left_where_one_fails(tmp_path, monkeypatch):
     begun = []
 
-    def train(title, *rest):
-        begun.append(title)
+    def fails(command, **rest):
+        begun.append(command)
         time.sleep(0.01)
-        raise UserError(f"{title} failed")
+        return subprocess.CompletedProcess(command, 3)
 
-    monkeypatch.setattr(contest, "_train", train)
-    monkeypatch.setattr(contest, "_result", None)
-    networks = [contest.Contestant(str(i), ()) for i in range(200)]
-    with pytest.raises(UserError, match="0, seed 0 failed"):
-        contest.hold(networks, tmp_path, [], 1, jobs=1)
+    monkeypatch.setattr(contest.subprocess, "run", fails)
+    with pytest.raises(UserError, match="training of 0, seed 0 ended with status 3: it said nothing"):
+        contest.train_all(networks(200), tmp_path, [], 1, jobs=1)
     assert len(begun) < 200
 
 
 def test_trainings_at_a_time_share_the_cores(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(contest, "_train", lambda title, folder, flags, env: seen.append(env.get("OMP_NUM_THREADS")))
-    monkeypatch.setattr(contest, "_result", lambda one, folders: (one.name, len(folders)))
+
+    def run(command, env, **rest):
+        seen.append((command[2], env.get("OMP_NUM_THREADS")))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(contest.subprocess, "run", run)
     monkeypatch.setattr(contest.os, "cpu_count", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    networks = [contest.Contestant("a", ()), contest.Contestant("b", ())]
-    assert contest.hold(networks, tmp_path, [], 2, jobs=3) == [("a", 2), ("b", 2)]
-    assert seen == ["2"] * 4
-    contest.hold(networks, tmp_path, [], 1)
-    assert seen[4:] == [None] * 2
+    contest.train_all(networks(2), tmp_path / "a", [], 2, jobs=3)
+    assert seen == [("pyranet_fast.train", "2")] * 4
+    contest.train_all(networks(2), tmp_path / "b", [], 1, "train_classifier")
+    assert seen[4:] == [("pyranet_fast.train_classifier", None)] * 2
+    contest.train_all(networks(2), tmp_path / "b", [], 1, "train_classifier")  # done before
+    assert len(seen) == 6
+
+
+def test_results_of_classifiers_are_read(tmp_path):
+    one = contest.Contestant("wrn-10-1", ())
+    network = classifier("wrn-10-1", classes=4)
+    for seed, score in enumerate((60.0, 70.0)):
+        folder = one.folder(tmp_path, seed)
+        checkpoint = Checkpoint(network.config, network.state_dict(), "", 32, kind=CLASSIFICATION)
+        save_checkpoint(folder / "last.pt", checkpoint)
+        summary = {"metric": "accuracy", "validation": score, "peak_megabytes": 100 + seed}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "log.csv").write_text(f"epoch,validation,images_per_second\n1,,10\n2,{score},30\n")
+    (result,) = contest.read_results([one], tmp_path, 2)
+    assert result.params == sum(p.numel() for p in network.parameters()) and result.flops > result.params
+    assert result.scores == [60.0, 70.0] and result.mean == 65 and result.curves == [[(2, 60.0)], [(2, 70.0)]]
+    assert result.images_per_second == 20 and result.peak_megabytes == 101 and result.metric == "accuracy"

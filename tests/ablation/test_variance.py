@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from torch import nn
 
 from pyranet_fast import ablate, cli
 from pyranet_fast.ablation import variance
@@ -45,9 +47,6 @@ def test_variance_control_keeps_the_sums_of_an_hourglass_from_growing():
 
 
 def test_places_that_are_not_reached_are_named():
-    import torch
-    from torch import nn
-
     with pytest.raises(ValueError, match="places has 'idle', which the model did not reach"):
         variance.trace(nn.Identity(), {"idle": nn.Identity()}, torch.zeros(1, 2))
 

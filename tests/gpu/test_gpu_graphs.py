@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,15 +17,32 @@ from pyranet_fast.models.optimized.graphs import CudaCapture
 from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.training.config import PoseConfig
 from pyranet_fast.training.pose import PoseTask
-from pyranet_fast.training.step import GraphedStep, Step
+from pyranet_fast.training.step import WARM_UPS, GraphedStep, Step
+
+
+class CountingCapture(CudaCapture):
+    """Counts what it records."""
+
+    recordings = 0
+
+    def record(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        CountingCapture.recordings += 1
+        return super().record(function)
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Gives the number of graphs that were recorded so far."""
+    monkeypatch.setattr(CountingCapture, "recordings", 0)
+    return lambda: CountingCapture.recordings
 
 
 def task(**options: object) -> PoseTask:
-    settings = PoseConfig(**{
+    config = PoseConfig(**{
         "dataset": "demo", "cache": False, "workers": 0, "stacks": 1, "features": 32, "depth": 2, "input_size": 64,
         "batch_size": 8, **options,
     })  # fmt: skip
-    made = PoseTask(settings, torch.device("cuda"))
+    made = PoseTask(config, torch.device("cuda"))
     made.model.train()
     return made
 
@@ -35,9 +54,7 @@ def curve(options: dict[str, object], graphed: bool, steps: int = 8) -> tuple[li
     torch.manual_seed(1)
     losses = []
     for number, batch in enumerate(one.batches(0, steps)):
-        loss, _, _ = step.loss(batch, 1e-3 / (1 + number))
-        losses.append(loss.item())
-        step.update()
+        losses.append(step.run(batch, 1e-3 / (1 + number))[0].item())
     return losses, {name: tensor.cpu() for name, tensor in one.model.state_dict().items()}
 
 
@@ -53,15 +70,14 @@ def test_a_graphed_training_follows_the_eager_one(backend: str, precision: str, 
     assert counts and all(int(graphed_weights[name]) == count for name, count in counts.items())
 
 
-def test_windows_are_drawn_anew_in_each_replay(backend: str) -> None:
+def test_windows_are_drawn_anew_in_each_replay(backend: str, recordings: Callable[[], int]) -> None:
     """One batch again and again, at a rate of almost nothing: only the windows change the loss."""
     with pf.ops.backend(backend):
         one = task(cuda_graph=True)
-        optimizer = one.optimizer()
-        step = GraphedStep(one, optimizer, CudaCapture(one.device))
+        step = GraphedStep(one, one.optimizer(), CountingCapture(one.device))
         batch = next(one.batches(0, 1))
-        losses = [step.loss(batch, 1e-12)[0].item() for _ in range(8)]
-    assert step._replay is not None and len(set(losses[3:])) == 5
+        losses = [step.run(batch, 1e-12)[0].item() for _ in range(8)]
+    assert recordings() == 1 and len(set(losses[WARM_UPS:])) == 5
 
 
 def test_the_rate_is_read_in_each_replay() -> None:
@@ -69,12 +85,12 @@ def test_the_rate_is_read_in_each_replay() -> None:
     step = GraphedStep(one, one.optimizer(), CudaCapture(one.device))
     batch = next(one.batches(0, 1))
     for _ in range(5):
-        step.loss(batch, 1e-3)
+        step.run(batch, 1e-3)
     weight = next(p for p in one.model.parameters() if p.dim() == 4)
     before = weight.detach().clone()
-    step.loss(batch, 0.0)
+    step.run(batch, 0.0)
     assert torch.equal(weight, before)
-    step.loss(batch, 1e-3)
+    step.run(batch, 1e-3)
     assert not torch.equal(weight, before)
 
 
@@ -93,7 +109,7 @@ def test_train_with_a_graph_goes_on_without_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_predictions_by_graphs(backend: str, precision: str) -> None:
+def test_predictions_by_graphs(backend: str, precision: str, recordings: Callable[[], int]) -> None:
     torch.manual_seed(0)
     model = pf.models.PyraNet(2, 5, features=64, depth=2)
     for module in model.modules():
@@ -101,11 +117,11 @@ def test_predictions_by_graphs(backend: str, precision: str) -> None:
             module.running_mean.normal_(0, 0.5)
     with pf.ops.backend(backend):
         plain = pf.models.optimize_for_inference(model.cuda(), precision)
-        fast = GraphedInference(plain, shapes=2)
+        fast = GraphedInference(plain, shapes=2, capture=CountingCapture)
         shapes = ((1, 64), (1, 64), (2, 32), (4, 64), (1, 64))
         images = [torch.randn(n, 3, side, 64, device="cuda") for n, side in shapes]
         results = [fast(image) for image in images]
         for image, maps in zip(images, results, strict=True):
             for a, b in zip(maps, plain(image), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-    assert len(fast._graphs) == 2
+    assert recordings() == 4  # the third shape takes the place of the first, which is recorded again

@@ -30,8 +30,8 @@ RECORDER = """
 import os, runpy, signal, sys, time
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from pyranet_fast.training.classify_task import ClassifyTask
-from pyranet_fast.training.pose_task import PoseTask
+from pyranet_fast.training.classification import ClassificationTask
+from pyranet_fast.training.pose import PoseTask
 
 rank, seen, kept = int(os.environ["RANK"]), [], {}
 
@@ -53,7 +53,7 @@ def keep_first_gradients(*_):
         parameters = kept["task"].model.named_parameters()
         kept["gradients"] = {k.removeprefix("module."): p.grad.clone() for k, p in parameters}
 
-recorded(PoseTask), recorded(ClassifyTask)
+recorded(PoseTask), recorded(ClassificationTask)
 register_optimizer_step_pre_hook(keep_first_gradients)
 module, output = sys.argv[1], sys.argv[sys.argv.index("--output") + 1]
 sys.argv = sys.argv[1:]
@@ -148,14 +148,14 @@ def test_the_gradient_is_the_mean_of_both_halves(root: Path, finished: tuple[Pat
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        settings = PoseConfig(**options(root, tmp_path))
-        task = PoseTask(settings, torch.device("cpu"))
+        config = PoseConfig(**options(root, tmp_path))
+        task = PoseTask(config, torch.device("cpu"))
         task.model.train()
         halves, states = [], []
         for rank in (0, 1):
             batch = {k: v[2 * rank : 2 * rank + 2] for k, v in next(task.batches(0, 1)).items()}
             assert batch["index"].tolist() == records(finished[0])[rank]["seen"][0]
-            torch.manual_seed(settings.seed if rank == 0 else (settings.seed * 1_000_003) * 1_009 + rank)
+            torch.manual_seed(config.seed if rank == 0 else (config.seed * 1_000_003) * 1_009 + rank)
             states.append(torch.get_rng_state())
             task.model.zero_grad()
             task.loss(batch)[0].backward()
@@ -215,7 +215,7 @@ def test_what_cannot_be_shared_out_is_one_sentence(
 ) -> None:
     for name, value in (("WORLD_SIZE", size), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=sentence), distributed.joined(device, batch):
+    with pytest.raises(UserError, match=sentence), distributed.process_group(device, batch):
         pass
 
 
@@ -225,5 +225,5 @@ def test_one_process_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        with distributed.joined("cpu", 5) as device:
-            assert device == torch.device("cpu") and distributed.size() == 1 and distributed.leads()
+        with distributed.process_group("cpu", 5) as device:
+            assert device == torch.device("cpu") and distributed.world_size() == 1 and distributed.is_main_process()

@@ -15,12 +15,11 @@ from pyranet_fast.data.classification import LabeledImages, load_shapes
 from pyranet_fast.data.transforms import MEAN, normalize
 from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import load_checkpoint
-from pyranet_fast.training import classification as classify_task
-from pyranet_fast.training import trainer as loop
+from pyranet_fast.training import classification, trainer
 from pyranet_fast.training.classification import ClassificationTask
 from pyranet_fast.training.config import ClassifierConfig, PoseConfig
-from pyranet_fast.training.optim import load_plain_state, plain_state
-from pyranet_fast.training.step import GraphedStep, Step, set_rate
+from pyranet_fast.training.optim import load_optimizer_state, optimizer_state
+from pyranet_fast.training.step import WARM_UPS, GraphedStep, Step, set_learning_rate
 from tests.fake_capture import FakeCapture
 
 
@@ -54,10 +53,9 @@ def run(batches: list[dict[str, Tensor]], graphed: bool) -> tuple[list[float], d
     torch.manual_seed(5)
     seen = []
     for number, content in enumerate(batches):
-        loss, accuracy, samples = step.loss(content, 1e-3 / (1 + number))
+        loss, accuracy, samples = step.run(content, 1e-3 / (1 + number))
         assert samples == len(content["image"])
         seen += [loss.item(), accuracy.item()]
-        step.update()
     return seen, task.model.state_dict(), capture.log
 
 
@@ -88,16 +86,24 @@ def test_a_graph_trains_as_the_eager_step_does(batches: list[dict[str, Tensor]],
 
 
 def test_batches_are_copied_into_the_same_buffers() -> None:
+    """A replay reads where the recording read, never the batch's own memory, which it leaves as it was."""
     task = SmallTask()
+    seen: list[dict[str, Tensor]] = []
+
+    def loss(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+        seen.append(dict(batch))
+        return SmallTask.loss(task, batch)
+
+    task.loss = loss  # type: ignore[method-assign]
     step = GraphedStep(task, task.optimizer, FakeCapture(task.model, task.optimizer))
-    for number in range(4):
-        step.loss(batch(number), 1e-3)
-    places = {name: tensor.data_ptr() for name, tensor in step._static.items()}
+    for number in range(WARM_UPS + 1):  # the last one is recorded and replayed
+        step.run(batch(number), 1e-3)
+    recorded = seen[-1]
     given = batch(9)
     before = copy.deepcopy(given)
-    step.loss(given, 1e-3)
-    for name, tensor in step._static.items():
-        assert tensor.data_ptr() == places[name] != given[name].data_ptr()
+    step.run(given, 1e-3)
+    for name, tensor in seen[-1].items():
+        assert tensor.data_ptr() == recorded[name].data_ptr() != given[name].data_ptr()
         assert torch.equal(tensor, given[name]) and torch.equal(given[name], before[name])
 
 
@@ -105,7 +111,7 @@ def test_the_rate_changes_in_place_where_it_is_a_tensor() -> None:
     parameters = [nn.Parameter(torch.ones(2))]
     rate = torch.tensor(0.5)
     for optimizer in (torch.optim.RMSprop(parameters, lr=rate), torch.optim.RMSprop(parameters, lr=0.5)):
-        set_rate(optimizer, 0.125)
+        set_learning_rate(optimizer, 0.125)
         assert float(optimizer.param_groups[0]["lr"]) == 0.125
     assert rate.item() == 0.125
 
@@ -122,14 +128,14 @@ def test_checkpoints_are_the_same_with_and_without_a_graph() -> None:
 
     eager, graphed = optimizer("eager"), optimizer("graph")
     for source in (eager, graphed):
-        state = plain_state(source)
+        state = optimizer_state(source)
         assert state["param_groups"][0]["lr"] == 0.5 and type(state["param_groups"][0]["lr"]) is float
         assert state["param_groups"][0]["capturable"] is False
-    state = plain_state(graphed)
+    state = optimizer_state(graphed)
     state["param_groups"][0]["lr"] = 0.25
     for target in (eager, graphed):
         rate = target.param_groups[0]["lr"]
-        load_plain_state(target, state)
+        load_optimizer_state(target, state)
         group = target.param_groups[0]
         assert float(group["lr"]) == 0.25 and type(group["lr"]) is type(rate)
         assert group["capturable"] is (target is graphed)
@@ -146,15 +152,15 @@ def test_the_loop_trains_by_it_and_goes_on_without(tmp_path: Path, monkeypatch: 
         return LabeledImages(d.name, d.images[:60], d.labels[:60], d.classes, d.mean, d.std)
 
     def fit(output: Path, graphed: bool, steps: int) -> dict[str, Tensor]:
-        settings = ClassifierConfig(
+        config = ClassifierConfig(
             output=str(output), model="wrn-10-1-pyramid", batch_size=12, epochs=2, validate_every=9, save_every=1,
             schedule="cosine",
         )  # fmt: skip
-        task = ClassificationTask(settings, torch.device("cpu"))
+        task = ClassificationTask(config, torch.device("cpu"))
         optimizer = task.optimizer()
         task.optimizer = lambda: optimizer  # type: ignore[method-assign]
         capture = FakeCapture(task.model, optimizer)
-        saved = loop.save_checkpoint
+        saved = trainer.save_checkpoint
 
         def stop(path: Path, checkpoint: Checkpoint) -> None:
             saved(path, checkpoint)
@@ -163,17 +169,17 @@ def test_the_loop_trains_by_it_and_goes_on_without(tmp_path: Path, monkeypatch: 
 
         with monkeypatch.context() as patch:
             patch.setattr(ClassifierConfig, "cuda_graph", graphed)
-            patch.setattr(loop, "CudaCapture", lambda device: capture)
-            patch.setattr(loop, "save_checkpoint", stop)
+            patch.setattr(trainer, "CudaCapture", lambda device: capture)
+            patch.setattr(trainer, "save_checkpoint", stop)
             if steps < 10:
                 with pytest.raises(InterruptedError):
-                    loop.fit(task, settings)
+                    trainer.Trainer(task, config).fit()
             else:
-                loop.fit(task, settings)
+                trainer.Trainer(task, config).fit()
         assert ("replay" in capture.log) is graphed
         return load_checkpoint(output / "last.pt", None).weights
 
-    monkeypatch.setattr(classify_task, "load_shapes", some)
+    monkeypatch.setattr(classification, "load_shapes", some)
     whole = fit(tmp_path / "eager", False, 10)
     fit(tmp_path / "graph", True, 6)
     parts = fit(tmp_path / "graph", False, 10)

@@ -1,6 +1,9 @@
-"""Sampler, schedule, moving average, settings."""
+"""Sampler, schedule, moving average, options."""
 
 from __future__ import annotations
+
+import argparse
+import dataclasses
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from torch import nn
 
 from pyranet_fast.data.crops import EpochBatchSampler
 from pyranet_fast.errors import UserError
-from pyranet_fast.training.config import PoseConfig
+from pyranet_fast.training.config import ClassifierConfig, PoseConfig, RunConfig
 from pyranet_fast.training.optim import learning_rate, moving_average
 from pyranet_fast.training.pose import loader_workers
 
@@ -58,12 +61,52 @@ def test_moving_average_follows_weights_and_statistics() -> None:
         ({"ema": 1.0}, "--ema is 1.0"),
         ({"workers": -2}, "--workers is -2"),
         ({"rotation_probability": 1.5}, "--rotation-probability is 1.5"),
-        ({"max_steps": 0}, "--max-steps is 0"),
+        ({"max_steps": 0}, "--max-steps is 0; a whole number above 0 is accepted"),
+        ({"early_size": 96}, "--early-size is 96; with --depth 4 a multiple of 64"),
+        ({"color_noise": 1.0}, r"--color-noise is 1.0; a number in \[0, 1\) is accepted"),
+        ({"weight_decay": float("nan")}, "--weight-decay is nan; 0 or more is accepted"),
+        ({"schedule": "steps"}, "--schedule is 'steps'; accepted are step, cosine"),
     ],
 )
-def test_absurd_settings_are_named(values: dict, sentence: str) -> None:
+def test_absurd_options_are_named(values: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         PoseConfig(**values)
+
+
+def parsed(config: type[RunConfig], *flags: str) -> RunConfig:
+    parser = argparse.ArgumentParser()
+    config.add_arguments(parser)
+    return config.from_arguments(parser.parse_args(flags))
+
+
+@pytest.mark.parametrize("config", [PoseConfig, ClassifierConfig])
+def test_the_defaults_of_flags_and_of_configs_are_the_same(config: type[RunConfig]) -> None:
+    assert parsed(config) == config()
+    options = config.options()
+    assert sorted(option.name for option in options) == sorted(field.name for field in dataclasses.fields(config))
+    assert options[0].name == "dataset"  # the task's own options come first
+
+
+def test_flags_make_a_config_and_old_names_still_do(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--max-steps", "3", "--no-cache", "--variant", "A", "--root", "here", "--color-noise", "0.1")
+    assert parsed(PoseConfig, *flags) == PoseConfig(max_steps=3, cache=False, variant="A", root="here", color_noise=0.1)
+    assert parsed(PoseConfig, "--colour-noise", "0.1") == PoseConfig(color_noise=0.1)
+    with pytest.raises(SystemExit):
+        parsed(PoseConfig, "--help")
+    shown = capsys.readouterr().out
+    assert "--color-noise" in shown and "colour" not in shown
+
+
+def test_conflicts_are_of_what_decides_the_training_alone() -> None:
+    config = PoseConfig(lr=0.5, output="here", workers=3)
+    recorded = dataclasses.asdict(PoseConfig())
+    assert config.conflicts(recorded) == ["--lr 0.0007 there, 0.5 here"]
+    # An option that the checkpoint does not know yet, and one that it knows by an older name.
+    old = {**dataclasses.asdict(config), "unheard_of": 1}
+    del old["pool_windows"]
+    old["colour_noise"] = old.pop("color_noise")
+    assert config.conflicts(old) == []
+    assert config.conflicts({**old, "colour_noise": 0.3}) == ["--color-noise 0.3 there, 0.2 here"]
 
 
 def test_loader_processes_leave_the_cpu_to_training(monkeypatch) -> None:

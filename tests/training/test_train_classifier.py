@@ -12,8 +12,7 @@ import torch
 from pyranet_fast import Predictor, UserError, cli, evaluate, predict, train, train_classifier
 from pyranet_fast.data.classification import LabeledImages, load_shapes, normalize_by_channel
 from pyranet_fast.models.zoo import build_model, load_checkpoint
-from pyranet_fast.training import classification as classify_task
-from pyranet_fast.training import trainer as loop
+from pyranet_fast.training import classification, trainer
 from pyranet_fast.training.config import ClassifierConfig
 from pyranet_fast.training.optim import learning_rate
 
@@ -27,7 +26,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
         n = len(d) // 10
         return LabeledImages(d.name, d.images[:n], d.labels[:n], d.classes, d.mean, d.std)
 
-    monkeypatch.setattr(classify_task, "load_shapes", some)
+    monkeypatch.setattr(classification, "load_shapes", some)
 
 
 def arguments(output: Path, *more: str) -> list[str]:
@@ -44,8 +43,9 @@ def finish(output: Path, *more: str) -> dict[str, torch.Tensor]:
 
 def test_a_run_leaves_logs_curves_pictures_and_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = finish(tmp_path, "--ema", "0.9")
-    out = capsys.readouterr().out
-    assert "2 epochs of 4 steps" in out and "test accuracy" in out
+    said = capsys.readouterr()
+    assert "2 epochs of 4 steps" in said.err and "epoch 2: loss" in said.err
+    assert [line.split()[0] for line in said.out.splitlines()] == ["done", "test"]
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [row["step"] for row in rows] == ["4", "8"] and all(row["validation"] for row in rows)
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.02, 0.0008])  # ×0.2 at 30, 60 and 80 %
@@ -56,7 +56,7 @@ def test_a_run_leaves_logs_curves_pictures_and_a_network(tmp_path: Path, capsys:
 
     checkpoint = load_checkpoint(tmp_path / "last.pt", "classification")
     assert checkpoint.model == {"name": "wrn-10-1-pyramid", "classes": 6} and checkpoint.input_size == 32
-    shapes = classify_task.load_shapes("test")
+    shapes = classification.load_shapes("test")
     assert checkpoint.images["classes"] == list(shapes.classes)
     metrics = checkpoint.metrics
     assert metrics["metric"] == "accuracy" and metrics["mean"] + metrics["error"] == pytest.approx(100)
@@ -80,7 +80,7 @@ class Crash(Exception):
 
 def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = finish(tmp_path / "whole")
-    saved = loop.save_checkpoint
+    saved = trainer.save_checkpoint
     steps: list[int] = []
 
     def crash_at_three(path: Path, checkpoint) -> None:
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, monkeypatch: pyte
         if steps == [1, 2, 3]:
             raise Crash
 
-    monkeypatch.setattr(loop, "save_checkpoint", crash_at_three)
+    monkeypatch.setattr(trainer, "save_checkpoint", crash_at_three)
     flags = arguments(tmp_path / "parts", "--save-every", "1")
     with pytest.raises(Crash):
         train_classifier.main(flags)

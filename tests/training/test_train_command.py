@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import torch
 from scipy.io import savemat
 
 from pyranet_fast import cli, train
+from pyranet_fast.checkpoint import save_checkpoint
 from pyranet_fast.models.zoo import load_checkpoint
-from pyranet_fast.training import trainer as loop
+from pyranet_fast.training import trainer
 from pyranet_fast.training.pose import PoseTask
 
 PEOPLE = 1012  # LSP's split is by number: training needs the first thousand
@@ -113,7 +115,7 @@ class Crash(Exception):
 def test_a_resumed_run_is_the_same_bit_for_bit(
     finished: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = loop.save_checkpoint
+    saved = trainer.save_checkpoint
     steps = []
 
     def crash_at_three(path: Path, checkpoint) -> None:
@@ -122,7 +124,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
         if steps[-1] in (3, 6) and steps.count(steps[-1]) == 1:
             raise Crash
 
-    monkeypatch.setattr(loop, "save_checkpoint", crash_at_three)
+    monkeypatch.setattr(trainer, "save_checkpoint", crash_at_three)
     for _ in range(2):
         with pytest.raises(Crash):
             train.main(arguments(root, tmp_path, "--save-every", "1"))
@@ -208,13 +210,26 @@ def test_other_settings_do_not_resume(
     assert "does not exist" in failure(capsys, flags)
 
 
+def test_checkpoints_from_before_the_american_spelling_resume(
+    finished: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    old = load_checkpoint(finished / "last.pt")
+    recorded = old.training["settings"]
+    recorded["colour_noise"] = recorded.pop("color_noise")
+    save_checkpoint(tmp_path / "old.pt", old)
+    flags = arguments(root, tmp_path / "more", "--resume", str(tmp_path / "old.pt"))
+    assert cli.run(train.main, flags) == 0
+    said = capsys.readouterr()
+    assert "old.pt at step 8 of 8" in said.err and said.out.startswith("done in")
+    assert "color_noise" in load_checkpoint(finished / "last.pt").training["settings"]
+    assert "--color-noise 0.2 there, 0.3 here" in failure(capsys, [*flags, "--colour-noise", "0.3"])
+
+
 @pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_corrupt_image_is_named_and_left_out_only_if_asked(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, workers: str, cache: str
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, copy_function=os.link)
     bad = copy / "lsp_dataset" / "images" / "im0007.jpg"
@@ -224,8 +239,8 @@ def test_a_corrupt_image_is_named_and_left_out_only_if_asked(
     flags = arguments(copy, tmp_path / "out", "--workers", workers, cache, "--epochs", "1")
     assert "im0007.jpg" in failure(capsys, flags)
     assert cli.run(train.main, [*flags, "--on-error", "skip"]) == 0
-    out = capsys.readouterr().out
-    assert "left out: im0007.jpg" in out and "1 unreadable images were left out" in out
+    said = capsys.readouterr().err
+    assert "left out: im0007.jpg" in said and "1 unreadable images were left out" in said
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other people (default: %(default)s)")
     parser.add_argument("--output", default="people", help="folder for the pictures (default: %(default)s)")
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
     if arguments.count < 1 or arguments.seed < 0:
         parser.error(f"--count is {arguments.count} and --seed {arguments.seed}; above 0, and 0 or more, are accepted")
 
