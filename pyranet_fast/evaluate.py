@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from .io import output_folder
 from .keypoints import Skeleton, resolve_skeleton
 from .metrics import Score, relative_errors
 from .models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
+
+logger = logging.getLogger("pyranet_fast")
 
 SCALES = (1, 6)
 # What belongs to one way of using the command alone.
@@ -166,7 +169,8 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         resume=arguments.resume == "auto",
     )
     if state.done.any():
-        print(f"{int(state.done.sum())} of {len(people)} people were done before; --resume none starts again")
+        done = f"{int(state.done.sum())} of {len(people)} people were done before"
+        logger.info(f"{done}; --resume none starts again")
     try:
         score, predictions = evaluate_pose(
             model,
@@ -179,12 +183,12 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
             precision=autocast,
             workers=arguments.workers,
             on_error=arguments.on_error,
-            progress=True,
+            progress=logger.isEnabledFor(logging.INFO),
             state=state,
         )
     except KeyboardInterrupt:
         done = f"{int(state.done.sum())} of {len(people)} people are done"
-        print(f"{done}; rerun the same command to resume", file=sys.stderr)
+        logger.warning(f"{done}; rerun the same command to resume")
         raise
     score.settings.update(settings)
     _report(arguments, formats, output, people, score, predictions, f"{file.parent.name}/{file.name}")
@@ -228,7 +232,7 @@ def _report(
     of_network = "" if share is None else f", {100 * share:.0f} % of the time in the network"
     print(f"{score.settings['people_per_second']:g} people a second{of_network}")
     if unreadable:
-        print(f"{unreadable} people with missing or unreadable images are not in the score")
+        logger.warning(f"{unreadable} people with missing or unreadable images are not in the score")
     _print_files(files)
 
 

@@ -12,15 +12,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ..data.dataset import PIXELS_PER_SCALE, PeopleSource, Person
+from ..data.dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
 from ..data.image_io import write_image
 from ..errors import UserError
 from ..io import atomic_write
 from ..keypoints import Skeleton
 from ..metrics import BoolArray, Float64Array, relative_errors
 from ..visualization import COLORS, draw_pose
-
-Image = npt.NDArray[np.uint8]
 
 _SIDE = 448  # pixels of a picture
 _PICTURES = "worst"
