@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -16,16 +17,17 @@ from typing import Any
 import pytest
 
 import pyranet_fast as pf
+from pyranet_fast.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 source_tree = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="no setup.py: an installed package")
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter that finds this same package."""
     paths = os.pathsep.join([str(Path(pf.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
@@ -233,3 +235,54 @@ def test_the_examples_of_the_readme_run(number: int) -> None:
     assert len(blocks) == 2
     run = python(blocks[number])
     assert run.returncode == 0, run.stderr
+
+
+# Imported where they are used, since together they cost more than torch: what --help must not load.
+HEAVY = ("h5py", "matplotlib", "scipy", "tensorboard", "torch._dynamo", "torch.export", "torch.utils.tensorboard")
+HELP = """
+import contextlib, io, json, runpy, sys
+import torch
+with_torch = set(sys.modules)
+from pyranet_fast import __main__
+name, module = sys.argv[1:]
+
+def shown(run):
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        run()
+    return text.getvalue()
+
+sys.argv = [module, "--help"]
+alone = shown(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+together = shown(lambda: __main__.main([name, "--help"]))
+print(json.dumps({"alone": alone, "together": together, "modules": sorted(set(sys.modules) - with_torch)}))
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_the_same_by_both_names_and_loads_nothing_heavy(name: str) -> None:
+    module = f"pyranet_fast.{COMMANDS[name][0]}"
+    found = json.loads(python(HELP, name, module).stdout)
+    assert found["alone"] == found["together"]
+    assert found["alone"].startswith(f"usage: python -m {module} ") and "--verbose" in found["alone"]
+    assert [module for module in HEAVY if module in found["modules"]] == []
+
+
+def test_imports_stand_at_the_top() -> None:
+    """But for packages that are slow to import or that not everybody has."""
+    folder = Path(pf.__file__).parent
+    inside = set()
+    for path in sorted(folder.rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Import):
+                        inside |= {(path, alias.name) for alias in node.names}
+                    elif isinstance(node, ast.ImportFrom):
+                        inside.add((path, "." * node.level + (node.module or "")))
+    allowed = ("h5py", "matplotlib", "scipy", "torch.export", "torch.utils.tensorboard", "triton")
+    wrong = [
+        f"{path.relative_to(folder)}: {name}"
+        for path, name in sorted(inside)
+        if not any(name == package or name.startswith(f"{package}.") for package in allowed)
+    ]
+    assert wrong == []

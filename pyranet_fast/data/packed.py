@@ -31,6 +31,7 @@ from typing import IO, Any, Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from ..errors import UserError, one_line
 from ..io import atomic_write, output_folder
@@ -395,8 +396,6 @@ def _write_split(
     Raises:
         UserError: an image cannot be read and ``skip`` is false, or not a single one can.
     """
-    from tqdm import tqdm
-
     there = set(source.available())
     if say and len(there) < len(source):
         say(f"{source.name}: the image of {len(source) - len(there)} of {len(source)} people is not there")
