@@ -181,7 +181,7 @@ def test_command_train_and_evaluate(tmp_path, capsys, monkeypatch):
         ]  # fmt: skip
         assert cli.run(train.main, flags) == 0
         assert load_checkpoint(output / "last.pt").skeleton == "mpii"
-        assert "8 people to train on, 3 to validate on" in capsys.readouterr().out
+        assert "8 people to train on, 3 to validate on" in capsys.readouterr().err
         flags = ["--checkpoint", str(tmp_path / "packed" / "last.pt"), "--dataset", dataset, "--scales", "6"]
         assert cli.run(evaluate.main, [*flags, "--device", "cpu", "--output", str(output)]) == 0
         said = capsys.readouterr().out
