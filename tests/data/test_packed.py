@@ -144,12 +144,13 @@ def test_files_that_are_not_as_written(file, tmp_path, change, message):
 
 
 def test_changed_arrays_and_pictures(file, tmp_path):
-    packed = PackedFile(file)
-    path = damaged(file, tmp_path, flip(packed._pictures - packed.header["pictures_at"] + 5))
+    header = PackedFile(file).header
+    pictures = file.stat().st_size - sum(about["bytes"] for about in header["splits"].values())
+    path = damaged(file, tmp_path, flip(pictures - header["pictures_at"] + 5))
     with pytest.raises(UserError, match="its arrays are not as written; pack the people again"):
         PackedSource(path, "val")
-    # A picture is looked at when it is read: the others stay of use.
-    people = PackedSource(damaged(file, tmp_path, flip(packed._pictures + 100)), "train")
+    # A picture is checked when it is read: the others can still be used.
+    people = PackedSource(damaged(file, tmp_path, flip(pictures + 100)), "train")
     with pytest.raises(UserError, match=r"picture of train-3-000000 is damaged: its bytes are not as written"):
         people.image(0)
     people.image(1)
