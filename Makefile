@@ -97,11 +97,12 @@ weights: build ## the weights in the package, from the data sets below ROOT, int
 test: build emulator ## the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) $(ARGS)
 
-lint: $(VENV)/.installed ## ruff, mypy, clang-format: all of them, even where one fails
+lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format: all of them, even where one fails
 	@status=0; \
 	$(PYTHON) -m ruff check . || status=1; \
 	$(PYTHON) -m ruff format --check . || status=1; \
 	$(PYTHON) -m mypy || status=1; \
+	$(VENV)/bin/lint-imports --no-logo --no-cache || status=1; \
 	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES) || status=1; \
 	test $$status = 0 || echo "make: lint found the above; 'make format' mends layout" >&2; exit $$status
 

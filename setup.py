@@ -183,8 +183,8 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
 
     nvcc, no_nvcc = find_nvcc()
     os.environ["CXX"] = compiler  # else compiling (torch) and linking (setuptools) look in different places
-    kernels = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
-    sources = ["csrc/schema.cpp", *(f"csrc/cpu/{path.name}" for path in kernels)]
+    kernels = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
+    sources = ["csrc/schema.cpp", *(path.relative_to(ROOT).as_posix() for path in kernels)]
     flags = [*FLAGS, *(["-Werror"] if os.environ.get("PYRANET_FAST_WERROR") == "1" else [])]
     oldest = int(cpp_extension.min_supported_cpython, 16)  # torch compiles with Py_LIMITED_API set to this
     python = (oldest >> 24, oldest >> 16 & 0xFF)

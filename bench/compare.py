@@ -8,27 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench import runner
 from pyranet_fast import cli
 
-# Where a row has no time of its own: what else is compared.
+# What is compared: the first of these that a row has, and its unit.
 QUANTITIES = (("ms", "ms"), ("people_per_s", "people/s"))
 
 
 def label(row: dict[str, Any]) -> str:
-    """A row's case in words."""
-    hidden = (*record.MEASURED, "part", "base", *(k for k, v in record._UNSAID.items() if row.get(k) == v))
+    """A row's case and form in words."""
+    usual = [key for key, value in runner.USUAL_NETWORK.items() if row.get(key) == value]
+    hidden = (*runner.MEASURED, "part", "base", *usual)
     parts = [f"{key} {value}" for key, value in row.items() if key not in hidden and key not in ("form", "mode")]
     return ", ".join([row["part"], *([row["mode"]] if "mode" in row else []), *parts, row["form"]])
 
 
-def by_case(content: dict[str, Any]) -> dict[Any, dict[str, Any]]:
-    """Rows by what identifies them."""
-    return {record.case(row): row for row in content["rows"]}
-
-
 def cost(row: dict[str, Any]) -> tuple[float, float, str] | None:
-    """What a row costs, the figure as it stands, and its unit; None without a figure."""
+    """What a row costs (less is better), its figure and the figure's unit; None for a row without a figure."""
     for key, unit in QUANTITIES:
         if row.get(key, 0) > 0:
             value = float(row[key])
@@ -40,7 +36,7 @@ def compare(
     first: dict[str, Any], second: dict[str, Any], threshold: float, names: tuple[str, str]
 ) -> tuple[list[str], int]:
     """A line for every row, and how many became slower by more than the threshold or lost their number."""
-    before, after = by_case(first), by_case(second)
+    before, after = ({runner.row_key(row): row for row in content["rows"]} for content in (first, second))
     lines, worse = [], 0
     for key, row in before.items():
         name, old = label(row), cost(row)
@@ -67,7 +63,7 @@ def compare(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 1 where a row is slower by more than the threshold or has lost its number."""
+    """Prints a line a row; returns 1 where a row is slower by more than the threshold or has lost its number."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
@@ -80,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.threshold >= 0:
         parser.error(f"--threshold is {arguments.threshold}; 0 or more is accepted")
-    first, second = record.read(arguments.before), record.read(arguments.after)
+    first, second = runner.read_results(arguments.before), runner.read_results(arguments.after)
     if first["machine"] != second["machine"]:
         print(f"note: other machines: {first['machine']} and {second['machine']}", file=sys.stderr)
     if arguments.ours:

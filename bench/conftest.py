@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from bench import paired, record
+from bench import runner
 
 THREADS = 2
+MEASURED = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The flag that `make bench` gives."""
+    """Adds the flag that `make bench` gives."""
     parser.addoption(
         "--record",
         nargs="?",
@@ -24,17 +26,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Begins with no rows."""
+    config.stash[MEASURED] = []
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write what was measured; a case out of parity has failed before that and has no row."""
-    name = session.config.getoption("--record")
-    if name is not None and paired.ROWS:
-        path = record.write("operators", paired.ROWS, "cpu", name=name or None, threads=THREADS)
+    """Writes what was measured; a case that differs from native PyTorch has failed before that and has no row."""
+    name, rows = session.config.getoption("--record", None), session.config.stash[MEASURED]
+    if name is not None and rows:
+        path = runner.write_results("operators", rows, "cpu", name=name or None, threads=THREADS)
         print(f"\nwritten: {path}")
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """The rows of this session, to be added to."""
+    return request.config.stash[MEASURED]
 
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
-    """Set torch's threads and put them back."""
+    """Sets torch's threads and puts them back."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     yield

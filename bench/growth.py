@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bench import model, record
-from bench.forms import MODES, Case
+from bench import model, runner
+from bench.cases import MODES, Case
 from pyranet_fast import cli
 from pyranet_fast.models.zoo import resolve_device
 
@@ -22,7 +22,7 @@ DEFAULT_FORMS = ("eager channels_last fp32", "eager channels_last bf16", "ours f
 
 
 def points(base: Case, axes: dict[str, Sequence[int]]) -> list[Case]:
-    """The base and its neighbours along every axis, each once."""
+    """The base and the cases that differ from it along one axis, each once."""
     found = [base]
     for axis, values in axes.items():
         found += [case for value in values if (case := dataclasses.replace(base, **{axis: value})) not in found]  # type: ignore[arg-type]
@@ -30,7 +30,7 @@ def points(base: Case, axes: dict[str, Sequence[int]]) -> list[Case]:
 
 
 def along(rows: Sequence[dict[str, Any]], axis: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Measured rows of growth that differ from the base on this axis alone, by mode and form, in its order."""
+    """Measured rows that differ from the base on this axis alone, in its order, by mode and form."""
     series: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         at_base = all(row[name] == row["base"][name] for name in AXES if name != axis)
@@ -40,7 +40,7 @@ def along(rows: Sequence[dict[str, Any]], axis: str) -> dict[tuple[str, str], li
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a line a form, write the file; returns the exit status."""
+    """Measures, prints a line a form and writes the file; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--base-{axis}", type=int, default=base, help="(default: %(default)s)")
     model.add_flags(parser)
     arguments = parser.parse_args(argv)
-    model.check(parser, arguments)
+    runner.check_positive(parser, arguments)
     device = str(resolve_device(arguments.device))
-    kept = model.set_up(device, arguments.threads, arguments.keep_pages)
+    kept = runner.set_up(device, arguments.threads, arguments.keep_pages)
     base = {axis: getattr(arguments, f"base_{axis}") for axis in AXES}
     axes = {axis: getattr(arguments, axis) for axis in arguments.axes}
     cases: list[Case] = []
@@ -64,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def write(rows: list[dict[str, Any]]) -> None:
         rows = [{**row, "base": base} for row in rows]
-        path = record.write("growth", rows, device, name=arguments.name, threads=arguments.threads, keep_pages=kept)
+        path = runner.write_results(
+            "growth", rows, device, name=arguments.name, threads=arguments.threads, keep_pages=kept
+        )
         print(f"written: {path}", flush=True)
 
-    forms = model.chosen(arguments, DEFAULT_FORMS)
-    model.run(cases, forms, model.settings_of(arguments, device), budget=arguments.budget, write=write)
+    forms, options = model.chosen_forms(arguments, DEFAULT_FORMS), model.options_of(arguments, device)
+    model.measure_all(cases, forms, options, write=write, budget=arguments.budget)
     return 0
 
 

@@ -11,30 +11,31 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench import cold, record, timing
-from bench.forms import FORMS, MODES, Case, Data, Form, Prepared, difference, forms_of, prepare, tolerance
+from bench import runner
+from bench.cases import FORMS, MODES, Case, Form, Inputs, Prepared, difference, forms_of, prepare, tolerance
 from pyranet_fast import cli
-from pyranet_fast.cli import keep_pages
 from pyranet_fast.models import complexity
 from pyranet_fast.models.zoo import resolve_device
 
 ISOLATE = ("all", "compiled", "uncompiled", "none")
-# Windows are drawn in a compiled training step, so its loss is only near the one with fixed windows.
+# A compiled training step draws its windows, so its loss is only near the one with fixed windows.
 NEAR = 0.1
+
+Rows = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class RunOptions:
     """How to measure; see the flags of the same names."""
 
     rounds: int = 15
@@ -43,42 +44,55 @@ class Settings:
     threads: int = 2
     keep_pages: bool = False
 
+    def isolates(self, form: Form) -> bool:
+        """Whether the form's first call and memory are measured in a process of its own."""
+        return self.isolate in ("all", "compiled" if form.compiled else "uncompiled")
 
-def measure(
-    case: Case, forms: Sequence[Form], settings: Settings, *, until: float | None = None
-) -> list[dict[str, Any]]:
+
+class NoNumber(Exception):
+    """A form cannot be timed, for the reason in the message."""
+
+
+def measure(case: Case, forms: Sequence[Form], options: RunOptions, *, until: float | None = None) -> Rows:
     """One row for every form of a case; ``failed`` instead of numbers where there are none.
 
     Args:
         case: what the forms share.
         forms: plain ones and ours.
-        settings: how to measure.
-        until: time.perf_counter() after which no further form and no further round begins (but three).
+        options: how to measure.
+        until: time.perf_counter() after which no further form, and after three rounds no further round, begins.
     """
-    data = Data(case)
-    work = timing.figure(complexity(data.source, (1, 3, case.side, case.side)).flops * case.batch / 1e9, 5)
-    rows: list[dict[str, Any]] = []
+    inputs = Inputs(case)
+    complexity_of_one = complexity(inputs.source, (1, 3, case.side, case.side))
+    work = runner.significant(complexity_of_one.flops * case.batch / 1e9, 5)
+    rows: Rows = []
     ready: dict[str, Prepared] = {}
     for form in forms:
         row: dict[str, Any] = {**dataclasses.asdict(case), "form": form.name, "GFLOP": work}
         rows.append(row)
-        if until is not None and time.perf_counter() > until:
-            row["failed"] = "left out: the time of --budget was used up"
-        else:
-            row.update(_checked(form, data, settings, ready))
+        torch._dynamo.reset()
+        try:
+            if until is not None and time.perf_counter() > until:
+                raise NoNumber("left out: the time of --budget was used up")
+            ready[form.name] = _checked(form, inputs, options, row)
+        except NoNumber as error:
+            row["failed"] = str(error)
+        except Exception as error:  # a form that cannot run must not end the run of the others
+            reason = (str(error).strip().splitlines() or [""])[0]
+            row["failed"] = f"{type(error).__name__}: {reason[:200]}"
         if "failed" in row:
             for name in ("first_s", "peak_MB"):
                 row.pop(name, None)
             print(f"{case}, {form.name}: not timed: {row['failed']}", flush=True)
-    times = timing.in_rounds({n: p.step for n, p in ready.items()}, settings.rounds, case.device, until=until)
-    plain = timing.best(times, [form.name for form in forms if form.plain])
+    times = runner.in_rounds({n: p.step for n, p in ready.items()}, options.rounds, case.device, until=until)
+    best_plain = runner.fastest(times, [form.name for form in forms if form.plain])
     for row in rows:
         if (own := times.get(row["form"])) is None:
             continue
-        row.update(timing.summary(own))
-        row["images_per_s"] = timing.figure(1e3 * case.batch / row["ms"])
-        if plain is not None:
-            row["times_the_best_plain"] = timing.median_ratio(times[plain], own)
+        row.update(runner.summary(own))
+        row["images_per_s"] = runner.significant(1e3 * case.batch / row["ms"])
+        if best_plain is not None:
+            row["times_the_best_plain"] = runner.median_ratio(times[best_plain], own)
         print(
             f"{case}, {row['form']}: {row['ms']} ms, first call {row['first_s']} s, "
             f"{row.get('peak_MB', '-')} MB, x{row.get('times_the_best_plain', '-')}",
@@ -87,62 +101,60 @@ def measure(
     return rows
 
 
-def _checked(form: Form, data: Data, settings: Settings, ready: dict[str, Prepared]) -> dict[str, Any]:
-    """Prepare a form, check it, and put it among the ``ready``; what the row has to say so far."""
-    case, row = data.case, dict[str, Any]()
-    alone = settings.isolate in ("all", "compiled" if form.compiled else "uncompiled")
-    torch._dynamo.reset()
-    try:
-        if alone and form.compiled:  # compiles within the limit, and what follows finds it in the cache
-            row.update(_alone(form, case, settings))
-            if "failed" in row:
-                return row
-        before = torch.cuda.memory_allocated() if case.kind == "cuda" else 0
-        prepared = prepare(form, data)
-        if not form.compiled or case.mode == "inference":
-            start = time.perf_counter()
-            results = prepared.results()
-            timing.synchronise(case.device)
-            took = time.perf_counter() - start + prepared.made_s
-        else:
-            results = prepared.results()
-            start = time.perf_counter()
-            loss = prepared.step()
-            timing.synchronise(case.device)
-            took = time.perf_counter() - start
-            if not (error := difference({"loss": loss}, {"loss": data.plain_results()["loss"]})) < NEAR:
-                return {**row, "failed": f"its loss differs from the plain network's by {error:.2g}"}
-        error = difference(results, data.plain_results())
-        row["difference"] = timing.figure(error, 2) if error < float("inf") else 1e9
-        if not error < (allowed := tolerance(case, form)):
-            return {**row, "failed": f"differs from the plain network by {error:.2g}, above {allowed:g}"}
-        if alone and not form.compiled:
-            row.update(_alone(form, case, settings))
-            if "failed" in row:
-                return row
-        row.setdefault("first_s", timing.figure(took, 3))
+def _checked(form: Form, inputs: Inputs, options: RunOptions, row: dict[str, Any]) -> Prepared:
+    """Prepares a form and checks its results; puts the difference, first call and peak memory into its row.
+
+    Raises:
+        NoNumber: its results differ, or its own process failed.
+    """
+    case, isolated = inputs.case, options.isolates(form)
+    if isolated and form.compiled:  # compiles within the limit; this process then finds the code in the cache
+        row.update(_in_own_process(form, case, options))
+    before = torch.cuda.memory_allocated() if case.device_type == "cuda" else 0
+    prepared = prepare(form, inputs)
+    results, took = _first_results(form, inputs, prepared)
+    error = difference(results, inputs.plain_results())
+    row["difference"] = runner.significant(error, 2) if error < float("inf") else 1e9
+    if not error < (allowed := tolerance(case, form)):
+        raise NoNumber(f"differs from the plain network by {error:.2g}, above {allowed:g}")
+    if isolated and not form.compiled:
+        row.update(_in_own_process(form, case, options))
+    row.setdefault("first_s", runner.significant(took, 3))
+    prepared.step()
+    if case.device_type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
         prepared.step()
-        if case.kind == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            prepared.step()
-            torch.cuda.synchronize()
-            row["peak_MB"] = timing.figure((torch.cuda.max_memory_allocated() - before) / 1e6)
-    except Exception as error:  # a form that cannot run must not end the run of the others
-        reason = (str(error).strip().splitlines() or [""])[0]
-        return {**row, "failed": f"{type(error).__name__}: {reason[:200]}"}
-    ready[form.name] = prepared
-    return row
+        torch.cuda.synchronize()
+        row["peak_MB"] = runner.significant((torch.cuda.max_memory_allocated() - before) / 1e6)
+    return prepared
 
 
-def _alone(form: Form, case: Case, settings: Settings) -> dict[str, Any]:
-    return cold.elsewhere(
-        form, case, threads=settings.threads, keep_pages=settings.keep_pages, limit=settings.compile_limit
+def _first_results(form: Form, inputs: Inputs, prepared: Prepared) -> tuple[dict[str, Tensor], float]:
+    """The results to compare, and the seconds of the form's first call."""
+    case = inputs.case
+    if not form.compiled or case.mode == "inference":
+        results, took = runner.first_call(prepared.results, case.device)
+        return results, took + prepared.made_s
+    # The results of a compiled training step come from its uncompiled network, so its own loss is looked at too.
+    results = prepared.results()
+    loss, took = runner.first_call(prepared.step, case.device)
+    if not (error := difference({"loss": loss}, {"loss": inputs.plain_results()["loss"]})) < NEAR:
+        raise NoNumber(f"its loss differs from the plain network's by {error:.2g}")
+    return results, took
+
+
+def _in_own_process(form: Form, case: Case, options: RunOptions) -> dict[str, Any]:
+    found = runner.in_own_process(
+        form, case, threads=options.threads, keep_pages=options.keep_pages, limit=options.compile_limit
     )
+    if "failed" in found:
+        raise NoNumber(found["failed"])
+    return found
 
 
 @contextmanager
 def fresh_compiler_cache() -> Iterator[None]:
-    """Inside, torch.compile finds nothing of earlier runs, so that first calls are cold."""
+    """Hides what earlier runs compiled from torch.compile inside the block, so that first calls are cold."""
     with tempfile.TemporaryDirectory(prefix="bench-compiled-") as folder:
         before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
@@ -154,42 +166,30 @@ def fresh_compiler_cache() -> Iterator[None]:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
-def run(
+def measure_all(
     cases: Sequence[Case],
     forms: Sequence[str],
-    settings: Settings,
+    options: RunOptions,
     *,
+    write: Callable[[Rows], None],
     budget: float | None = None,
-    write: Any = None,
-) -> list[dict[str, Any]]:
-    """All cases, each with an even share of the ``budget`` (minutes) that is left; ``write(rows)`` after each."""
+) -> None:
+    """Measures the cases, each within an even share of the ``budget`` (minutes) left; ``write(rows)`` after each."""
     end = None if budget is None else time.perf_counter() + 60 * budget
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     with fresh_compiler_cache():
         for number, case in enumerate(cases):
             now = time.perf_counter()
             until = None if end is None else now + max(0.0, end - now) / (len(cases) - number)
             try:
-                rows += measure(case, forms_of(case, list(forms)), settings, until=until)
+                rows += measure(case, forms_of(case, list(forms)), options, until=until)
             except torch.OutOfMemoryError:
                 print(f"{case}: not timed: out of memory", flush=True)
-            if write is not None:
-                write(rows)
-    return rows
-
-
-def set_up(device: str, threads: int, keep: bool) -> bool:
-    """Threads, TF32, allocator; whether the allocator keeps pages. SIGTERM ends a form's own process too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    torch.set_num_threads(threads)
-    if torch.device(device).type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-    return keep_pages() if keep else False
+            write(rows)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What model and growth share."""
+    """Adds the flags that this command and `bench.growth` share."""
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), metavar="FORM", help=", ".join(FORMS))
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled forms")
     parser.add_argument("--rounds", type=int, default=15, help="(default: %(default)s)")
@@ -210,28 +210,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the machine's)")
 
 
-def settings_of(arguments: argparse.Namespace, device: str) -> Settings:
-    """The flags of `add_flags` as settings."""
+def options_of(arguments: argparse.Namespace, device: str) -> RunOptions:
+    """The options that the flags of `add_flags` ask for."""
     isolate = arguments.isolate or ("compiled" if torch.device(device).type == "cuda" else "all")
-    limit, keep = arguments.compile_limit, arguments.keep_pages
-    return Settings(arguments.rounds, isolate, limit, arguments.threads, keep)
+    return RunOptions(arguments.rounds, isolate, arguments.compile_limit, arguments.threads, arguments.keep_pages)
 
 
-def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Whole numbers above 0 where they are needed."""
-    for name, value in vars(arguments).items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not isinstance(number, bool) and not number > 0:
-                parser.error(f"--{name.replace('_', '-')} is {number}; a number above 0 is accepted")
-
-
-def chosen(arguments: argparse.Namespace, default: Sequence[str] = tuple(FORMS)) -> list[str]:
-    """The forms asked for."""
+def chosen_forms(arguments: argparse.Namespace, default: Sequence[str] = tuple(FORMS)) -> list[str]:
+    """The forms that the flags of `add_flags` ask for."""
     return [n for n in arguments.forms or default if not (arguments.no_compile and FORMS[n].compiled)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a line a form, write the file; returns the exit status."""
+    """Measures, prints a line a form and writes the file; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.model", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--stacks", nargs="+", type=int, default=[2, 8])
@@ -241,10 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--levels", type=int, default=4, help="(default: %(default)s)")
     add_flags(parser)
     arguments = parser.parse_args(argv)
-    check(parser, arguments)
+    runner.check_positive(parser, arguments)
     device = str(resolve_device(arguments.device))
     on_gpu = torch.device(device).type == "cuda"
-    kept = set_up(device, arguments.threads, arguments.keep_pages)
+    kept = runner.set_up(device, arguments.threads, arguments.keep_pages)
     batches = {
         "inference": arguments.batches or ([1, 64] if on_gpu else [1, 4]),
         "training": [arguments.training_batch or (16 if on_gpu else 4)],
@@ -255,11 +246,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stacks in arguments.stacks for mode in arguments.modes for batch in batches[mode]
     ]  # fmt: skip
 
-    def write(rows: list[dict[str, Any]]) -> None:
-        path = record.write("model", rows, device, name=arguments.name, threads=arguments.threads, keep_pages=kept)
+    def write(rows: Rows) -> None:
+        path = runner.write_results(
+            "model", rows, device, name=arguments.name, threads=arguments.threads, keep_pages=kept
+        )
         print(f"written: {path}", flush=True)
 
-    run(cases, chosen(arguments), settings_of(arguments, device), budget=arguments.budget, write=write)
+    options = options_of(arguments, device)
+    measure_all(cases, chosen_forms(arguments), options, write=write, budget=arguments.budget)
     return 0
 
 

@@ -1,9 +1,9 @@
 """`python -m bench.photos`: people in photos without a box, as they are, small, cut off and turned.
 
-People of a data set's test split are put into larger pictures, turned, or cut off, and looked for with and without the
-search for other framings. Prints and writes a table: right joints (PCK@0.2, PCKh@0.5) of those that are in the picture,
-seconds a photo, and how many poses are called trustworthy, with the right joints among them. Pictures are of synthetic
-people, whom everybody may show.
+Places the people of a data set's test split in larger photos, turns them or cuts them off, and predicts their poses
+with and without the search for other crops. Prints and writes a table: correct joints (PCK@0.2, PCKh@0.5) of those that
+are inside the photo, seconds a photo, the share of poses that are called trustworthy, and the correct joints of these.
+The pictures show synthetic people, which anybody may publish.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bench import record
+from bench import report, runner
 from pyranet_fast import Predictor, cli
 from pyranet_fast.data.dataset import Image, PeopleSource, Subset
 from pyranet_fast.data.image_io import write_image
@@ -29,24 +29,22 @@ from pyranet_fast.errors import UserError
 from pyranet_fast.io import atomic_write, output_folder
 from pyranet_fast.visualization import contact_sheet, draw_pose
 
-Floats = npt.NDArray[np.float64]
-Photo = tuple[Image, Floats]
-# Right within this share of the unit of length.
-WITHIN = {"pck": 0.2, "pckh": 0.5}
+Joints = npt.NDArray[np.float64]
+Photo = tuple[Image, Joints]
 CUT = 0.55
 
 
-def as_it_is(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
-    """The picture itself."""
+def as_it_is(image: Image, joints: Joints, other: Image, rng: np.random.Generator) -> Photo:
+    """The image itself."""
     return image, joints
 
 
-def in_a_larger_picture(times: int) -> Callable[[Image, Floats, Image, np.random.Generator], Photo]:
-    """Somewhere in another picture, blurred, whose sides are so many times longer."""
+def in_a_larger_picture(times: int) -> Callable[[Image, Joints, Image, np.random.Generator], Photo]:
+    """Pasted somewhere into another image, blurred, whose sides are so many times longer."""
 
-    def place(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+    def place(image: Image, joints: Joints, other: Image, rng: np.random.Generator) -> Photo:
         height, width = image.shape[:2]
-        # Blurred until nobody can be made out in it.
+        # So blurred that nobody can be made out in it.
         ground: Image = np.asarray(cv2.resize(other, (times * width, times * height)), np.uint8)
         ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), max(ground.shape) / 12), np.uint8)
         x, y = int(rng.integers((times - 1) * width + 1)), int(rng.integers((times - 1) * height + 1))
@@ -56,25 +54,25 @@ def in_a_larger_picture(times: int) -> Callable[[Image, Floats, Image, np.random
     return place
 
 
-def upside_down(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+def upside_down(image: Image, joints: Joints, other: Image, rng: np.random.Generator) -> Photo:
     """Turned by 180 degrees."""
     height, width = image.shape[:2]
     return np.ascontiguousarray(image[::-1, ::-1]), np.array([width - 1, height - 1]) - joints
 
 
-def on_the_side(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
-    """Turned by 90 degrees counter-clockwise."""
+def on_the_side(image: Image, joints: Joints, other: Image, rng: np.random.Generator) -> Photo:
+    """Turned by 90 degrees counterclockwise."""
     turned = np.stack([joints[:, 1], image.shape[1] - 1 - joints[:, 0]], axis=1)
     return np.ascontiguousarray(np.rot90(image)), turned
 
 
-def upper_part(image: Image, joints: Floats, other: Image, rng: np.random.Generator) -> Photo:
+def upper_part(image: Image, joints: Joints, other: Image, rng: np.random.Generator) -> Photo:
     """Cut off below 0.55 of the height of all joints."""
     low, high = joints[:, 1].min(), joints[:, 1].max()
     return image[: int(np.clip(low + CUT * (high - low), 16, len(image)))], joints
 
 
-PHOTOS: dict[str, Callable[[Image, Floats, Image, np.random.Generator], Photo]] = {
+PHOTOS: dict[str, Callable[[Image, Joints, Image, np.random.Generator], Photo]] = {
     "as it is": as_it_is,
     "half as large": in_a_larger_picture(2),
     "a third as large": in_a_larger_picture(3),
@@ -84,23 +82,23 @@ PHOTOS: dict[str, Callable[[Image, Floats, Image, np.random.Generator], Photo]] 
 }
 
 
-def photos(people: PeopleSource, kind: str, count: int) -> list[tuple[Image, Floats, npt.NDArray[np.bool_], float]]:
-    """Image, joints, which of them are labelled and in it, unit of length; the same for the same arguments."""
+def photos(people: PeopleSource, kind: str, count: int) -> list[tuple[Image, Joints, npt.NDArray[np.bool_], float]]:
+    """Image, joints, which of them are annotated and inside it, reference length; the same for the same arguments."""
     rng = np.random.default_rng(0)
     found = []
     for index in np.linspace(0, len(people) - 1, min(count, len(people))).astype(int).tolist():
         person, other = people.person(index), people.image(int(rng.integers(len(people))))
         image, joints = PHOTOS[kind](people.image(index), person.joints.astype(np.float64), other, rng)
         inside = ((joints > -0.5) & (joints < np.array(image.shape[1::-1]) - 0.5)).all(axis=1)
-        found.append((image, joints, person.labelled & inside, people.reference_length(index)))
+        found.append((image, joints, person.labeled & inside, people.reference_length(index)))
     return found
 
 
-def measure(predictor: Predictor, people: PeopleSource, kind: str, count: int) -> dict[str, Any]:
-    """What a predictor makes of one kind of photos.
+def accuracy_of(predictor: Predictor, people: PeopleSource, kind: str, count: int) -> dict[str, Any]:
+    """Accuracy and time of a predictor on one kind of photo.
 
     Raises:
-        UserError: the people have other joints than the network.
+        UserError: the people and the network have different joints.
     """
     if people.skeleton.joints != predictor.skeleton.joints:
         raise UserError(
@@ -126,23 +124,21 @@ def measure(predictor: Predictor, people: PeopleSource, kind: str, count: int) -
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, a line a kind of photo."""
-    lines = [
-        "| photo | right, whole image | with the search | seconds | with the search | trusted | right of them |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+def accuracy_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a line for each kind of photo."""
+    head = ["photo", "right, whole image", "with the search", "seconds", "with the search", "trusted", "right of them"]
+    body = []
     for kind in dict.fromkeys(row["photo"] for row in rows):
         plain, searched = sorted((row for row in rows if row["photo"] == kind), key=lambda row: bool(row["search"]))
-        lines.append(
-            f"| {kind} | {plain['right']:.1f} % | {searched['right']:.1f} % | {plain['seconds']:.3f} "
-            f"| {searched['seconds']:.3f} | {searched['trusted']:.0f} % | {searched['right_of_trusted']:.1f} % |"
-        )
-    return "\n".join(lines)
+        accuracy = [f"{row['right']:.1f} %" for row in (plain, searched)]
+        seconds = [f"{row['seconds']:.3f}" for row in (plain, searched)]
+        trust = [f"{searched['trusted']:.0f} %", f"{searched['right_of_trusted']:.1f} %"]
+        body.append([kind, *accuracy, *seconds, *trust])
+    return "\n".join(report.markdown_table(head, body))
 
 
 def sheet(predictor: Predictor, images: Sequence[Image], names: Sequence[str]) -> Image:
-    """Pictures with what was found in them, three in a row, and how many of its joints are expected to be right."""
+    """Images with the predicted poses, three in a row, and the share of joints expected to be right below each."""
     cells, captions = [], []
     for image, name in zip(images, names, strict=True):
         pose = predictor(image)
@@ -153,9 +149,9 @@ def sheet(predictor: Predictor, images: Sequence[Image], names: Sequence[str]) -
 
 
 def worst(predictor: Predictor, people: PeopleSource, count: int = 6) -> list[tuple[int, str]]:
-    """Indices of the people of whom the fewest joints are right (PCKh@0.5), and what to write below them.
+    """Indices of the people with the fewest correct joints (PCKh@0.5), and captions.
 
-    Joints are those that both skeletons have by name.
+    Only joints that both skeletons have by name count.
     """
     names = [name for name in predictor.skeleton.joints if name in people.skeleton.joints]
     ours, theirs = ([s.index(name) for name in names] for s in (predictor.skeleton, people.skeleton))
@@ -166,8 +162,8 @@ def worst(predictor: Predictor, people: PeopleSource, count: int = 6) -> list[tu
     return [(int(i), f"{shares[i]:.0%} right") for i in np.argsort(shares, kind="stable")[:count]]
 
 
-def draw(predictor: Predictor, folder: Path) -> None:
-    """people.jpg: six synthetic people as they are; photos.jpg: one in each kind; failures.jpg: the worst of 60."""
+def draw_pictures(predictor: Predictor, folder: Path) -> None:
+    """Writes people.jpg (six synthetic people), photos.jpg (one of each kind) and failures.jpg (the worst of 60)."""
     people = open_dataset("demo", None, "test", count=60)
     write_image(folder / "people.jpg", sheet(predictor, [people.image(index) for index in range(6)], [""] * 6))
     made = [photos(Subset(people, range(12)), kind, 12)[6 + number][0] for number, kind in enumerate(PHOTOS)]
@@ -177,7 +173,7 @@ def draw(predictor: Predictor, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; returns the exit status."""
+    """Measures, prints and writes table and pictures; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.photos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: the first one there)")
     parser.add_argument("--dataset", default="lsp", help="demo, lsp, mpii, packed:FILE, … (default: %(default)s)")
@@ -196,10 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor = Predictor(arguments.checkpoint, "cpu", search=search)
         predictor(np.zeros((8, 8, 3), np.uint8))
         for kind in PHOTOS:
-            rows.append(measure(predictor, people, kind, arguments.count))
+            rows.append(accuracy_of(predictor, people, kind, arguments.count))
             print(f"{kind}, {'with' if search else 'without'} the search: {rows[-1]['right']:.1f} %", flush=True)
-    draw(predictor, folder)
-    text = f"{table(rows)}\n\n{record.machine('cpu', arguments.threads)}; `{record.command()}`\n"
+    draw_pictures(predictor, folder)
+    text = f"{accuracy_table(rows)}\n\n{runner.machine('cpu', arguments.threads)}; `{runner.command()}`\n"
     atomic_write(folder / "table.md", lambda file: file.write(text.encode()))
     print(text)
     return 0

@@ -1,8 +1,11 @@
 """`python -m bench.pipeline`: loading people, waiting for them in training, and evaluating them at six scales.
 
-Loader: people a second that come out of training's loader, decoded pixels kept and not, by number of workers. Training:
-share of an epoch that waits for data, from the log of `pyranet_fast.train`. Evaluation: people a second at six scales
-with flip, by a network of random weights, as `pyranet_fast.evaluate` runs it.
+Loader: people a second that come out of training's loader, by number of workers, with the decoded pixels kept and not.
+Training: the share of an epoch that waits for data, from the log of `pyranet_fast.train`. Evaluation: people a second
+at six scales with flip, by a network of random weights, as `pyranet_fast.evaluate` runs it.
+
+`python -m bench.loading` (`loading` here) compares data sets: how fast one core loads the same people from each,
+original or packed, and how much their crops differ.
 """
 
 from __future__ import annotations
@@ -17,20 +20,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bench import model, record
-from bench.timing import figure
+from bench import runner
+from bench.runner import significant
 from pyranet_fast import cli
 from pyranet_fast.data import Augmentation, CachedSource, CropDataset, Subset, open_dataset
 from pyranet_fast.data.crops import worker_init
 from pyranet_fast.data.dataset import PeopleSource, with_images
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import evaluate_pose
-from pyranet_fast.inference.heatmaps import SIX_SCALES, ready
+from pyranet_fast.inference.heatmaps import SIX_SCALES, prepare_model
 from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import resolve_device
+
+PARTS = ("loader", "training", "evaluation")
+# The network of the training that is timed beside the one that the flags give.
+FULL_SIZE = {"stacks": 2, "features": 256, "depth": 4, "input_size": 256, "batch_size": 4}
+
+LOADING = """How fast people are read, cropped and augmented on one core, and what packing changes.
+
+    python -m bench.loading --root DATA lsp+lspet packed:people.pack
+
+Every data set is timed on the same people, chosen by index; those after the first must hold the people of the first in
+its order, and are compared with it.
+"""
+Pixels = npt.NDArray[np.float32]
 
 
 def people_of(name: str, root: str | None, split: str, count: int) -> PeopleSource:
@@ -40,7 +59,7 @@ def people_of(name: str, root: str | None, split: str, count: int) -> PeopleSour
 
 
 def loader_rows(people: PeopleSource, name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """People a second of training's loader; the first batch, workers' start included, is a column of its own."""
+    """People a second of training's loader; the first batch, which includes the workers' start, apart."""
     rows = []
     for kept in (True, False):
         source: PeopleSource = people
@@ -68,17 +87,21 @@ def loader_rows(people: PeopleSource, name: str, arguments: argparse.Namespace) 
             row = {"form": "loader", "dataset": name, "people": len(people), "workers": workers, "device": "cpu"}
             row |= {"pixels": "kept decoded" if kept else "read each time", "input_size": arguments.input_size}
             rows.append(
-                {**row, "people_per_s": figure(len(people) / took[len(took) // 2]), "first_s": figure(first, 3)}
+                {
+                    **row,
+                    "people_per_s": significant(len(people) / took[len(took) // 2]),
+                    "first_s": significant(first, 3),
+                }
             )
             say(rows[-1])
     return rows
 
 
 def training_rows(arguments: argparse.Namespace, device: str) -> list[dict[str, Any]]:
-    """Share of an epoch that waits for data, from training's log: the network of the flags, and a paper's one."""
+    """The share of an epoch that waits for data, from training's log: that of the flags, then a full-size one."""
     own = {name: getattr(arguments, name) for name in ("stacks", "features", "depth", "input_size", "batch_size")}
     rows = [_training_row(own, arguments.steps, workers, device) for workers in arguments.workers]
-    return [*rows, _training_row(PAPERS, arguments.steps // 4, 0, device)]
+    return [*rows, _training_row(FULL_SIZE, arguments.steps // 4, 0, device)]
 
 
 def _training_row(network: dict[str, int], steps: int, workers: int, device: str) -> dict[str, Any]:
@@ -96,7 +119,10 @@ def _training_row(network: dict[str, int], steps: int, workers: int, device: str
         with log.open(newline="") as file:
             last = list(csv.DictReader(file))[-1]
     row = {"form": "training", "dataset": "demo", "workers": workers, "device": device, **network, "steps": steps}
-    row |= {"people_per_s": figure(float(last["images_per_second"])), "data_wait": figure(float(last["data_wait"]), 3)}
+    row |= {
+        "people_per_s": significant(float(last["images_per_second"])),
+        "data_wait": significant(float(last["data_wait"]), 3),
+    }
     say(row)
     return row
 
@@ -109,7 +135,7 @@ def evaluation_rows(
     torch.manual_seed(0)
     network = PyraNet(arguments.stacks, len(people.skeleton), features=arguments.features, depth=arguments.depth).eval()
     for precision in ("fp32", "bf16"):
-        fast, autocast = ready(network, torch.device(device), precision)
+        fast, autocast = prepare_model(network, torch.device(device), precision)
         score, _ = evaluate_pose(
             fast, people, arguments.input_size, flip=True, scales=SIX_SCALES, device=device, precision=autocast
         )
@@ -124,12 +150,12 @@ def evaluation_rows(
 
 
 def say(row: dict[str, Any]) -> None:
-    """A line of what was measured."""
+    """Prints a line of what was measured."""
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a line a row, write the file; returns the exit status."""
+    """Measures, prints a line a row and writes the file; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="(default: all)")
     parser.add_argument("--root", help="folder of lsp_dataset/: the loader and evaluation on LSP as well")
@@ -149,9 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if min(arguments.workers) < 0:
         parser.error(f"--workers is {min(arguments.workers)}; 0 or more is accepted")
-    model.check(parser, argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k != "workers"}))
+    runner.check_positive(parser, argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k != "workers"}))
     device = str(resolve_device(arguments.device))
-    model.set_up(device, arguments.threads, keep=False)
+    runner.set_up(device, arguments.threads, keep=False)
     rows: list[dict[str, Any]] = []
     names = ["demo", *(["lsp"] if arguments.root else [])]
     for name in names if "loader" in arguments.parts else []:
@@ -160,12 +186,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += training_rows(arguments, device)
     for name in names if "evaluation" in arguments.parts else []:
         rows += evaluation_rows(people_of(name, arguments.root, "test", arguments.evaluated), name, arguments, device)
-    print(f"written: {record.write('pipeline', rows, device, name=arguments.name, threads=arguments.threads)}")
+    print(f"written: {runner.write_results('pipeline', rows, device, name=arguments.name, threads=arguments.threads)}")
     return 0
 
 
-PARTS = ("loader", "training", "evaluation")
-PAPERS = {"stacks": 2, "features": 256, "depth": 4, "input_size": 256, "batch_size": 4}
+# --- data sets beside one another, on one core ------------------------------------------------------------------------
+
+
+def people_per_s(people: PeopleSource, input_size: int) -> float:
+    """People a second in this process, the best of three epochs after one that warms up."""
+    crops = CropDataset(people, input_size, augmentation=Augmentation())
+    took = []
+    for epoch in range(4):
+        started = time.perf_counter()
+        for index in range(len(crops)):
+            crops[(epoch, index)]
+        took.append(time.perf_counter() - started)
+    return len(crops) / min(took[1:])
+
+
+def say_difference(crops: Sequence[Pixels], first: Sequence[Pixels]) -> None:
+    """Prints how far crops are from those of the first data set."""
+    pairs = list(zip(crops, first, strict=True))
+    away = float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
+    psnr = 10 * np.log10(255**2 / np.maximum([np.mean(np.square(a - b)) for a, b in pairs], 1e-2))
+    print(
+        f"  network input beside the first: mean absolute difference {away:.2f} of 255, "
+        f"PSNR {np.median(psnr):.1f} dB (median; 5th percentile {np.percentile(psnr, 5):.1f})"
+    )
+
+
+def loading(argv: Sequence[str] | None = None) -> int:
+    """`python -m bench.loading`: prints a line a data set; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.loading", description=LOADING)
+    parser.add_argument("datasets", nargs="+", help="as train's --dataset")
+    parser.add_argument("--root", default=None)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--input-size", type=int, default=256)
+    parser.add_argument("--people", type=int, default=500)
+    arguments = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    size, speed_of_first, crops_of_first = arguments.input_size, 0.0, list[Pixels]()
+    for number, name in enumerate(arguments.datasets):
+        people: PeopleSource = with_images(open_dataset(name, arguments.root, arguments.split))
+        people = Subset(people, np.random.default_rng(0).permutation(len(people))[: arguments.people])
+        speed = people_per_s(people, size)
+        speed_of_first = speed_of_first or speed
+        decoded = people_per_s(CachedSource(people, augmentation=Augmentation(), input_size=size, threads=1), size)
+        ratio = speed / speed_of_first
+        print(f"{name}: {speed:.0f} people/s, {ratio:.2f} of the first; {decoded:.0f} from decoded pixels")
+        dataset = CropDataset(people, size, augmentation=None)
+        crops = [dataset[index]["image"].numpy().astype(np.float32) for index in range(len(dataset))]
+        crops_of_first = crops_of_first or crops
+        if number:
+            say_difference(crops, crops_of_first)
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -20,7 +20,7 @@ import torch
 import pyranet_fast
 
 from . import cli, ops
-from .ops import _backend
+from .ops import dispatch
 
 SWITCHES = {
     "PYRANET_FAST_BACKEND": "reference, native or triton for every operator",
@@ -63,12 +63,12 @@ def tools() -> dict[str, str]:
 
 def native() -> dict[str, str]:
     """The native libraries and Triton: loaded or not, what they were built from, and the record of the last build."""
-    found = {"_C": "loaded" if _backend.native_error is None else f"not loaded: {_backend.native_error}"}
+    found = {"_C": "loaded" if dispatch.native.here else f"not loaded: {dispatch.native.reason}"}
     record = build_record()
-    triton = _backend.triton_error()
-    found["_cuda"] = "loaded" if _backend.cuda_error is None else f"not loaded: {_backend.cuda_error}"
-    found["Triton"] = f"its kernels serve {', '.join(_backend.triton_devices())}" if triton is None else f"no: {triton}"
-    if _backend.native_error is None:
+    triton = dispatch.triton().reason
+    found["_cuda"] = "loaded" if dispatch.native_cuda.here else f"not loaded: {dispatch.native_cuda.reason}"
+    found["Triton"] = f"its kernels serve {', '.join(dispatch.triton_devices())}" if triton is None else f"no: {triton}"
+    if dispatch.native.here:
         library = sys.modules["pyranet_fast._C"]
         found["_C"] = f"loaded from {library.__file__}"
         found["CPU kernels"] = f"{cpu_isa() or 'unknown'}, as the library that runs them says"
@@ -139,7 +139,7 @@ def build_record() -> dict[str, Any]:
 
 
 def _explained(operator: str, device: str) -> str:
-    backend, why = _backend.explain(device)
+    backend, why = dispatch.explain(device)
     if (operator, device) in ON_THE_REFERENCE:
         return f"reference ({ON_THE_REFERENCE[operator, device]})"
     if backend == "native" and not _registered(operator, device):

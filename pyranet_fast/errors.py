@@ -1,6 +1,13 @@
-"""Errors that are the user's to mend: said in one sentence, without a traceback."""
+"""Errors that are the user's to mend, warnings about data sets, and the old names of what was renamed."""
 
 from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 class UserError(ValueError):
@@ -18,3 +25,58 @@ class DataWarning(UserWarning):
 def one_line(text: str) -> str:
     """The text without line breaks and runs of spaces."""
     return " ".join(text.split())
+
+
+# Public names that were renamed keep working for one release.
+
+
+def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
+    """Warn the caller's caller that a public name has a new one; a larger ``stacklevel`` blames a frame further up."""
+    warnings.warn(f"{old} is now {new}; the old name goes in the next release", DeprecationWarning, stacklevel + 1)
+
+
+def renamed(**names: str) -> Callable[[T], T]:
+    """Decorate a function or class so that the old names of its arguments still work, with a ``DeprecationWarning``.
+
+    On a class the old names read and set the attributes of the new names too.
+
+    Args:
+        names: new name by old name.
+    """
+
+    def decorate(target: T) -> T:
+        if not isinstance(target, type):
+            return _with_old_arguments(target, target.__name__, names)
+        owner: Any = target
+        owner.__init__ = _with_old_arguments(owner.__init__, target.__name__, names)
+        for old, new in names.items():
+            setattr(owner, old, _old_attribute(target.__name__, old, new))
+        return target
+
+    return decorate
+
+
+def _with_old_arguments(function: T, title: str, names: dict[str, str]) -> T:
+    @functools.wraps(function)
+    def call(*args: Any, **keywords: Any) -> Any:
+        for old in names.keys() & keywords.keys():
+            new = names[old]
+            if new in keywords:
+                raise TypeError(f"{title}() got both {new!r} and {old!r}, its old name")
+            warn_renamed(f"argument {old!r} of {title}", repr(new))
+            keywords[new] = keywords.pop(old)
+        return function(*args, **keywords)
+
+    return call  # type: ignore[return-value]
+
+
+def _old_attribute(title: str, old: str, new: str) -> property:
+    def read(self: Any) -> Any:
+        warn_renamed(f"{title}.{old}", f"{title}.{new}")
+        return getattr(self, new)
+
+    def write(self: Any, value: Any) -> None:
+        warn_renamed(f"{title}.{old}", f"{title}.{new}")
+        setattr(self, new, value)
+
+    return property(read, write)

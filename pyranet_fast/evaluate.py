@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from . import cli
 from .cli import keep_pages
-from .data import open_dataset
+from .data import PeopleSource, open_dataset
 from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose
 from .evaluation.prediction_reader import read_pair, score_pair
 from .evaluation.report import mpii_numbers, write_curves, write_metrics, write_predictions, write_worst
-from .inference.heatmaps import SIX_SCALES, ready
+from .inference.heatmaps import SIX_SCALES, prepare_model
 from .io import output_folder
-from .keypoints import resolve_skeleton
-from .metrics import relative_errors
+from .keypoints import Skeleton, resolve_skeleton
+from .metrics import Score, relative_errors
 from .models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
+
+logger = logging.getLogger("pyranet_fast")
 
 SCALES = (1, 6)
 # What belongs to one way of using the command alone.
@@ -33,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         "predictions of a file with --predictions and --ground-truth. Prints the table in the paper's columns beside "
         "published rows and other readings of the mean. OUTPUT gets metrics.json, table.txt, .md and .tex, curves.png; "
         "of a network also predictions.h5 (preds N x K x 3: x, y in 0-based image pixels, score), calibration.json and "
-        ".png, the share of right joints by score, and worst.html, a page of the worst predictions. An interrupted "
-        "evaluation goes on with the same command.",
+        ".png, the share of right joints by score, and worst.html, a page of the worst predictions. Rerun the "
+        "same command to resume an interrupted evaluation.",
     )
     parser.add_argument(
         "--checkpoint",
@@ -88,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         choices=("auto", "none"),
         default="auto",
-        help="go on with an interrupted evaluation of the same settings in OUTPUT (default: %(default)s)",
+        help="auto resumes an interrupted evaluation of the same settings in OUTPUT (default: %(default)s)",
     )
     return parser
 
@@ -120,7 +126,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score_files(arguments: argparse.Namespace) -> int:
-
     predicted, truth = read_pair(
         arguments.predictions, arguments.ground_truth, arguments.people, pixels=arguments.pixels
     )
@@ -132,42 +137,40 @@ def _score_files(arguments: argparse.Namespace) -> int:
     errors[~truth.labeled] = float("nan")
     files += write_curves(output, errors, truth.metric, name, truth.name)
     print(text)
-    _say_files(files)
+    _print_files(files)
     return 0
 
 
 def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Namespace, formats: list[str]) -> int:
     device = resolve_device(arguments.device)
-
     file = find_checkpoint(arguments.checkpoint).resolve()
     checkpoint = load_checkpoint(file)
-    dataset = arguments.dataset or "demo"
-    people = open_dataset(dataset, arguments.root, arguments.split)
-    skeleton = resolve_skeleton(checkpoint.skeleton)
-    if (people.skeleton.joints, people.skeleton.flip_pairs) != (skeleton.joints, skeleton.flip_pairs):
-        parser.error(
-            f"--dataset {dataset} has the {len(people.skeleton)} joints of {people.skeleton.name}, "
-            f"the checkpoint predicts the {len(skeleton)} of {skeleton.name}"
-        )
+    people = _people_for(parser, arguments, resolve_skeleton(checkpoint.skeleton))
     if "mpii" in formats:
         mpii_numbers(people)  # fails now, not after hours
-    model, autocast = ready(build_model(checkpoint, file), device, arguments.precision)
+    model, autocast = prepare_model(build_model(checkpoint, file), device, arguments.precision)
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
     output = output_folder(arguments.output)
     settings: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint or file.stem),
-        "dataset": dataset,
+        "dataset": arguments.dataset,
         "split": arguments.split,
         "people": people.name,
         "precision": arguments.precision,
     }
-    what = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}
-    what |= {"file": f"{file} {file.stat().st_mtime_ns}", "root": str(arguments.root)}
+    # What an interrupted evaluation must have been of for its predictions to be kept.
+    identity = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}
+    identity |= {"file": f"{file} {file.stat().st_mtime_ns}", "root": str(arguments.root)}
     state = EvaluationState(
-        len(people), len(people.skeleton), output / "evaluation.part", what, go_on=arguments.resume == "auto"
+        len(people),
+        len(people.skeleton),
+        output / "evaluation.part",
+        identity,
+        resume=arguments.resume == "auto",
     )
     if state.done.any():
-        print(f"{int(state.done.sum())} of {len(people)} people were done before; --resume none starts again")
+        done = f"{int(state.done.sum())} of {len(people)} people were done before"
+        logger.info(f"{done}; --resume none starts again")
     try:
         score, predictions = evaluate_pose(
             model,
@@ -180,33 +183,60 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
             precision=autocast,
             workers=arguments.workers,
             on_error=arguments.on_error,
-            progress=True,
-            partial=state,
+            progress=logger.isEnabledFor(logging.INFO),
+            state=state,
         )
     except KeyboardInterrupt:
-        print(f"{int(state.done.sum())} of {len(people)} people are done; the same command goes on", file=sys.stderr)
+        done = f"{int(state.done.sum())} of {len(people)} people are done"
+        logger.warning(f"{done}; rerun the same command to resume")
         raise
     score.settings.update(settings)
+    _report(arguments, formats, output, people, score, predictions, f"{file.parent.name}/{file.name}")
+    state.finish()
+    return 0
+
+
+def _people_for(parser: argparse.ArgumentParser, arguments: argparse.Namespace, skeleton: Skeleton) -> PeopleSource:
+    """The people of --dataset, whose joints must be those of the checkpoint."""
+    arguments.dataset = arguments.dataset or "demo"
+    people = open_dataset(arguments.dataset, arguments.root, arguments.split)
+    if (people.skeleton.joints, people.skeleton.flip_pairs) != (skeleton.joints, skeleton.flip_pairs):
+        parser.error(
+            f"--dataset {arguments.dataset} has the {len(people.skeleton)} joints of {people.skeleton.name}, "
+            f"the checkpoint predicts the {len(skeleton)} of {skeleton.name}"
+        )
+    return people
+
+
+def _report(
+    arguments: argparse.Namespace,
+    formats: list[str],
+    output: Path,
+    people: PeopleSource,
+    score: Score,
+    predictions: npt.NDArray[np.float32],
+    default_name: str,
+) -> None:
+    """Write the results and print them."""
     how = f"{'six scales' if arguments.scales == 6 else 'one scale'}, {'flip' if arguments.flip else 'no flip'}"
-    name = arguments.name or f"{file.parent.name}/{file.name}"
+    name = arguments.name or default_name
     unreadable = score.settings["unreadable"]
     note = f"{how}, {unreadable} of {len(people)} without a readable image" if unreadable else how
-    files = write_predictions(output, people, predictions, formats, {**settings, "testing": how})
+    attributes = {k: score.settings[k] for k in ("checkpoint", "dataset", "split", "people", "precision")}
+    files = write_predictions(output, people, predictions, formats, {**attributes, "testing": how})
     text, more = write_metrics(output, people.metric, score, name, people.name, note)
     files += [*more, *write_worst(output, people, predictions, name, people.name, arguments.worst)]
-    state.finish()
     print(f"{people.name}: {len(people)} people, {how}")
     print(text)
     share = score.settings.get("network_share")
     of_network = "" if share is None else f", {100 * share:.0f} % of the time in the network"
     print(f"{score.settings['people_per_second']:g} people a second{of_network}")
     if unreadable:
-        print(f"{unreadable} people with missing or unreadable images are not in the score")
-    _say_files(files)
-    return 0
+        logger.warning(f"{unreadable} people with missing or unreadable images are not in the score")
+    _print_files(files)
 
 
-def _say_files(files: list[Path]) -> None:
+def _print_files(files: list[Path]) -> None:
     print(f"wrote {files[0].parent}: {', '.join(file.name for file in files)}")
 
 

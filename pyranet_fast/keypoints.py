@@ -1,4 +1,7 @@
-"""Skeletons: joint names, flip pairs and bones; left and right as people write them in joint names."""
+"""Skeletons: joint names, flip pairs and bones; left and right as people write them in joint names.
+
+Joints of a skeleton are numbered from 0 in the order of the dataset. Left and right are the person's own.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from .errors import UserError
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The meaning of the K score maps.
+    """K joints: what each is called, which mirror each other, which to connect. A network has a score map for each.
 
     Attributes:
         name: short name; of the built-in ones a key of ``SKELETONS``.
-        joints: K joint names in the data set's order.
+        joints: K joint names in the dataset's order.
         flip_pairs: index pairs that change places in a mirrored picture.
         bones: index pairs to connect when a pose is drawn.
     """
@@ -77,7 +80,8 @@ class Skeleton:
         """
         fields = ("name", "joints", "flip_pairs", "bones")
         if set(value) != set(fields):
-            raise UserError(f"a skeleton has the fields {_listed(value)}; {', '.join(fields)} are accepted")
+            given = ", ".join(map(str, value)) or "(none)"
+            raise UserError(f"a skeleton has the fields {given}; {', '.join(fields)} are accepted")
         name, joints = value["name"], value["joints"]
         if not isinstance(name, str):
             raise UserError(f"a skeleton's name is {name!r}; a text is accepted")
@@ -155,9 +159,7 @@ def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, 
     return tuple((first, second) for first, second in pairs)
 
 
-def _listed(value: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, value)) or "(none)"
-
+# Left and right in joint names, as people write them: ``left_ear``, ``Ear L``, ``rightElbow``, ``knee-r``.
 
 _SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 _OTHER = {"left": "right", "right": "left"}
@@ -184,7 +186,12 @@ def split_side(name: str) -> tuple[str, str]:
     return "center", " ".join(words)
 
 
-def pairs_by_name(joints: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
+def side_of(name: str) -> str:
+    """``"left"``, ``"right"`` or ``"center"`` from a joint's name."""
+    return split_side(name)[0]
+
+
+def flip_pairs_from_names(joints: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
     """Pair joints whose names differ in their side alone.
 
     Besides sides as in ``split_side`` a glued first letter counts (``lsho``, ``rsho``), but only where both
@@ -194,7 +201,7 @@ def pairs_by_name(joints: Sequence[str]) -> tuple[list[tuple[int, int]], list[st
         Pairs of indices, in the joints' order, and the names that have a side and no partner.
     """
     places: dict[tuple[str, str], int] = {}
-    lonely: list[str] = []
+    unpaired: list[str] = []
     for index, joint in enumerate(joints):
         side, rest = split_side(joint)
         if side == "center":
@@ -205,90 +212,13 @@ def pairs_by_name(joints: Sequence[str]) -> tuple[list[tuple[int, int]], list[st
         if side == "center":
             continue
         if (side, rest) in places:  # two names for the same: no telling which belongs to which
-            lonely.append(joint)
+            unpaired.append(joint)
         places.setdefault((side, rest), index)
     pairs = []
     for (side, rest), index in places.items():
         other = places.get((_OTHER[side], rest))
         if other is None:
-            lonely.append(joints[index])
+            unpaired.append(joints[index])
         elif index < other:
             pairs.append((index, other))
-    return pairs, lonely
-
-
-def skeleton_of(category: Mapping[str, Any], where: str) -> tuple[Skeleton, tuple[str, ...]]:
-    """Build the skeleton of a category.
-
-    Args:
-        category: object with ``name``, ``keypoints`` (K names), optionally ``skeleton`` (pairs of joint numbers
-            from 1) and ``flip_pairs`` (pairs of names, or of joint indices from 0). Without ``flip_pairs`` joints
-            whose names differ in their side alone mirror each other.
-        where: what messages call it.
-
-    Returns:
-        The skeleton, and notes for the user.
-
-    Raises:
-        UserError: a field is not as above, or a joint has a side in its name and no partner.
-    """
-    name = category.get("name", "person")
-    joints = category.get("keypoints")
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{where}: name is {name!r}; a text is accepted")
-    if not isinstance(joints, list) or not joints or not all(isinstance(j, str) and j.strip() for j in joints):
-        raise UserError(f"{where}: keypoints is {joints!r}; a list of joint names is accepted")
-    bones = []
-    for pair in _list_of_pairs(category.get("skeleton") or [], f"{where}: skeleton", "joint numbers from 1"):
-        if not all(type(number) is int and 1 <= number <= len(joints) for number in pair):
-            raise UserError(f"{where}: skeleton holds {pair!r}; pairs of joint numbers 1 to {len(joints)} are accepted")
-        bones.append((pair[0] - 1, pair[1] - 1))
-    notes: tuple[str, ...] = ()
-    if "flip_pairs" in category:
-        flips = _given_pairs(category["flip_pairs"], joints, where)
-    else:
-        flips, lonely = pairs_by_name(joints)
-        if lonely:
-            raise UserError(
-                f"{where}: joint {lonely[0]!r} has a side in its name and no partner on the other side; "
-                "give the category a field flip_pairs: pairs of joint names, or [] for none"
-            )
-        if not flips:
-            notes = (
-                f"{where}: no left and right found in the joint names, so a mirrored picture keeps every joint's "
-                "name; if joints have sides, give the category a field flip_pairs, or [] to say that there are none",
-            )
-    try:
-        return Skeleton(f"coco:{name}", tuple(joints), tuple(flips), tuple(bones)), notes
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
-
-
-def _given_pairs(value: Any, joints: Sequence[str], where: str) -> list[tuple[int, int]]:
-    where = f"{where}: flip_pairs"
-    accepted = f"pairs of joint names, or of joint indices 0 to {len(joints) - 1}, are accepted"
-    pairs: list[tuple[int, int]] = []
-    for pair in _list_of_pairs(value, where, "joint names or indices from 0"):
-        indices = []
-        for joint in pair:
-            if isinstance(joint, str) and joint in joints:
-                indices.append(joints.index(joint))
-            elif type(joint) is int and 0 <= joint < len(joints):
-                indices.append(joint)
-            else:
-                raise UserError(f"{where} holds {joint!r}; {accepted}")
-        first, second = min(indices), max(indices)
-        if first == second:
-            raise UserError(f"{where} holds {pair!r}; two different joints are accepted")
-        if (first, second) not in pairs:  # some write both directions
-            pairs.append((first, second))
-    return pairs
-
-
-def _list_of_pairs(value: Any, where: str, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise UserError(f"{where} is {value!r}; a list of pairs of {what} is accepted")
-    for pair in value:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise UserError(f"{where} holds {pair!r}; a list of pairs of {what} is accepted")
-    return value
+    return pairs, unpaired

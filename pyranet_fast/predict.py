@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from .inference.result import Pose
 from .io import atomic_write, output_folder
 from .models.zoo import resolve_device
 from .visualization import draw_pose
+
+logger = logging.getLogger("pyranet_fast")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sentence = one_line(str(error))
             sentence = sentence if str(path) in sentence else f"image {path}: {sentence}"
             errors.append({"image": printable(path), "error": printable(sentence)})
-            print(f"error: {printable(sentence)}", file=sys.stderr)
+            logger.error(f"error: {printable(sentence)}")
             continue
         write_image(output / name, draw_pose(image, pose.joints, pose.scores, predictor.skeleton))
         height, width = image.shape[:2]

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .keypoints import MPII, Skeleton, split_side
+from .data.dataset import Image
+from .keypoints import MPII, Skeleton, side_of
 
-Image = npt.NDArray[np.uint8]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -74,11 +74,6 @@ def draw_pose(
         color = COLORS[side_of(skeleton.joints[joint])]
         _draw_joint(canvas, points[joint], color, width, bool(solid[joint]))
     return canvas
-
-
-def side_of(name: str) -> str:
-    """``"left"``, ``"right"`` or ``"center"`` from a joint's name."""
-    return split_side(name)[0]
 
 
 def _bone_color(first: str, second: str) -> tuple[int, int, int]:

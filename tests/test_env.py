@@ -13,7 +13,7 @@ import torch
 
 import pyranet_fast as pf
 from pyranet_fast import env, ops
-from pyranet_fast.ops import _backend
+from pyranet_fast.ops import dispatch
 
 native = pytest.mark.skipif("native" not in ops.available_backends(), reason="the native library is not built")
 
@@ -61,7 +61,7 @@ def test_a_chosen_backend_is_named_as_the_reason() -> None:
 
 
 def test_a_library_that_does_not_load_is_reported_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backend, "native_error", "undefined symbol: example")
+    monkeypatch.setattr(dispatch, "native", dispatch.Availability("undefined symbol: example"))
     assert env.native()["_C"] == "not loaded: undefined symbol: example"
     assert "undefined symbol: example" in env.operators(["cpu"])["upsample_sum"]["cpu"]
 
@@ -69,7 +69,7 @@ def test_a_library_that_does_not_load_is_reported_with_its_error(monkeypatch: py
 def test_a_native_backend_without_a_registered_kernel_is_not_called_fine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_backend, "explain", lambda device: ("native", "loaded"))
+    monkeypatch.setattr(dispatch, "explain", lambda device: ("native", "loaded"))
     monkeypatch.setattr(env, "_registered", lambda operator, device: False)
     assert "no kernel is registered" in env.operators(["cpu"])["upsample_sum"]["cpu"]
 

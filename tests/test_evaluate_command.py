@@ -98,10 +98,10 @@ def test_an_interrupted_evaluation_is_gone_on_with(checkpoint, root, tmp_path, c
     monkeypatch.setattr(evaluation, "score_maps", stop)
     command = flags(checkpoint, root, tmp_path, "--batch-size", "3")
     assert cli.run(evaluate.main, command) == cli.INTERRUPTED
-    assert "3 of 7 people are done; the same command goes on" in capsys.readouterr().err
+    assert "3 of 7 people are done; rerun the same command to resume" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["evaluation.part"]
     assert cli.run(evaluate.main, command) == 0
-    assert "3 of 7 people were done before" in capsys.readouterr().out
+    assert "3 of 7 people were done before" in capsys.readouterr().err
     assert calls == [3, 3, 3, 1] and not (tmp_path / "evaluation.part").exists()
 
 
@@ -115,7 +115,7 @@ def test_missing_images_are_said(checkpoint, root, tmp_path, capsys):
         assert cli.run(evaluate.main, flags(checkpoint, root, tmp_path, "--on-error", "skip")) == 0
     finally:
         name.write_bytes(content)
-    assert "1 people with missing or unreadable images are not in the score" in capsys.readouterr().out
+    assert "1 people with missing or unreadable images are not in the score" in capsys.readouterr().err
     assert json.loads((tmp_path / "metrics.json").read_text())["count"] == 6
 
 

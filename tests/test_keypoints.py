@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pyranet_fast.errors import UserError
-from pyranet_fast.keypoints import pairs_by_name, split_side
+from pyranet_fast.keypoints import flip_pairs_from_names, split_side
 from pyranet_fast.pose import LSP, MPII, SKELETONS, Skeleton, resolve_skeleton
 
 
@@ -133,13 +133,13 @@ def test_sides_in_names(name, side, rest):
     assert split_side(name) == (side, rest)
 
 
-def test_pairs_by_name():
-    assert pairs_by_name(["nose", "left_ear", "right_ear", "tail"]) == ([(1, 2)], [])
-    assert pairs_by_name(["rsho", "lip", "lsho"]) == ([(0, 2)], [])
-    assert pairs_by_name(["a", "b"]) == ([], [])
-    assert pairs_by_name(["left_ear", "nose"]) == ([], ["left_ear"])
-    assert pairs_by_name(["left_ear", "ear left", "right_ear"]) == ([(0, 2)], ["ear left"])
-    assert pairs_by_name(MPII.joints)[0] == sorted(MPII.flip_pairs)
+def test_flip_pairs_from_names():
+    assert flip_pairs_from_names(["nose", "left_ear", "right_ear", "tail"]) == ([(1, 2)], [])
+    assert flip_pairs_from_names(["rsho", "lip", "lsho"]) == ([(0, 2)], [])
+    assert flip_pairs_from_names(["a", "b"]) == ([], [])
+    assert flip_pairs_from_names(["left_ear", "nose"]) == ([], ["left_ear"])
+    assert flip_pairs_from_names(["left_ear", "ear left", "right_ear"]) == ([(0, 2)], ["ear left"])
+    assert flip_pairs_from_names(MPII.joints)[0] == sorted(MPII.flip_pairs)
 
 
 def test_any_skeleton_can_be_drawn():

@@ -201,3 +201,10 @@ def test_bad_input_is_named(call, message):
 def test_readings_of_nobody_labeled():
     values = readings(np.zeros((2, 16)), np.zeros((2, 16), bool), 0.5, PCKH)
     assert all(math.isnan(value) for value in values.values())
+
+
+def test_the_former_name_of_the_metric_warns():
+    errors = np.zeros((3, 14))
+    with pytest.warns(DeprecationWarning, match="argument 'convention' of pck_curve is now 'metric'"):
+        curve = pck_curve(errors, convention="pck")  # type: ignore[call-arg]
+    assert curve.metric == "PCK" and curve.unit == "torso" and curve.mean.tolist() == [100.0] * 21

@@ -102,7 +102,7 @@ def test_the_library_is_built_from_all_sources_for_every_python(
 ) -> None:
     record = setup("bdist_wheel", CXX=sys.executable)  # any program will do: nothing is compiled here
     (library,) = setup.arguments["ext_modules"]
-    sources = [ROOT / "csrc" / "schema.cpp", *(ROOT / "csrc" / "cpu").glob("*.cpp")]
+    sources = [ROOT / "csrc" / "schema.cpp", *(ROOT / "csrc" / "cpu").rglob("*.cpp")]
     assert set(library.sources) == {str(path.relative_to(ROOT)) for path in sources}
     assert library.py_limited_api
     assert setup.arguments["options"] == {"bdist_wheel": {"py_limited_api": "cp310"}}
@@ -242,7 +242,7 @@ HEAVY = ("h5py", "matplotlib", "scipy", "tensorboard", "torch._dynamo", "torch.e
 HELP = """
 import contextlib, io, json, runpy, sys
 import torch
-of_torch = set(sys.modules)
+with_torch = set(sys.modules)
 from pyranet_fast import __main__
 name, module = sys.argv[1:]
 
@@ -254,7 +254,7 @@ def shown(run):
 sys.argv = [module, "--help"]
 alone = shown(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
 together = shown(lambda: __main__.main([name, "--help"]))
-print(json.dumps({"alone": alone, "together": together, "modules": sorted(set(sys.modules) - of_torch)}))
+print(json.dumps({"alone": alone, "together": together, "modules": sorted(set(sys.modules) - with_torch)}))
 """
 
 

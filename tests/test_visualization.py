@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pyranet_fast.keypoints import side_of
 from pyranet_fast.pose import LSP, MPII
-from pyranet_fast.visualization import COLORS, contact_sheet, draw_pose, side_of
+from pyranet_fast.visualization import COLORS, contact_sheet, draw_pose
 
 GREY = 90
 

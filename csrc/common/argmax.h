@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "common/macros.h"
+#include "common/numbers.h"
 
 namespace pyranet_fast {
 
@@ -17,7 +17,7 @@ PF_HOST_DEVICE inline bool argmax_before(W value, int64_t index, W best, int64_t
   return index < best_index;
 }
 
-// A quarter of a pixel toward the larger neighbour; equal neighbours, or a NaN, do not move it.
+// A quarter of a pixel toward the larger neighbor; equal neighbors, or a NaN, do not move it.
 template <typename W>
 PF_HOST_DEVICE inline float quarter_step(W ahead, W behind) {
   return ahead > behind ? 0.25f : ahead < behind ? -0.25f : 0.0f;

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "common/macros.h"
+#include "common/numbers.h"
 
 namespace pyranet_fast {
 

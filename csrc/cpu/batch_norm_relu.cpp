@@ -1,25 +1,12 @@
 // relu(batch_norm(x)) with batch statistics, forward and backward, in two passes each: statistics, then values.
-// The backward needs only x: the mask is recomputed, the normalised map is never stored.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <cmath>
-#include <type_traits>
-#include <vector>
-
-#include "common/checks.h"
-#include "cpu/convert.h"
-#include "cpu/dispatch.h"
+// The backward needs only x: the mask is recomputed, the normalized map is never stored.
+#include "cpu/host.h"
 
 #define PF_KERNEL_FILE "cpu/batch_norm_relu_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 // Pixels handled by one task: fixed, so that sums are formed in the same order with any number of threads.
 constexpr int64_t kChunk = 2048;
@@ -53,11 +40,8 @@ std::vector<W> vector_or(const std::optional<Tensor>& values, int64_t size, W ot
   if (values.has_value()) {
     const Tensor dense_values = torch::stable::contiguous(*values);
     STD_TORCH_CHECK(dense_values.numel() == size, "batch_norm_relu: weight and bias must have one value a channel");
-    if (dense_values.scalar_type() == ScalarType::Double) {
-      std::copy_n(dense_values.const_data_ptr<double>(), size, result.begin());
-    } else {
-      std::copy_n(dense_values.const_data_ptr<float>(), size, result.begin());
-    }
+    dispatch_wide(dense_values,
+                  [&](auto type) { std::copy_n(dense_values.const_data_ptr<decltype(type)>(), size, result.begin()); });
   }
   return result;
 }
@@ -107,10 +91,10 @@ void forward(const Tensor& x, const std::optional<Tensor>& weight, const std::op
              Tensor& y, Tensor& mean, Tensor& var) {
   using W = wide_t<T>;
   const Shape s = shape_of(x);
-  const T* px = static_cast<const T*>(x.const_data_ptr());
-  T* py = static_cast<T*>(y.mutable_data_ptr());
-  W* pmean = static_cast<W*>(mean.mutable_data_ptr());
-  W* pvar = static_cast<W*>(var.mutable_data_ptr());
+  const T* px = read_pointer<T>(x);
+  T* py = write_pointer<T>(y);
+  W* pmean = write_pointer<W>(mean);
+  W* pvar = write_pointer<W>(var);
   const int64_t tile = s.tile();
   // Sums are taken of the distances from one pixel's values: without that the variance of a map with a large mean
   // would drown in rounding.
@@ -154,24 +138,24 @@ void backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& 
               Tensor& grad_weight, Tensor& grad_bias) {
   using W = wide_t<T>;
   const Shape s = shape_of(x);
-  const T* px = static_cast<const T*>(x.const_data_ptr());
-  const T* pg = static_cast<const T*>(grad.const_data_ptr());
-  T* pgx = static_cast<T*>(grad_x.mutable_data_ptr());
-  const W* pmean = static_cast<const W*>(mean.const_data_ptr());
-  const W* pvar = static_cast<const W*>(var.const_data_ptr());
-  W* pgw = static_cast<W*>(grad_weight.mutable_data_ptr());
-  W* pgb = static_cast<W*>(grad_bias.mutable_data_ptr());
+  const T* px = read_pointer<T>(x);
+  const T* pg = read_pointer<T>(grad);
+  T* pgx = write_pointer<T>(grad_x);
+  const W* pmean = read_pointer<W>(mean);
+  const W* pvar = read_pointer<W>(var);
+  W* pgw = write_pointer<W>(grad_weight);
+  W* pgb = write_pointer<W>(grad_bias);
   const int64_t tile = s.tile();
   std::vector<W> scale = vector_or<W>(weight, s.channels, 1);
   std::vector<W> shift = vector_or<W>(bias, s.channels, 0);
-  const std::vector<W> centre(pmean, pmean + s.channels);
+  const std::vector<W> center(pmean, pmean + s.channels);
   std::vector<double> inverse(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) {
     inverse[c] = 1.0 / std::sqrt(static_cast<double>(pvar[c]) + eps);
     scale[c] = static_cast<W>(scale[c] * inverse[c]);
     shift[c] -= pmean[c] * scale[c];
   }
-  const auto scales = repeat(scale, tile), shifts = repeat(shift, tile), means = repeat(centre, tile);
+  const auto scales = repeat(scale, tile), shifts = repeat(shift, tile), means = repeat(center, tile);
   const auto sums = total<T>(
       s,
       [&](int64_t begin, int64_t end, double* part, W* scratch) {
@@ -206,10 +190,6 @@ void backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& 
       });
 }
 
-ScalarType wide_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 void check_input(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 4, "batch_norm_relu: x must be (N, C, H, W)");
   STD_TORCH_CHECK(x.numel() > 0, "batch_norm_relu: x is empty, batch statistics need at least one value a channel");
@@ -219,8 +199,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tenso
                                                    double eps) {
   check_input(x);
   x = dense(x);
-  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
-  Tensor y = empty_nchw(x, sizes, is_channels_last(x), x.scalar_type());
+  Tensor y = empty_like_map(x);
   Tensor mean = empty_nchw(x, {x.size(1)}, false, wide_type(x));
   Tensor var = empty_nchw(x, {x.size(1)}, false, wide_type(x));
   dispatch_float("batch_norm_relu: x", x.scalar_type(),
@@ -233,8 +212,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor 
                                                             double eps) {
   check_input(x);
   x = dense(x);
-  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
-  Tensor grad_x = empty_nchw(x, sizes, is_channels_last(x), x.scalar_type());
+  Tensor grad_x = empty_like_map(x);
   const bool same_layout = is_channels_last(x) ? is_channels_last(grad) : grad.is_contiguous();
   if (!same_layout) {  // grad_x lends its memory for the copy into x's layout: each element is read before it is
                        // written
@@ -254,7 +232,7 @@ void batch_norm_update(Tensor running_mean, Tensor running_var, Tensor batches, 
                        double momentum, int64_t count) {
   const double unbiased = count > 1 ? static_cast<double>(count) / static_cast<double>(count - 1) : 1.0;
   batches.mutable_data_ptr<int64_t>()[0] += 1;
-  const auto follow = [&](auto type) {
+  dispatch_wide(mean, [&](auto type) {
     using W = decltype(type);
     W* pm = running_mean.mutable_data_ptr<W>();
     W* pv = running_var.mutable_data_ptr<W>();
@@ -264,19 +242,14 @@ void batch_norm_update(Tensor running_mean, Tensor running_var, Tensor batches, 
       pm[c] = static_cast<W>((1 - momentum) * pm[c] + momentum * bm[c]);
       pv[c] = static_cast<W>((1 - momentum) * pv[c] + momentum * unbiased * bv[c]);
     }
-  };
-  if (mean.scalar_type() == ScalarType::Double) {
-    follow(double{});
-  } else {
-    follow(float{});
-  }
+  });
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("batch_norm_relu", TORCH_BOX(&batch_norm_relu));
+  m.impl("batch_norm_relu_backward", TORCH_BOX(&batch_norm_relu_backward));
+  m.impl("batch_norm_update_", TORCH_BOX(&batch_norm_update));
 }
 
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("batch_norm_relu", TORCH_BOX(&pyranet_fast::cpu::batch_norm_relu));
-  m.impl("batch_norm_relu_backward", TORCH_BOX(&pyranet_fast::cpu::batch_norm_relu_backward));
-  m.impl("batch_norm_update_", TORCH_BOX(&pyranet_fast::cpu::batch_norm_update));
-}

@@ -76,7 +76,7 @@ void gradient_sums_channels_last(const T* grad, const T* x, const wide_t<T>* sca
     const int64_t n = i + length <= end * channels ? length : end * channels - i;
     for (int64_t k = 0; k < n; ++k) {
       const W v = load(x[i + k]);
-      const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorised
+      const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorized
       const W g = v * scale[k] + shift[k] > 0 ? whole : 0;
       first[k] += g;
       second[k] += g * (v - mean[k]);
@@ -97,7 +97,7 @@ void gradient_input_channels_last(const T* grad, const T* x, T* grad_x, const wi
     const int64_t n = i + length <= end * channels ? length : end * channels - i;
     for (int64_t k = 0; k < n; ++k) {
       const W v = load(x[i + k]);
-      const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorised
+      const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorized
       const W g = v * scale[k] + shift[k] > 0 ? whole : 0;
       grad_x[i + k] = store<T>(g * scale[k] + (v - mean[k]) * slope[k] + offset[k]);
     }

@@ -1,26 +1,98 @@
 // Fractional max-pooling of one map to several sizes, forward and backward. The method: the kernel file's head.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
-#include <algorithm>
-#include <cstring>
-#include <memory>
 #include <new>
-#include <optional>
-#include <tuple>
-#include <type_traits>
-#include <vector>
 
-#include "common/checks.h"
+#include "common/fractional_max_pool_pyramid_checks.h"
 #include "common/window.h"
-#include "cpu/convert.h"
-#include "cpu/dispatch.h"
-#include "cpu/fractional_max_pool_pyramid.h"
+#include "cpu/host.h"
+
+namespace pyranet_fast::cpu {
+
+// --- what the host side hands to its kernels -------------------------------------------------------------------------
+
+// Rows that the windows of one output row may lie in: samples differ by one start, rounding adds little to it.
+constexpr int64_t kPoolMostRows = 8;
+
+// A slab is what shares one set of window starts and one scratch memory: a plane of a contiguous map
+// (channels = 1), or a whole sample of a channels_last map (channels interleaved). Inside kernels a pixel of a
+// channels_last map takes `lanes` >= channels elements, a multiple of the vector length, so that rows are
+// aligned and loops have no remainders, however few the channels.
+struct PoolShape {
+  int64_t channels, h, w;
+  int64_t lanes;
+  int64_t levels;
+  int64_t rows;  // of windows held at once: a block of a plane, or what one row of a channels_last level may touch
+};
+
+// Window starts of one level in one slab. Channels differ by little (the samples move a start by one at most, up
+// to rounding), hence low, high and, where they differ, one distance a lane.
+template <typename W>
+struct PoolStarts {
+  using Distance = integer_t<W>;
+  int32_t *row_low, *row_high, *column_low, *column_high;
+  Distance *row_distance, *column_distance;  // (h, lanes), (w, lanes); null for windows shared by all channels
+  uint16_t* column_mask;  // planes: bit c % 16 of element c / 16 is set where a window starts in column c
+  bool increasing;        // planes: all columns differ, so that the mask tells them
+};
+
+// One map of a slab: element (y, x, c) is at data[y * row + x * column + c * channel].
+template <typename T>
+struct PoolMap {
+  T* data;
+  int64_t h, w;
+  int64_t row, column, channel;
+};
+
+// The folded y = max(x * scale + shift, 0); null pointers and false where there is none. `lanes` values each
+// (channels_last), or one value 16 times.
+template <typename W>
+struct PoolAffine {
+  const W *scale, *shift;
+  bool relu;
+  bool any() const { return scale != nullptr || shift != nullptr || relu; }
+};
+
+// Hands out aligned pieces of a thread's scratch memory. Counting from null gives the size that is needed.
+struct PoolScratch {
+  uintptr_t at;
+  template <typename T>
+  inline __attribute__((always_inline)) T* take(int64_t n) {
+    T* piece = reinterpret_cast<T*>(at);
+    at += (static_cast<uintptr_t>(n) * sizeof(T) + 63) / 64 * 64;
+    return piece;
+  }
+};
+
+// Everything that the kernels of one slab write to besides their results.
+template <typename T, typename W>
+struct PoolBuffers {
+  int64_t* next;       // (levels) a level's next row
+  W* windows;          // pooled values or gradients by window
+  W *values, *picked;  // rows of the map, and of a level or a gradient
+  T *row, *tail;
+  integer_t<W>* winner;    // of windows
+  uint8_t* narrow_winner;  // one row and one pixel
+};
+
+template <typename T, typename W>
+inline PoolBuffers<T, W> pool_buffers(const PoolShape& s, PoolScratch& scratch) {
+  const int64_t row = s.w * s.lanes, rows = s.rows, more = 64;  // vectors may run over the end
+  PoolBuffers<T, W> b;
+  b.next = scratch.take<int64_t>(s.levels);
+  b.windows = scratch.take<W>((rows + 1) * row + s.lanes + more);
+  b.values = scratch.take<W>((rows + 1) * row + more);
+  b.picked = scratch.take<W>(rows * row + more);
+  b.row = scratch.take<T>(row + more);
+  b.tail = scratch.take<T>(s.lanes + more);
+  b.winner = scratch.take<integer_t<W>>((s.lanes == 1 ? rows + 1 : 2) * row + s.lanes + more);
+  b.narrow_winner = scratch.take<uint8_t>(row + s.lanes + more);
+  return b;
+}
+
+}  // namespace pyranet_fast::cpu
 
 // x * scale + shift is rounded twice, as PyTorch does: which element of a window wins, and which passes the ReLU,
 // must not depend on the instruction set.
@@ -32,22 +104,233 @@
 
 #define PF_KERNEL_FILE "cpu/fractional_max_pool_pyramid_kernel.h"
 #include "cpu/multiversion.h"
-#include "cpu/fractional_max_pool_pyramid_host.h"
 
 namespace pyranet_fast::cpu {
 namespace {
 
+// --- operands as the kernels take them, memory, threads --------------------------------------------------------------
+
+constexpr const char* kName = "fractional_max_pool_pyramid";
+
+// Calls f with a value of the C++ type of a dtype.
+template <typename F>
+void for_dtype(ScalarType dtype, const F& f) {
+  dispatch_float(kName, dtype, f);
+}
+
+struct Layout {
+  bool channels_last;
+  int64_t n, c, h, w;
+  int64_t slabs() const { return channels_last ? n : n * c; }
+  int64_t interleaved() const { return channels_last ? c : 1; }
+};
+
+Layout layout_of(const Tensor& x) { return {is_channels_last(x), x.size(0), x.size(1), x.size(2), x.size(3)}; }
+
+// Few channels: vectors of 8, else of 16.
+PoolShape shape_of(const Layout& x, int64_t levels) {
+  const int64_t vector = x.c > 8 ? 16 : 8;
+  if (x.channels_last) return {x.c, x.h, x.w, (x.c + vector - 1) / vector * vector, levels, kPoolMostRows};
+  return {1, x.h, x.w, 1, levels, std::max<int64_t>(1, 1024 / x.w)};
+}
+
+// A map's slabs.
+template <typename T>
+class Slabs {
+ public:
+  Slabs(const Tensor& x, bool channels_last) {
+    const auto sizes = x.sizes(), strides = x.strides();
+    T* data;
+    if constexpr (std::is_const_v<T>) {
+      data = static_cast<T*>(x.const_data_ptr());
+    } else {
+      data = static_cast<T*>(x.mutable_data_ptr());
+    }
+    map_ = {data, sizes[2], sizes[3], strides[2], strides[3], strides[1]};
+    channels_ = channels_last ? 1 : sizes[1];
+    sample_ = strides[0];
+  }
+
+  PoolMap<T> operator[](int64_t slab) const {
+    PoolMap<T> map = map_;
+    map.data += slab / channels_ * sample_ + slab % channels_ * map.channel;
+    return map;
+  }
+
+ private:
+  PoolMap<T> map_;
+  int64_t channels_, sample_;
+};
+
+template <typename T>
+std::vector<Slabs<T>> slabs_of(const std::vector<Tensor>& maps, bool channels_last) {
+  std::vector<Slabs<T>> result;
+  for (const Tensor& map : maps) result.emplace_back(map, channels_last);
+  return result;
+}
+
+// Samples in the precision of the windows, dense: (levels, n, c, 2), n and c as in `samples`.
+template <typename W>
+struct Samples {
+  int64_t n, c;
+  std::vector<W> values;
+
+  explicit Samples(const Tensor& samples) : n(samples.size(1)), c(samples.size(2)), values(samples.numel()) {
+    const Tensor dense_samples = torch::stable::contiguous(samples);
+    dispatch_wide(samples, [&](auto type) {
+      std::copy_n(read_pointer<decltype(type)>(dense_samples), values.size(), values.begin());
+    });
+  }
+
+  W at(int64_t level, int64_t sample, int64_t channel, int64_t axis) const {
+    return values[((level * n + (n > 1 ? sample : 0)) * c + (c > 1 ? channel : 0)) * 2 + axis];
+  }
+};
+
+// scale or shift as the kernels read it, see PoolAffine; null where there is none.
+template <typename W>
+struct ChannelVector {
+  std::vector<W> values;
+
+  ChannelVector(const std::optional<Tensor>& vector, const Layout& x, int64_t lanes) {
+    if (!vector.has_value()) return;
+    const Tensor dense_vector = torch::stable::contiguous(*vector);
+    values.resize(x.channels_last ? lanes : x.c * kRepeats, W(0));
+    for_dtype(vector->scalar_type(), [&](auto t) {
+      const auto* data = read_pointer<decltype(t)>(dense_vector);
+      for (int64_t i = 0; i < x.c; ++i) {
+        const W value = static_cast<W>(load(data[i]));
+        if (x.channels_last) {
+          values[i] = value;
+        } else {
+          std::fill_n(values.begin() + i * kRepeats, kRepeats, value);
+        }
+      }
+    });
+  }
+
+  const W* of(const Layout& x, int64_t slab) const {
+    return values.empty() ? nullptr : values.data() + (x.channels_last ? 0 : slab % x.c * kRepeats);
+  }
+
+ private:
+  static constexpr int64_t kRepeats = 16;  // a vector of one channel's value
+};
+
+// One thread's memory: the starts of a slab's windows, and the kernels' buffers.
+template <typename T>
+class Worker {
+ public:
+  using W = wide_t<T>;
+
+  Worker(const Layout& layout, const PoolShape& shape, const std::vector<int64_t>& sizes, const Samples<W>& samples)
+      : shape(shape),
+        starts(shape.levels),
+        out(shape.levels),
+        grads(shape.levels),
+        layout_(layout),
+        sizes_(sizes),
+        samples_(samples) {
+    PoolScratch count{0};
+    divide(count);
+    memory_.reset(static_cast<char*>(::operator new(count.at + 64, std::align_val_t(64))));
+    PoolScratch scratch{reinterpret_cast<uintptr_t>(memory_.get())};
+    divide(scratch);
+  }
+
+  // Prepares for a slab; kept while the windows are the same.
+  void begin(int64_t slab, int64_t more_rows) {
+    const int64_t n = layout_.channels_last ? slab : slab / layout_.c;
+    const int64_t c = layout_.channels_last || samples_.c == 1 ? 0 : slab % layout_.c;
+    const int64_t windows = (samples_.n > 1 ? n : 0) * samples_.c + c;
+    if (windows == current_) return;
+    current_ = windows;
+    int64_t spread = 0;
+    for (int64_t l = 0; l < shape.levels; ++l) {
+      PoolStarts<W>& start = starts[l];
+      const int64_t h = sizes_[2 * l], w = sizes_[2 * l + 1];
+      if (start.row_distance == nullptr) {
+        PF_CHOOSE(shared_starts<W>)(layout_.w, w, samples_.at(l, n, c, 0), start.column_low);
+        start.increasing = PF_CHOOSE(mask_starts)(start.column_low, w, layout_.w, start.column_mask);
+        PF_CHOOSE(shared_starts<W>)(layout_.h, h, samples_.at(l, n, c, 1), start.row_low);
+        continue;
+      }
+      for (int64_t k = 0; k < shape.lanes; ++k) {
+        lane_samples_[k] = window_sample(samples_.at(l, n, k < shape.channels ? k : 0, 0));
+        lane_samples_[shape.lanes + k] = window_sample(samples_.at(l, n, k < shape.channels ? k : 0, 1));
+      }
+      PF_CHOOSE(starts_by_lane<W>)
+      (layout_.w, w, lane_samples_, shape.lanes, start.column_low, start.column_high, start.column_distance);
+      PF_CHOOSE(starts_by_lane<W>)
+      (layout_.h, h, lane_samples_ + shape.lanes, shape.lanes, start.row_low, start.row_high, start.row_distance);
+      for (int64_t i = 0; i < h; ++i) spread = std::max<int64_t>(spread, start.row_high[i] - start.row_low[i]);
+    }
+    if (layout_.channels_last) shape.rows = spread + more_rows;
+  }
+
+  PoolShape shape;
+  std::vector<PoolStarts<W>> starts;
+  std::vector<PoolMap<T>> out;          // of the slab: for the caller
+  std::vector<PoolMap<const T>> grads;  // the same
+  PoolBuffers<T, W> buffers;
+
+ private:
+  void divide(PoolScratch& scratch) {
+    const bool by_lane = layout_.channels_last && samples_.c > 1;
+    for (int64_t l = 0; l < shape.levels; ++l) {
+      const int64_t h = sizes_[2 * l], w = sizes_[2 * l + 1];
+      PoolStarts<W>& start = starts[l];
+      start.row_low = scratch.take<int32_t>(h);
+      start.column_low = scratch.take<int32_t>(w);
+      start.row_high = by_lane ? scratch.take<int32_t>(h) : start.row_low;
+      start.column_high = by_lane ? scratch.take<int32_t>(w) : start.column_low;
+      start.row_distance = by_lane ? scratch.take<integer_t<W>>(h * shape.lanes) : nullptr;
+      start.column_distance = by_lane ? scratch.take<integer_t<W>>(w * shape.lanes) : nullptr;
+      start.column_mask = scratch.take<uint16_t>((layout_.w + 15) / 16);
+    }
+    lane_samples_ = scratch.take<W>(2 * shape.lanes);
+    buffers = pool_buffers<T, W>(shape, scratch);
+  }
+
+  struct Free {
+    void operator()(char* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
+  const Layout& layout_;
+  const std::vector<int64_t>& sizes_;
+  const Samples<W>& samples_;
+  W* lane_samples_ = nullptr;
+  int64_t current_ = -1;
+  std::unique_ptr<char, Free> memory_;
+};
+
+// Calls work(worker, slab, first row, last row + 1) for all slabs, each cut into bands of rows where there are
+// fewer slabs than threads would like.
+template <typename T, typename Work>
+void for_each_band(const Layout& layout, const PoolShape& shape, const std::vector<int64_t>& sizes,
+                   const Samples<wide_t<T>>& samples, int64_t rows, const Work& work) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t slabs = layout.slabs();
+  int64_t bands = 1;
+  if (threads > 1 && slabs < 2 * threads) {
+    bands = std::clamp<int64_t>(rows / 8, 1, (2 * threads + slabs - 1) / slabs);
+  }
+  const int64_t elements = shape.h * shape.w * shape.channels / bands;
+  parallel_for(0, slabs * bands, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, elements)),
+               [&](int64_t begin, int64_t end) {
+                 Worker<T> worker(layout, shape, sizes, samples);
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t band = i % bands;
+                   work(worker, i / bands, rows * band / bands, rows * (band + 1) / bands);
+                 }
+               });
+}
+
+// --- the operators ---------------------------------------------------------------------------------------------------
+
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
-void check_shapes(const Tensor& like, const Tensor& samples, int64_t levels) {
-  STD_TORCH_CHECK(like.dim() == 4, kName, ": x must have 4 dimensions");
-  STD_TORCH_CHECK(like.size(2) < (1 << 22) && like.size(3) < (1 << 22), kName,
-                  ": x must be less than 2^22 wide and high");
-  STD_TORCH_CHECK(samples.dim() == 4 && samples.size(0) == levels && samples.size(3) == 2 &&
-                      (samples.size(1) == like.size(0) || samples.size(1) == 1) &&
-                      (samples.size(2) == like.size(1) || samples.size(2) == 1),
-                  kName, ": samples must be (levels, N or 1, C or 1, 2)");
-}
+// With larger maps rounding could make window starts differ by more than kPoolMostRows.
+constexpr int64_t kMostPoolExtent = (int64_t{1} << 22) - 1;
 
 template <typename T>
 void forward(const Tensor& x, const Tensor& samples_tensor, const std::vector<int64_t>& sizes,
@@ -96,7 +379,7 @@ void backward(const std::vector<Tensor>& grads, const Tensor& positions, const T
   const auto from = slabs_of<const T>(grads, layout.channels_last);
   const Slabs<const T> ins(x.has_value() ? *x : grads[0], layout.channels_last);
   const Slabs<T> tos(grad_x, layout.channels_last);
-  const uint8_t* winners = static_cast<const uint8_t*>(positions.const_data_ptr());
+  const uint8_t* winners = read_pointer<uint8_t>(positions);
   // Sums of every row, added up below in a fixed order: the same bits with any number of threads.
   const int64_t c = layout.interleaved(), sums_of_slab = 2 * layout.h * c;
   std::vector<W> sums(scale.has_value() || shift.has_value() ? layout.slabs() * sums_of_slab : 0);
@@ -141,20 +424,16 @@ std::tuple<std::vector<Tensor>, Tensor> pool(const Tensor& x, const Tensor& samp
                                              bool relu, bool with_positions) {
   const std::vector<int64_t> sizes(output_sizes.begin(), output_sizes.end());
   const int64_t levels = sizes.size() / 2;
-  check_shapes(x, samples, levels);
+  check_pool(x, samples, sizes, scale, shift, kMostPoolExtent);
   const bool channels_last = is_channels_last(x);
   std::vector<Tensor> values;
   for (int64_t l = 0; l < levels; ++l) {
-    const int64_t h = sizes[2 * l], w = sizes[2 * l + 1];
-    STD_TORCH_CHECK(h >= 1 && w >= 1 && h < x.size(2) && w < x.size(3), kName,
-                    ": output sizes must be between 1 and the input size - 1");
-    values.push_back(empty_nchw(x, {x.size(0), x.size(1), h, w}, channels_last, x.scalar_type()));
+    values.push_back(empty_nchw(x, {x.size(0), x.size(1), sizes[2 * l], sizes[2 * l + 1]}, channels_last));
   }
-  const std::vector<int64_t> all{x.size(0), x.size(1), x.size(2), x.size(3)};
-  Tensor positions = empty_nchw(x, with_positions ? all : std::vector<int64_t>{0, 0, 0, 0},
+  Tensor positions = empty_nchw(x, with_positions ? sizes_of(x) : std::vector<int64_t>{0, 0, 0, 0},
                                 with_positions && channels_last, ScalarType::Byte);
   if (x.numel() > 0 && levels > 0) {
-    uint8_t* to = with_positions ? static_cast<uint8_t*>(positions.mutable_data_ptr()) : nullptr;
+    uint8_t* to = with_positions ? write_pointer<uint8_t>(positions) : nullptr;
     for_dtype(x.scalar_type(),
               [&](auto t) { forward<decltype(t)>(x, samples, sizes, scale, shift, relu, values, to); });
   }
@@ -163,7 +442,7 @@ std::tuple<std::vector<Tensor>, Tensor> pool(const Tensor& x, const Tensor& samp
 
 template <typename T>
 void fill_totals(const std::vector<double>& totals, Tensor& to) {
-  T* data = static_cast<T*>(to.mutable_data_ptr());
+  T* data = write_pointer<T>(to);
   for (size_t i = 0; i < totals.size(); ++i) data[i] = store<T>(static_cast<wide_t<T>>(totals[i]));
 }
 
@@ -178,22 +457,10 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(const std::vector<Tensor>& grad
                                                  const Tensor& samples, const std::optional<Tensor>& x,
                                                  const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
                                                  bool relu) {
-  STD_TORCH_CHECK(!grads.empty(), kName, "_backward: grads must not be empty");
-  check_shapes(positions, samples, grads.size());
-  STD_TORCH_CHECK(x.has_value() || !(scale.has_value() || shift.has_value() || relu), kName,
-                  "_backward: x is needed where scale, shift or relu is given");
+  check_pool_backward(grads, positions, samples, x, scale, shift, relu, kMostPoolExtent);
   const ScalarType dtype = grads[0].scalar_type();
-  for (const Tensor& grad : grads) {
-    STD_TORCH_CHECK(grad.scalar_type() == dtype && grad.dim() == 4 && grad.size(0) == positions.size(0) &&
-                        grad.size(1) == positions.size(1) && grad.size(2) >= 1 && grad.size(3) >= 1 &&
-                        grad.size(2) < positions.size(2) && grad.size(3) < positions.size(3),
-                    kName, "_backward: grads must be (N, C, h, w) of one dtype");
-  }
-  STD_TORCH_CHECK(!x.has_value() || (x->scalar_type() == dtype && x->numel() == positions.numel()), kName,
-                  "_backward: x must have the shape of positions and the gradients' dtype");
   const Tensor where = dense(positions);
-  const std::vector<int64_t> all{where.size(0), where.size(1), where.size(2), where.size(3)};
-  Tensor grad_x = empty_nchw(where, all, is_channels_last(where), dtype);
+  Tensor grad_x = empty_nchw(where, sizes_of(where), is_channels_last(where), dtype);
   std::vector<double> total_scale(where.size(1), 0.0), total_shift(where.size(1), 0.0);
   if (where.numel() > 0) {
     for_dtype(dtype, [&](auto t) {

@@ -7,11 +7,11 @@
 
 #include "cpu/vector.h"
 
-// Maximum and winner (2 * row + column) of n windows; `step` is the distance of horizontal neighbours. ATen's rule,
+// Maximum and winner (2 * row + column) of n windows; `step` is the distance of horizontal neighbors. ATen's rule,
 // in reading order: a later element wins if it is greater or NaN. The rule is associative, so rows go first.
 // Buffers have room for a whole vector at the end; `above` and `below` need none.
 template <bool kPosition, typename W>
-void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step, W* best, pool_integer_t<W>* winner) {
+void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step, W* best, integer_t<W>* winner) {
   using V = Vector<W, 16>;
   using Values = typename V::Values;
   using Integers = typename V::Integers;
@@ -38,10 +38,10 @@ void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step,
 }
 
 // n pixels gather from the four windows that they are in; `above` is the row of windows above, `step` the distance
-// of horizontal neighbours. Reads from step elements before to a vector behind.
+// of horizontal neighbors. Reads from step elements before to a vector behind.
 template <typename W>
-void spread_to_pixels(const W* windows, const W* above, const pool_integer_t<W>* winner,
-                      const pool_integer_t<W>* winner_above, int64_t n, int64_t step, W* g) {
+void spread_to_pixels(const W* windows, const W* above, const integer_t<W>* winner, const integer_t<W>* winner_above,
+                      int64_t n, int64_t step, W* g) {
   using V = Vector<W, 16>;
   using Values = typename V::Values;
   for (int64_t i = 0; i < n; i += V::kCount) {
@@ -78,8 +78,8 @@ inline bool mask_starts(const int32_t* start, int64_t n, int64_t in, uint16_t* m
 // without a channel repeat the first channel's sample.
 template <typename W>
 void starts_by_lane(int32_t in, int32_t out, const W* u, int64_t lanes, int32_t* low, int32_t* high,
-                    pool_integer_t<W>* distance) {
-  using Distance = pool_integer_t<W>;
+                    integer_t<W>* distance) {
+  using Distance = integer_t<W>;
   const W alpha = window_alpha<W>(in, out);
   for (int32_t i = 0; i < out; ++i) {
     Distance* row = distance + i * lanes;
@@ -154,5 +154,479 @@ const T* dense_row(const PoolMap<const T>& map, int64_t y, int64_t channels, T* 
   return buffer;
 }
 
-#include "cpu/fractional_max_pool_pyramid_planes.h"
-#include "cpu/fractional_max_pool_pyramid_channels_last.h"
+// --- planes ----------------------------------------------------------------------------------------------------------
+
+// Maps whose planes are processed one by one (any strides but channels_last). Several rows make one block, and a block
+// one loop: small planes would waste vectors otherwise.
+
+// Rows [begin, end) as W, dense, after the affine map: the map itself where it is that already.
+template <typename T>
+const wide_t<T>* block_of_plane(const PoolMap<const T>& x, int64_t begin, int64_t end,
+                                const PoolAffine<wide_t<T>>& affine, const PoolBuffers<T, wide_t<T>>& buffers) {
+  using W = wide_t<T>;
+  const bool dense = x.column == 1 && x.row == x.w;
+  W* block = buffers.values;
+  if constexpr (std::is_same_v<T, W>) {
+    if (dense && !affine.any()) return x.data + begin * x.w;
+  }
+  if (dense) {
+    widen(x.data + begin * x.w, (end - begin) * x.w, block);
+  } else {
+    for (int64_t y = begin; y < end; ++y) widen(dense_row(x, y, 1, buffers.row), x.w, block + (y - begin) * x.w);
+  }
+  if (affine.any()) apply_affine<16>(block, ((end - begin) * x.w + 15) / 16, 16, affine);
+  return block;
+}
+
+// Columns of a row of windows, in order.
+template <typename T>
+void pick_columns(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, int64_t in, int64_t n, T* out,
+                  wide_t<T>* buffer) {
+#if PF_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, BFloat16>) {
+    if (starts.increasing) {
+      using V = Vector<float, 16>;
+      for (int64_t c = 0, j = 0; c < in; c += 16) {
+        const __mmask16 mask = starts.column_mask[c / 16];
+        const int count = __builtin_popcount(mask);
+        const __m512 picked = _mm512_maskz_compress_ps(mask, _mm512_loadu_ps(row + c));
+        const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);
+        if (j + 16 <= n) {
+          V::store_to(out + j, picked);  // what is beyond `count`, the next turn overwrites
+        } else if constexpr (std::is_same_v<T, float>) {
+          _mm512_mask_storeu_ps(out + j, some, picked);
+        } else {
+          __m256i bits;
+          BFloat16Vector<16>::write(&bits, picked);
+          _mm256_mask_storeu_epi16(out + j, some, bits);
+        }
+        j += count;
+      }
+      return;
+    }
+  }
+#endif
+  const int32_t* start = starts.column_low;
+  if constexpr (std::is_same_v<T, wide_t<T>>) {
+    for (int64_t j = 0; j < n; ++j) out[j] = row[start[j]];
+  } else {
+    for (int64_t j = 0; j < n; ++j) buffer[j] = row[start[j]];
+    narrow(buffer, n, out);
+  }
+}
+
+// Adds a gradient row to the windows that it came from.
+template <typename W>
+void add_columns(W* row, const PoolStarts<W>& starts, int64_t in, int64_t n, const W* g) {
+#if PF_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<W, float>) {
+    if (starts.increasing) {
+      for (int64_t c = 0, j = 0; c < in; c += 16) {
+        const __mmask16 mask = starts.column_mask[c / 16];
+        const int count = __builtin_popcount(mask);
+        const __m512 some = j + 16 <= n ? _mm512_loadu_ps(g + j)
+                                        : _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), g + j);
+        _mm512_storeu_ps(row + c, _mm512_add_ps(_mm512_loadu_ps(row + c), _mm512_maskz_expand_ps(mask, some)));
+        j += count;
+      }
+      return;
+    }
+  }
+#endif
+  for (int64_t j = 0; j < n; ++j) row[starts.column_low[j]] += g[j];
+}
+
+// Windows whose row is in [y0, y1) of one plane, all levels.
+template <typename T>
+void pool_plane(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>& x,
+                const PoolMap<T>* out, const PoolAffine<wide_t<T>>& affine, uint8_t* position, int64_t y0, int64_t y1,
+                const PoolBuffers<T, wide_t<T>>& buffers) {
+  using W = wide_t<T>;
+  const int64_t w = s.w;
+  W* best = buffers.windows;
+  for (int64_t l = 0; l < s.levels; ++l) {
+    buffers.next[l] = 0;
+    while (buffers.next[l] < out[l].h && starts[l].row_low[buffers.next[l]] < y0) ++buffers.next[l];
+  }
+  for (int64_t begin = y0; begin < y1; begin += s.rows) {
+    const int64_t end = begin + s.rows < y1 ? begin + s.rows : y1;
+    const int64_t n = (end - begin) * w - 1;
+    const W* from = block_of_plane(x, begin, end + 1, affine, buffers);
+    if (position != nullptr) {
+      stride_one_windows<true>(from, from + w, n, 1, best, buffers.winner);
+      uint8_t* to = position + begin * w;
+      const auto* __restrict winner = buffers.winner;
+      for (int64_t i = 0; i < n; ++i) to[i] = static_cast<uint8_t>(winner[i]);
+      for (int64_t y = 1; y <= end - begin; ++y) to[y * w - 1] = 0;  // no window starts in the last column
+    } else {
+      stride_one_windows<false>(from, from + w, n, 1, best, buffers.winner);
+    }
+    for (int64_t l = 0; l < s.levels; ++l) {
+      int64_t& i = buffers.next[l];
+      for (; i < out[l].h && starts[l].row_low[i] < end; ++i) {
+        pick_columns(best + (starts[l].row_low[i] - begin) * w, starts[l], w, out[l].w, out[l].data + i * out[l].row,
+                     buffers.picked);
+      }
+    }
+  }
+  if (position != nullptr && y1 == s.h - 1) {
+    for (int64_t i = 0; i < w; ++i) position[y1 * w + i] = 0;
+  }
+}
+
+// Gradient of rows [y0, y1) of one plane; a window's sum is formed in the order levels, rows, columns whatever the
+// bounds. sums: (h, 2) of this plane, for shift and scale, or null.
+template <typename T>
+void pool_plane_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>* grads,
+                         const PoolMap<const T>& x, const PoolAffine<wide_t<T>>& affine, const uint8_t* position,
+                         const PoolMap<T>& grad_x, int64_t y0, int64_t y1, wide_t<T>* sums,
+                         const PoolBuffers<T, wide_t<T>>& buffers) {
+  using W = wide_t<T>;
+  const int64_t w = s.w;
+  // Windows and winners of a block: one element, the row before the block, the block.
+  W* const windows = buffers.windows + 1 + w;
+  auto* const winner = buffers.winner + 1 + w;
+  W* const g = buffers.picked;
+  const int64_t first = y0 > 0 ? y0 - 1 : 0;
+  for (int64_t l = 0; l < s.levels; ++l) {
+    buffers.next[l] = 0;
+    while (buffers.next[l] < grads[l].h && starts[l].row_low[buffers.next[l]] < first) ++buffers.next[l];
+  }
+  for (int64_t begin = y0; begin < y1; begin += s.rows) {
+    const int64_t end = begin + s.rows < y1 ? begin + s.rows : y1;
+    const int64_t pixels = (end - begin) * w;
+    // The row before: of the block before, or of the band before (added up again), or none.
+    if (begin > y0) {
+      for (int64_t i = -w; i < 0; ++i) windows[i] = windows[i + s.rows * w], winner[i] = winner[i + s.rows * w];
+    } else {
+      for (int64_t i = -w; i < 0; ++i) windows[i] = 0;
+      for (int64_t i = -w; i < 0; ++i) winner[i] = begin > 0 ? position[begin * w + i] : 255;
+    }
+    windows[-w - 1] = 0;
+    winner[-w - 1] = 255;
+    for (int64_t i = 0; i < pixels; ++i) windows[i] = 0;
+    for (int64_t i = 0; i < pixels; ++i) winner[i] = position[begin * w + i];
+    for (int64_t l = 0; l < s.levels; ++l) {
+      int64_t& i = buffers.next[l];
+      for (; i < grads[l].h && starts[l].row_low[i] < end; ++i) {
+        const T* from = dense_row(grads[l], i, 1, buffers.row);
+        const W* wide;
+        if constexpr (std::is_same_v<T, W>) {
+          wide = from;
+        } else {
+          widen(from, grads[l].w, g);
+          wide = g;
+        }
+        add_columns(windows + (starts[l].row_low[i] - begin) * w, starts[l], w, grads[l].w, wide);
+      }
+    }
+    spread_to_pixels(windows, windows - w, winner, winner - w, pixels, 1, g);
+    if (affine.any()) {
+      const W* v = block_of_plane(x, begin, end, PoolAffine<W>{nullptr, nullptr, false}, buffers);
+      for (int64_t y = begin; y < end; ++y) {
+        W shift[16] = {}, scale[16] = {};
+        const int64_t at = (y - begin) * w, whole = w / 16 * 16, rest = w - whole;
+        affine_backward<16>(v + at, g + at, whole / 16, 16, affine, shift, scale);
+        if (rest > 0) {  // through copies: zeros add nothing to the sums
+          W last_v[16] = {}, last_g[16] = {};
+          std::memcpy(last_v, v + at + whole, rest * sizeof(W));
+          std::memcpy(last_g, g + at + whole, rest * sizeof(W));
+          affine_backward<16>(last_v, last_g, 1, 16, affine, shift, scale);
+          std::memcpy(g + at + whole, last_g, rest * sizeof(W));
+        }
+        if (sums != nullptr) {
+          sums[2 * y] = sums[2 * y + 1] = 0;
+          for (int k = 0; k < 16; ++k) sums[2 * y] += shift[k], sums[2 * y + 1] += scale[k];
+        }
+      }
+    }
+    narrow(g, pixels, grad_x.data + begin * w);
+  }
+}
+
+// --- channels_last ---------------------------------------------------------------------------------------------------
+
+// channels_last maps: vectors along the channels. Windows of the
+// channels of one sample differ by about one start at most, hence a choice among neighbors instead of a gather:
+// first among rows, then among columns. `lanes` is a multiple of L.
+
+// Pixels whose `lanes` elements, beyond the channels, still lie inside a dense row: the others use a copy.
+inline int64_t pixels_with_room(int64_t pixels, int64_t channels, int64_t lanes) {
+  const int64_t elements = pixels * channels;
+  return elements < lanes ? 0 : (elements - lanes) / channels + 1;
+}
+
+// Calls read(element of the row, pixel) for every pixel; what lies beyond the channels is the next pixel's.
+template <typename T, typename Read>
+PF_INLINE void read_row(const T* row, int64_t pixels, int64_t channels, int64_t lanes, T* tail, const Read& read) {
+  const int64_t room = pixels_with_room(pixels, channels, lanes);
+  for (int64_t x = 0; x < room; ++x) read(row + x * channels, x);
+  if (room == pixels) return;
+  for (int64_t k = channels; k < lanes; ++k) tail[k] = row[0];
+  for (int64_t x = room; x < pixels; ++x) {
+    for (int64_t k = 0; k < channels; ++k) tail[k] = row[x * channels + k];
+    read(tail, x);
+  }
+}
+
+// Calls write(element of the row, pixel); what it writes beyond the channels, the next pixel overwrites.
+template <typename T, typename Write>
+PF_INLINE void write_row(T* row, int64_t pixels, int64_t channels, int64_t lanes, T* tail, const Write& write) {
+  const int64_t room = pixels_with_room(pixels, channels, lanes);
+  for (int64_t x = 0; x < room; ++x) write(row + x * channels, x);
+  for (int64_t x = room; x < pixels; ++x) {
+    write(tail, x);
+    for (int64_t k = 0; k < channels; ++k) row[x * channels + k] = tail[k];
+  }
+}
+
+// A dense row as `lanes` wide elements a pixel: the row itself where it is that already.
+template <int L, typename T>
+const wide_t<T>* widen_row(const T* row, int64_t pixels, const PoolShape& s, T* tail, wide_t<T>* out) {
+  using V = Vector<wide_t<T>, L>;
+  if (s.lanes == s.channels) {
+    if constexpr (std::is_same_v<T, wide_t<T>>) return row;
+    widen(row, pixels * s.lanes, out);
+    return out;
+  }
+  read_row(row, pixels, s.channels, s.lanes, tail, [&](const T* from, int64_t x) {
+    for (int64_t k = 0; k < s.lanes; k += V::kCount) V::write(out + x * s.lanes + k, V::load_from(from + k));
+  });
+  return out;
+}
+
+template <int L, typename T>
+void narrow_row(const wide_t<T>* from, int64_t pixels, const PoolShape& s, T* tail, T* row) {
+  using V = Vector<wide_t<T>, L>;
+  write_row(row, pixels, s.channels, s.lanes, tail, [&](T* to, int64_t x) {
+    for (int64_t k = 0; k < s.lanes; k += V::kCount) V::store_to(to + k, V::read(from + x * s.lanes + k));
+  });
+}
+
+// The same for a row of winners, which takes one byte an element in memory.
+template <int L, typename Integer>
+void load_winners(const uint8_t* row, const PoolShape& s, uint8_t* buffer, Integer* __restrict winner) {
+  if (s.lanes != s.channels) {
+    uint8_t* tail = buffer + s.w * s.lanes;
+    read_row(row, s.w, s.channels, s.lanes, tail, [&](const uint8_t* from, int64_t x) {
+      for (int64_t k = 0; k < s.lanes; k += L) std::memcpy(buffer + x * s.lanes + k, from + k, L);
+    });
+    row = buffer;
+  }
+  const int64_t n = s.w * s.lanes;
+  for (int64_t i = 0; i < n; ++i) winner[i] = row[i];
+}
+
+template <int L, typename Integer>
+void store_winners(const Integer* __restrict winner, const PoolShape& s, uint8_t* buffer, uint8_t* row) {
+  uint8_t* narrow_winner = s.lanes == s.channels ? row : buffer;
+  const int64_t n = (s.w - 1) * s.lanes;
+  for (int64_t i = 0; i < n; ++i) narrow_winner[i] = static_cast<uint8_t>(winner[i]);
+  for (int64_t i = n; i < n + s.lanes; ++i) narrow_winner[i] = 0;  // no window starts in the last column
+  if (s.lanes == s.channels) return;
+  write_row(row, s.w, s.channels, s.lanes, buffer + s.w * s.lanes, [&](uint8_t* to, int64_t x) {
+    for (int64_t k = 0; k < s.lanes; k += L) std::memcpy(to + k, buffer + x * s.lanes + k, L);
+  });
+}
+
+// Every lane from its own row of windows: rows[d] where the lane's distance is d.
+template <int L, typename W>
+void pick_rows(const W* const* rows, int64_t most, const integer_t<W>* distance, int64_t pixels, int64_t lanes,
+               W* out) {
+  using V = Vector<W, L>;
+  using Integer = integer_t<W>;
+  for (int64_t k = 0; k < lanes; k += V::kCount) {
+    const typename V::Integers from = V::read_integers(distance + k);
+    const typename V::Integers in_first = from == 0;
+    const W *first = rows[0] + k, *second = rows[1] + k;
+    for (int64_t i = 0; i < pixels * lanes; i += lanes) {
+      const typename V::Values a = V::read(first + i), b = V::read(second + i);
+      V::write(out + k + i, in_first ? a : b);
+    }
+    for (int64_t d = 2; d <= most; ++d) {  // rounding only
+      const typename V::Integers here = from == Integer(d);
+      for (int64_t i = 0; i < pixels * lanes; i += lanes) {
+        const typename V::Values a = V::read(rows[d] + k + i), b = V::read(out + k + i);
+        V::write(out + k + i, here ? a : b);
+      }
+    }
+  }
+}
+
+template <int L, typename T>
+void pick_columns_by_lane(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, int64_t n, const PoolShape& s,
+                          T* out, T* tail) {
+  using V = Vector<wide_t<T>, L>;
+  using Integer = integer_t<wide_t<T>>;
+  const int64_t lanes = s.lanes;
+  write_row(out, n, s.channels, lanes, tail, [&](T* to, int64_t j) {
+    const int64_t low = starts.column_low[j], most = starts.column_high[j] - low;
+    const wide_t<T>* from = row + low * lanes;
+    if (most == 0) {
+      for (int64_t k = 0; k < lanes; k += V::kCount) V::store_to(to + k, V::read(from + k));
+      return;
+    }
+    const auto* distance = starts.column_distance + j * lanes;
+    for (int64_t k = 0; k < lanes; k += V::kCount) {
+      const typename V::Integers d = V::read_integers(distance + k);
+      const typename V::Values a = V::read(from + k), b = V::read(from + lanes + k);
+      typename V::Values picked = d == 0 ? a : b;
+      for (int64_t more = 2; more <= most; ++more) {  // rounding only
+        const typename V::Values c = V::read(from + more * lanes + k);
+        picked = d == Integer(more) ? c : picked;
+      }
+      V::store_to(to + k, picked);
+    }
+  });
+}
+
+// Windows whose row is in [y0, y1) of one sample: outputs whose last window row is in it.
+template <int L, typename T>
+void pool_sample(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>& x,
+                 const PoolMap<T>* out, const PoolAffine<wide_t<T>>& affine, uint8_t* position, int64_t y0, int64_t y1,
+                 const PoolBuffers<T, wide_t<T>>& buffers) {
+  using W = wide_t<T>;
+  const int64_t row = s.w * s.lanes, ring = s.rows, n = row - s.lanes;
+  const auto load_row = [&](int64_t y) -> const W* {
+    W* buffer = buffers.values + (y & 1) * row;
+    const W* values = widen_row<L>(dense_row(x, y, s.channels, buffers.row), s.w, s, buffers.tail, buffer);
+    if (!affine.any()) return values;
+    if (values != buffer) std::memcpy(buffer, values, row * sizeof(W));
+    apply_affine<L>(buffer, s.w, s.lanes, affine);
+    return buffer;
+  };
+  for (int64_t l = 0; l < s.levels; ++l) {
+    buffers.next[l] = 0;
+    while (buffers.next[l] < out[l].h && starts[l].row_high[buffers.next[l]] < y0) ++buffers.next[l];
+  }
+  const int64_t first = y0 > ring - 1 ? y0 - (ring - 1) : 0;
+  const W* below = load_row(first);
+  for (int64_t y = first; y < y1; ++y) {
+    const W* above = below;
+    below = load_row(y + 1);
+    W* best = buffers.windows + (y % ring) * row;
+    if (position == nullptr || y < y0) {
+      stride_one_windows<false>(above, below, n, s.lanes, best, buffers.winner);
+    } else {
+      stride_one_windows<true>(above, below, n, s.lanes, best, buffers.winner);
+      store_winners<L>(buffers.winner, s, buffers.narrow_winner, position + y * s.w * s.channels);
+    }
+    for (int64_t l = 0; l < s.levels; ++l) {
+      const PoolStarts<W>& start = starts[l];
+      int64_t& i = buffers.next[l];
+      for (; i < out[l].h && start.row_high[i] <= y; ++i) {
+        const int64_t low = start.row_low[i], most = start.row_high[i] - low;
+        const W* from = buffers.windows + (low % ring) * row;
+        if (most > 0) {
+          const W* rows[kPoolMostRows];
+          for (int64_t d = 0; d <= most; ++d) rows[d] = buffers.windows + ((low + d) % ring) * row;
+          pick_rows<L>(rows, most, start.row_distance + i * s.lanes, s.w - 1, s.lanes, buffers.picked);
+          from = buffers.picked;
+        }
+        pick_columns_by_lane<L>(from, start, out[l].w, s, out[l].data + i * out[l].row, buffers.tail);
+      }
+    }
+  }
+  if (position != nullptr && y1 == s.h - 1) {
+    for (int64_t k = 0; k < s.w * s.channels; ++k) position[y1 * s.w * s.channels + k] = 0;
+  }
+}
+
+// Adds one pixel of a gradient to the windows that it may have come from: most_rows + 1 rows by most_columns + 1
+// columns from the lowest start on. Lanes choose theirs by distance; where there is one row, or column, it is all's.
+template <typename V, typename W, typename T>
+PF_INLINE void add_pixel(W* const* rows, int64_t most_rows, const integer_t<W>* row_distance, int64_t low,
+                         int64_t most_columns, const integer_t<W>* column_distance, int64_t lanes, const T* from) {
+  using Values = typename V::Values;
+  using Integer = integer_t<W>;
+  for (int64_t k = 0; k < lanes; k += V::kCount) {
+    const Values value = V::load_from(from + k);
+    for (int64_t r = 0; r <= most_rows; ++r) {
+      Values of_row = value;
+      if (most_rows > 0) of_row = V::read_integers(row_distance + k) == Integer(r) ? value : Values{};
+      for (int64_t c = 0; c <= most_columns; ++c) {
+        Values of_window = of_row;
+        if (most_columns > 0) of_window = V::read_integers(column_distance + k) == Integer(c) ? of_row : Values{};
+        W* to = rows[r] + low + c * lanes + k;
+        V::write(to, V::read(to) + of_window);
+      }
+    }
+  }
+}
+
+// Adds a gradient row to the windows it came from; rows[d] is d rows below the level's lowest row.
+template <int L, typename T>
+void add_by_lane(wide_t<T>* const* rows, int64_t most_rows, const integer_t<wide_t<T>>* row_distance,
+                 const PoolStarts<wide_t<T>>& starts, int64_t n, const PoolShape& s, const T* g, T* tail) {
+  using V = Vector<wide_t<T>, L>;
+  const int64_t lanes = s.lanes;
+  read_row(g, n, s.channels, lanes, tail, [&](const T* from, int64_t j) {
+    const int64_t low = starts.column_low[j] * lanes, most = starts.column_high[j] - starts.column_low[j];
+    const auto* column_distance = starts.column_distance + j * lanes;
+    // Constants unroll the loops in the two common cases.
+    if (most_rows == 1 && most == 1) {
+      add_pixel<V>(rows, 1, row_distance, low, 1, column_distance, lanes, from);
+    } else if (most_rows == 0 && most == 0) {
+      add_pixel<V>(rows, 0, row_distance, low, 0, column_distance, lanes, from);
+    } else {
+      add_pixel<V>(rows, most_rows, row_distance, low, most, column_distance, lanes, from);
+    }
+  });
+}
+
+// Gradient of rows [y0, y1) of one sample. A window's sum is formed in the order rows (lowest first), levels,
+// columns, whatever the bounds. sums: (h, 2, channels) of this sample, for shift and scale, or null.
+template <int L, typename T>
+void pool_sample_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>* grads,
+                          const PoolMap<const T>& x, const PoolAffine<wide_t<T>>& affine, const uint8_t* position,
+                          const PoolMap<T>& grad_x, int64_t y0, int64_t y1, wide_t<T>* sums,
+                          const PoolBuffers<T, wide_t<T>>& buffers) {
+  using W = wide_t<T>;
+  const int64_t lanes = s.lanes, row = s.w * lanes, ring = s.rows;
+  const int64_t first = y0 > ring - 1 ? y0 - (ring - 1) : 0;
+  W* const g = buffers.picked;
+  W* const ring_rows = buffers.windows + lanes;  // what is before the first row is the column before it: zero
+  auto* const winners = buffers.winner + lanes;
+  for (int64_t i = -lanes; i < ring * row; ++i) ring_rows[i] = 0;
+  for (int64_t i = -lanes; i < 2 * row; ++i) winners[i] = 255;  // nothing wins above the first row
+  for (int64_t l = 0; l < s.levels; ++l) {
+    buffers.next[l] = 0;
+    while (buffers.next[l] < grads[l].h && starts[l].row_low[buffers.next[l]] < first) ++buffers.next[l];
+  }
+  for (int64_t y = first; y < y1; ++y) {
+    for (int64_t l = 0; l < s.levels; ++l) {
+      const PoolStarts<W>& start = starts[l];
+      int64_t& i = buffers.next[l];
+      for (; i < grads[l].h && start.row_low[i] == y; ++i) {
+        const int64_t most = start.row_high[i] - y;
+        W* rows[kPoolMostRows];
+        for (int64_t d = 0; d <= most; ++d) rows[d] = ring_rows + ((y + d) % ring) * row;
+        add_by_lane<L>(rows, most, start.row_distance + i * lanes, start, grads[l].w, s,
+                       dense_row(grads[l], i, s.channels, buffers.row), buffers.tail);
+      }
+    }
+    auto* winner = winners + (y & 1) * row;
+    const auto* winner_above = winners + ((y & 1) ^ 1) * row;
+    load_winners<L>(position + y * s.w * s.channels, s, buffers.narrow_winner, winner);
+    W* windows = ring_rows + (y % ring) * row;
+    W* windows_above = ring_rows + ((y + ring - 1) % ring) * row;
+    if (y >= y0) {
+      spread_to_pixels(windows, windows_above, winner, winner_above, row, lanes, g);
+      if (affine.any()) {
+        const W* values = widen_row<L>(dense_row(x, y, s.channels, buffers.row), s.w, s, buffers.tail, buffers.values);
+        W* sum_shift = buffers.values + row;
+        W* sum_scale = sum_shift + lanes;
+        for (int64_t k = 0; k < 2 * lanes; ++k) sum_shift[k] = 0;
+        affine_backward<L>(values, g, s.w, lanes, affine, sum_shift, sum_scale);
+        if (sums != nullptr) {
+          for (int64_t k = 0; k < s.channels; ++k) {
+            sums[y * 2 * s.channels + k] = sum_shift[k];
+            sums[(y * 2 + 1) * s.channels + k] = sum_scale[k];
+          }
+        }
+      }
+      narrow_row<L>(g, s.w, s, buffers.tail, grad_x.data + y * grad_x.row);
+    }
+    for (int64_t i = 0; i < row; ++i) windows_above[i] = 0;  // becomes the row that comes into the ring next
+  }
+}

@@ -1,6 +1,17 @@
-// Included once per instruction set by multiversion.h; see there.
+// Included once per instruction set by multiversion.h; see there. heatmap_loss_kernel.h fills its tables with the same
+// lines.
 
-#include "cpu/gaussian_kernel.h"
+// to[i * step] = exp(-(i - center)^2 / two_sigma_squared), i < n; `line` has room for n.
+template <typename W>
+void gaussian_line(W center, W two_sigma_squared, int64_t n, W* line, W* to, int64_t step) {
+  W* direct = step == 1 ? to : line;
+  for (int64_t i = 0; i < n; ++i) {
+    direct[i] = exp_of_negative(gaussian_exponent<W>(static_cast<int32_t>(i), center, two_sigma_squared));
+  }
+  if (step != 1) {
+    for (int64_t i = 0; i < n; ++i) to[i * step] = line[i];
+  }
+}
 
 // One map; `lines` has room for h + w.
 template <typename W>

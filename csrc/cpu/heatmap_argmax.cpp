@@ -1,22 +1,13 @@
 // Joint positions from score maps: argmax and refinement in one pass.
-#include <torch/csrc/stable/library.h>
-
-#include <algorithm>
-#include <limits>
-#include <type_traits>
-
 #include "common/argmax.h"
-#include "common/checks.h"
-#include "cpu/convert.h"
-#include "cpu/dispatch.h"
+#include "common/heatmap_argmax_checks.h"
+#include "cpu/host.h"
 
 #define PF_KERNEL_FILE "cpu/heatmap_argmax_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 struct Maps {
   int64_t n, k, height, width;
@@ -68,40 +59,37 @@ void run(const T* data, const Maps& maps, bool quarter, float* coords, T* scores
 }
 
 std::tuple<Tensor, Tensor, Tensor> heatmap_argmax(Tensor heatmaps, bool quarter) {
-  STD_TORCH_CHECK(heatmaps.dim() == 4 && heatmaps.size(2) >= 1 && heatmaps.size(3) >= 1,
-                  "heatmap_argmax: heatmaps must be (N, K, H, W), height and width at least 1");
+  check_heatmap_argmax(heatmaps);
   heatmaps = dense(heatmaps);
   const Maps maps{heatmaps.size(0), heatmaps.size(1), heatmaps.size(2), heatmaps.size(3), is_channels_last(heatmaps)};
   // Blocks of positions are numbered with 32 bits there.
   STD_TORCH_CHECK(!maps.channels_last || maps.area() < int64_t{1} << 35, "heatmap_argmax: a map is too large");
   Tensor coords = empty_nchw(heatmaps, {maps.n, maps.k, 2}, false, ScalarType::Float);
-  Tensor scores = empty_nchw(heatmaps, {maps.n, maps.k}, false, heatmaps.scalar_type());
+  Tensor scores = empty_nchw(heatmaps, {maps.n, maps.k});
   Tensor indices = empty_nchw(heatmaps, {maps.n, maps.k}, false, ScalarType::Long);
   if (maps.n * maps.k == 0) return {coords, scores, indices};
   dispatch_float("heatmap_argmax: heatmaps", heatmaps.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    run(static_cast<const T*>(heatmaps.const_data_ptr()), maps, quarter, coords.mutable_data_ptr<float>(),
-        static_cast<T*>(scores.mutable_data_ptr()), indices.mutable_data_ptr<int64_t>());
+    run(read_pointer<T>(heatmaps), maps, quarter, write_pointer<float>(coords), write_pointer<T>(scores),
+        write_pointer<int64_t>(indices));
   });
   return {coords, scores, indices};
 }
 
 Tensor heatmap_argmax_backward(Tensor grad_scores, Tensor indices, int64_t height, int64_t width) {
-  STD_TORCH_CHECK(grad_scores.dim() == 2 && indices.dim() == 2 && grad_scores.size(0) == indices.size(0) &&
-                      grad_scores.size(1) == indices.size(1) && indices.scalar_type() == ScalarType::Long,
-                  "heatmap_argmax_backward: grad_scores and int64 indices must be (N, K)");
+  check_heatmap_argmax_backward(grad_scores, indices, height, width);
   const int64_t n = indices.size(0), k = indices.size(1), area = height * width;
   grad_scores = torch::stable::contiguous(grad_scores);
   indices = torch::stable::contiguous(indices);
-  Tensor grad = empty_nchw(grad_scores, {n, k, height, width}, false, grad_scores.scalar_type());
-  const int64_t* at = indices.const_data_ptr<int64_t>();
+  Tensor grad = empty_nchw(grad_scores, {n, k, height, width});
+  const int64_t* at = read_pointer<int64_t>(indices);
   for (int64_t m = 0; m < n * k; ++m) {
     STD_TORCH_CHECK(at[m] >= 0 && at[m] < area, "heatmap_argmax_backward: an index is outside its map");
   }
   dispatch_float("heatmap_argmax_backward: grad_scores", grad_scores.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    const T* from = static_cast<const T*>(grad_scores.const_data_ptr());
-    T* to = static_cast<T*>(grad.mutable_data_ptr());
+    const T* from = read_pointer<T>(grad_scores);
+    T* to = write_pointer<T>(grad);
     parallel_for(0, n * k, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, area)), [&](int64_t begin, int64_t end) {
       std::fill(to + begin * area, to + end * area, T(0));
       for (int64_t m = begin; m < end; ++m) to[m * area + at[m]] = from[m];
@@ -110,10 +98,10 @@ Tensor heatmap_argmax_backward(Tensor grad_scores, Tensor indices, int64_t heigh
   return grad;
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("heatmap_argmax", TORCH_BOX(&heatmap_argmax));
+  m.impl("heatmap_argmax_backward", TORCH_BOX(&heatmap_argmax_backward));
+}
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("heatmap_argmax", TORCH_BOX(&pyranet_fast::cpu::heatmap_argmax));
-  m.impl("heatmap_argmax_backward", TORCH_BOX(&pyranet_fast::cpu::heatmap_argmax_backward));
-}

@@ -1,23 +1,14 @@
 // Mean squared error of score maps against Gaussians that are never stored: two exponentials' tables per map, one
 // pass over the maps. Sums are formed per map and added in a fixed order, whatever the number of threads.
-#include <torch/csrc/stable/library.h>
-
-#include <algorithm>
-#include <cmath>
-#include <type_traits>
-#include <vector>
-
-#include "common/checks.h"
-#include "cpu/convert.h"
-#include "cpu/dispatch.h"
+#include "common/gaussian.h"
+#include "common/heatmap_loss_checks.h"
+#include "cpu/host.h"
 
 #define PF_KERNEL_FILE "cpu/heatmap_loss_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-using torch::stable::parallel_for;
 
 template <typename T>
 struct Loss {
@@ -30,14 +21,14 @@ struct Loss {
   bool channels_last;
 
   Loss(const Tensor& pred, const Tensor& joints, const Tensor& weight, double sigma)
-      : pred(static_cast<const T*>(pred.const_data_ptr())),
-        joints(static_cast<const W*>(joints.const_data_ptr())),
-        weight(static_cast<const W*>(weight.const_data_ptr())),
+      : pred(read_pointer<T>(pred)),
+        joints(read_pointer<W>(joints)),
+        weight(read_pointer<W>(weight)),
         n(pred.size(0)),
         k(pred.size(1)),
         h(pred.size(2)),
         w(pred.size(3)),
-        two_sigma_squared(static_cast<W>(2 * sigma * sigma)),
+        two_sigma_squared(pyranet_fast::two_sigma_squared<W>(sigma)),
         channels_last(is_channels_last(pred)) {}
 
   double total_weight() const {
@@ -140,60 +131,37 @@ struct Loss {
   }
 };
 
-ScalarType wide_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-void check(const Tensor& pred, Tensor& joints, Tensor& weight) {
-  STD_TORCH_CHECK(pred.dim() == 4, "heatmap_loss: pred must be (N, K, h, w)");
-  STD_TORCH_CHECK(joints.dim() == 3 && joints.size(0) == pred.size(0) && joints.size(1) == pred.size(1) &&
-                      joints.size(2) == 2 && weight.dim() == 2 && weight.size(0) == pred.size(0) &&
-                      weight.size(1) == pred.size(1),
-                  "heatmap_loss: joints must be (N, K, 2) and weight (N, K)");
-  STD_TORCH_CHECK(joints.scalar_type() == wide_type(pred) && weight.scalar_type() == wide_type(pred),
-                  "heatmap_loss: joints and weight must be float32, or float64 for float64 pred");
-  joints = torch::stable::contiguous(joints);
-  weight = torch::stable::contiguous(weight);
-}
-
 Tensor heatmap_loss(Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check(pred, joints, weight);
-  pred = dense(pred);
+  check_heatmap_loss(pred, joints, weight);
+  pred = dense(pred), joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   Tensor loss = empty_nchw(pred, {}, false, wide_type(pred));
   double value = 0;
   if (pred.numel() > 0) {
     dispatch_float("heatmap_loss: pred", pred.scalar_type(),
                    [&](auto type) { value = Loss<decltype(type)>(pred, joints, weight, sigma).forward(); });
   }
-  if (wide_type(pred) == ScalarType::Double) {
-    *loss.mutable_data_ptr<double>() = value;
-  } else {
-    *loss.mutable_data_ptr<float>() = static_cast<float>(value);
-  }
+  dispatch_wide(loss, [&](auto type) { *write_pointer<decltype(type)>(loss) = static_cast<decltype(type)>(value); });
   return loss;
 }
 
 Tensor heatmap_loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check(pred, joints, weight);
-  STD_TORCH_CHECK(grad.numel() == 1 && grad.scalar_type() == wide_type(pred),
-                  "heatmap_loss_backward: grad must be one value of the loss's dtype");
-  pred = dense(pred);
-  const std::vector<int64_t> sizes(pred.sizes().begin(), pred.sizes().end());
-  Tensor to = empty_nchw(pred, sizes, is_channels_last(pred), pred.scalar_type());
+  check_heatmap_loss_backward(grad, pred, joints, weight);
+  pred = dense(pred), joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
+  Tensor to = empty_like_map(pred);
   if (pred.numel() == 0) return to;
-  const double factor = wide_type(pred) == ScalarType::Double ? *grad.const_data_ptr<double>()
-                                                              : static_cast<double>(*grad.const_data_ptr<float>());
+  double factor = 0;
+  dispatch_wide(grad, [&](auto type) { factor = static_cast<double>(*read_pointer<decltype(type)>(grad)); });
   dispatch_float("heatmap_loss: pred", pred.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    Loss<T>(pred, joints, weight, sigma).backward(factor, static_cast<T*>(to.mutable_data_ptr()));
+    Loss<T>(pred, joints, weight, sigma).backward(factor, write_pointer<T>(to));
   });
   return to;
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("heatmap_loss", TORCH_BOX(&heatmap_loss));
+  m.impl("heatmap_loss_backward", TORCH_BOX(&heatmap_loss_backward));
+}
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("heatmap_loss", TORCH_BOX(&pyranet_fast::cpu::heatmap_loss));
-  m.impl("heatmap_loss_backward", TORCH_BOX(&pyranet_fast::cpu::heatmap_loss_backward));
-}

@@ -1,7 +1,7 @@
 // Included once per instruction set by multiversion.h; see there. The Gaussian of a pixel is the product of two
 // table entries: gx of its column, gy of its row.
 
-#include "cpu/gaussian_kernel.h"
+#include "cpu/gaussian_heatmaps_kernel.h"
 #include "cpu/vector.h"
 
 template <typename T>

@@ -1,13 +1,8 @@
 // Sum of bilinear resizings, and its gradient. Separable: rows are resized horizontally once and kept while they are
 // needed, then every output row is one weighted sum of such rows; the backward blends gradient rows first and gathers
 // along the row after. Every element is computed by itself in a fixed order, whatever the number of threads.
-#include <torch/csrc/stable/library.h>
-
-#include <type_traits>
-
-#include "common/checks.h"
-#include "cpu/convert.h"
-#include "cpu/dispatch.h"
+#include "common/upsample_sum_checks.h"
+#include "cpu/host.h"
 #include "cpu/upsample_sum_tables.h"
 
 namespace pyranet_fast::cpu {
@@ -99,8 +94,6 @@ struct UpsampleBackwardJob {
 namespace pyranet_fast::cpu {
 namespace {
 
-using torch::stable::parallel_for;
-
 template <typename T>
 void run(const UpsampleJob<T>& job, int64_t planes) {
   const int64_t work = std::min(job.block(), job.width) * job.channels * static_cast<int64_t>(job.levels.size());
@@ -132,72 +125,50 @@ void run(UpsampleBackwardJob<T>& job, int64_t planes) {
   });
 }
 
-void check_extent(int64_t size) {
-  STD_TORCH_CHECK(size >= 1 && size < (int64_t{1} << 31), "upsample_sum: a height or width is ", size,
-                  "; 1 to 2^31 - 1 is accepted");
-}
-
 Tensor upsample_sum(std::vector<Tensor> maps, int64_t height, int64_t width, std::optional<Tensor> base,
                     bool align_corners) {
-  STD_TORCH_CHECK(!maps.empty(), "upsample_sum: maps is empty; at least one (N, C, h, w) tensor is accepted");
-  check_extent(height), check_extent(width);
-  for (const Tensor& map : maps) {
-    STD_TORCH_CHECK(map.dim() == 4 && map.size(0) == maps[0].size(0) && map.size(1) == maps[0].size(1),
-                    "upsample_sum: maps must be (N, C, h, w) with one N and C");
-    STD_TORCH_CHECK(map.scalar_type() == maps[0].scalar_type(), "upsample_sum: maps must have one dtype");
-    check_extent(map.size(2)), check_extent(map.size(3));
-  }
+  check_upsample_sum(maps, height, width, base);
   const bool channels_last = is_channels_last(maps[0]);  // the first map's layout; the others are brought to it
   const MemoryFormat format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
   for (Tensor& map : maps) map = torch::stable::contiguous(map, format);
   const int64_t n = maps[0].size(0), c = maps[0].size(1);
-  Tensor out = empty_nchw(maps[0], {n, c, height, width}, channels_last, maps[0].scalar_type());
-  if (base.has_value()) {
-    STD_TORCH_CHECK(base->dim() == 4 && base->size(0) == n && base->size(1) == c && base->size(2) == height &&
-                        base->size(3) == width && base->scalar_type() == maps[0].scalar_type(),
-                    "upsample_sum: base must be (N, C, H, W) in the maps' dtype");
-    base = torch::stable::contiguous(*base, format);
-  }
+  Tensor out = empty_nchw(maps[0], {n, c, height, width}, channels_last);
+  if (base.has_value()) base = torch::stable::contiguous(*base, format);
   if (out.numel() == 0) return out;
   const int64_t channels = channels_last ? c : 1;
   dispatch_float("upsample_sum: maps", maps[0].scalar_type(), [&](auto type) {
     using T = decltype(type);
     using W = wide_t<T>;
     const int64_t lanes = PF_CHOOSE(lanes<W>)();
-    UpsampleJob<T> job{{}, channels, height, width, nullptr, static_cast<T*>(out.mutable_data_ptr())};
+    UpsampleJob<T> job{{}, channels, height, width, nullptr, write_pointer<T>(out)};
     for (const Tensor& map : maps) {
-      job.levels.push_back({static_cast<const T*>(map.const_data_ptr()), map.numel(),
-                            Taps<W>(map.size(2), height, align_corners, lanes),
+      job.levels.push_back({read_pointer<T>(map), map.numel(), Taps<W>(map.size(2), height, align_corners, lanes),
                             Taps<W>(map.size(3), width, align_corners, lanes)});
     }
-    if (base.has_value()) job.base = static_cast<const T*>(base->const_data_ptr());
+    if (base.has_value()) job.base = read_pointer<T>(*base);
     run(job, channels_last ? n : n * c);
   });
   return out;
 }
 
 std::vector<Tensor> upsample_sum_backward(Tensor grad, std::vector<int64_t> sizes, bool align_corners) {
-  STD_TORCH_CHECK(grad.dim() == 4 && !sizes.empty() && sizes.size() % 2 == 0,
-                  "upsample_sum_backward: grad must be (N, C, H, W) and sizes (h, w) of every map");
-  for (const int64_t size : sizes) check_extent(size);
+  check_upsample_sum_backward(grad, sizes);
   grad = dense(grad);
   const bool channels_last = is_channels_last(grad);
   const int64_t n = grad.size(0), c = grad.size(1);
   std::vector<Tensor> grads;
   for (size_t l = 0; l < sizes.size(); l += 2) {
-    grads.push_back(empty_nchw(grad, {n, c, sizes[l], sizes[l + 1]}, channels_last, grad.scalar_type()));
+    grads.push_back(empty_nchw(grad, {n, c, sizes[l], sizes[l + 1]}, channels_last));
   }
   if (n * c == 0) return grads;
-  check_extent(grad.size(2)), check_extent(grad.size(3));
   const int64_t channels = channels_last ? c : 1;
   dispatch_float("upsample_sum: grad", grad.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using W = wide_t<T>;
     const int64_t lanes = PF_CHOOSE(lanes<W>)();
-    UpsampleBackwardJob<T> job{{}, static_cast<const T*>(grad.const_data_ptr()), channels, grad.size(2), grad.size(3),
-                               {}};
+    UpsampleBackwardJob<T> job{{}, read_pointer<T>(grad), channels, grad.size(2), grad.size(3), {}};
     for (size_t l = 0; l < grads.size(); ++l) {
-      job.levels.push_back({static_cast<T*>(grads[l].mutable_data_ptr()),
+      job.levels.push_back({write_pointer<T>(grads[l]),
                             Sources<W>(Taps<W>(sizes[2 * l], job.height, align_corners, lanes), lanes),
                             Sources<W>(Taps<W>(sizes[2 * l + 1], job.width, align_corners, lanes), lanes)});
     }
@@ -206,10 +177,10 @@ std::vector<Tensor> upsample_sum_backward(Tensor grad, std::vector<int64_t> size
   return grads;
 }
 
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("upsample_sum", TORCH_BOX(&upsample_sum));
+  m.impl("upsample_sum_backward", TORCH_BOX(&upsample_sum_backward));
+}
+
 }  // namespace
 }  // namespace pyranet_fast::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
-  m.impl("upsample_sum", TORCH_BOX(&pyranet_fast::cpu::upsample_sum));
-  m.impl("upsample_sum_backward", TORCH_BOX(&pyranet_fast::cpu::upsample_sum_backward));
-}

@@ -137,7 +137,7 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
       const auto& level = job.levels[l];
       const auto& columns = level.columns;
       const int64_t first = level.rows.first[y], second = level.rows.second[y];
-      for (int64_t r = first; r <= second; ++r) {  // one row or two neighbours
+      for (int64_t r = first; r <= second; ++r) {  // one row or two neighbors
         const int64_t slot = 2 * l + (r & 1);
         const T* from = level.data + ((plane * level.rows.in + r) * columns.in + columns.first[x0]) * channels;
         const W* resized = rows + slot * stride;
@@ -234,7 +234,7 @@ void gather_row(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int
         for (int64_t t = 0; t < sources.most; ++t) {
           load_vector(from + t, low), load_vector(from + t + L, high), load_vector(weights + t * L, weight);
           const Vector<float>::Values product = __builtin_shuffle(low, high, local) * weight;
-          sum = weight != 0 ? sum + product : sum;  // a pixel with fewer receivers must not see its neighbours' NaN
+          sum = weight != 0 ? sum + product : sum;  // a pixel with fewer receivers must not see its neighbors' NaN
         }
         store_part<T>(sum, to + j - j0, j1 - j);
       }

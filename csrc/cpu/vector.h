@@ -1,13 +1,9 @@
 // Vectors of the width that the instruction set has, for kernels that cannot be left to the compiler's own
-// vectorisation (GCC 12 gives up on byte masks, and compiles `c[i] ? a[i] : b[i]` wrongly at -O3 with AVX: it swaps
+// vectorization (GCC 12 gives up on byte masks, and compiles `c[i] ? a[i] : b[i]` wrongly at -O3 with AVX: it swaps
 // elements where it makes both reads conditional). GCC and Clang make them from plain operators on any CPU.
 // Included inside a kernel file, once per instruction set; no include guard, therefore.
 
 constexpr int kVectorBytes = PF_VECTOR_BYTES;
-
-#ifndef PF_INLINE
-#define PF_INLINE inline __attribute__((always_inline))
-#endif
 
 // kCount bfloat16 as floats and back; spelled out, since GCC refuses to convert vectors of a template's own types.
 template <int kCount>
@@ -47,7 +43,7 @@ PF_BFLOAT16_VECTOR(16)
 template <typename W, int kMost = 64>
 struct Vector {
   static constexpr int kCount = kMost * int(sizeof(W)) < kVectorBytes ? kMost : kVectorBytes / int(sizeof(W));
-  using Element = std::conditional_t<sizeof(W) == 4, int32_t, int64_t>;
+  using Element = integer_t<W>;
   typedef W Values __attribute__((vector_size(kCount * sizeof(W))));
   typedef Element Integers __attribute__((vector_size(kCount * sizeof(W))));
 

@@ -11,21 +11,9 @@
 
 #include <cstdint>
 
-#include "common/macros.h"
+#include "common/numbers.h"
 
 namespace pyranet_fast::gpu {
-
-// What sums are formed in: double for double, float for everything else.
-template <typename T>
-struct Wide {
-  using type = float;
-};
-template <>
-struct Wide<double> {
-  using type = double;
-};
-template <typename T>
-using wide_t = typename Wide<T>::type;
 
 __device__ inline float load(float x) { return x; }
 __device__ inline double load(double x) { return x; }
@@ -33,29 +21,20 @@ __device__ inline float load(__half x) { return __half2float(x); }
 __device__ inline float load(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 template <typename T>
-struct Store;
-template <>
-struct Store<float> {
-  static __device__ inline float of(float x) { return x; }
-};
-template <>
-struct Store<double> {
-  static __device__ inline double of(double x) { return x; }
-};
-template <>
-struct Store<__half> {
-  static __device__ inline __half of(float x) { return __float2half_rn(x); }
-};
-template <>
-struct Store<__nv_bfloat16> {
-  static __device__ inline __nv_bfloat16 of(float x) { return __float2bfloat16_rn(x); }
-};
-template <typename T>
 __device__ inline T store(wide_t<T> x) {
-  return Store<T>::of(x);
+  if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(x);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(x);
+  } else {
+    return x;
+  }
 }
 
-// N neighbouring elements, moved by one instruction where N * sizeof(T) is 1, 2, 4, 8 or 16 bytes.
+__device__ inline float exponential(float x) { return expf(x); }
+__device__ inline double exponential(double x) { return exp(x); }
+
+// N neighboring elements, moved by one instruction where N * sizeof(T) is 1, 2, 4, 8 or 16 bytes.
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Pack {
   T v[N];

@@ -1,7 +1,6 @@
 // Operators of fractional_max_pool_pyramid on CUDA tensors.
-#include <torch/csrc/stable/library.h>
-
-#include "cuda/fractional_max_pool_pyramid_launch.cuh"
+#include "common/fractional_max_pool_pyramid_checks.h"
+#include "cuda/fractional_max_pool_pyramid.cuh"
 #include "cuda/host.h"
 
 namespace pyranet_fast::gpu {
@@ -16,54 +15,26 @@ PoolArguments<T> arguments_of(const Sizes& shape, const Tensor& samples, const s
                               const std::optional<Tensor>& shift, bool relu) {
   using W = wide_t<T>;
   PoolArguments<T> p{};
-  p.count = static_cast<int32_t>(samples.size(0));
   p.batch = shape[0], p.channels = shape[1];
   p.h = static_cast<int32_t>(shape[2]), p.w = static_cast<int32_t>(shape[3]);
-  p.samples_n = samples.size(1) == 1 ? 0 : samples.size(2) * 2;
-  p.samples_c = samples.size(2) == 1 ? 0 : 2;
-  p.scale = scale.has_value() ? read_pointer<W>(*scale) : nullptr;
-  p.shift = shift.has_value() ? read_pointer<W>(*shift) : nullptr;
+  set_samples(p, read_pointer<W>(samples), samples.size(0), samples.size(1), samples.size(2));
+  p.scale = read_pointer<W>(scale), p.shift = read_pointer<W>(shift);
   p.relu = relu;
   return p;
-}
-
-template <typename T>
-PoolLevel<T> level_of(const PoolArguments<T>& p, const Map<T>& map, const Tensor& samples, int64_t l) {
-  using W = wide_t<T>;
-  const W* first = read_pointer<W>(samples) + l * samples.size(1) * samples.size(2) * 2;
-  return {map, first, window_alpha<W>(p.h, map.h), window_alpha<W>(p.w, map.w)};
-}
-
-void check(const Tensor& x, const Tensor& samples, size_t levels) {
-  STD_TORCH_CHECK(x.dim() == 4, kName, ": x must be (N, C, H, W)");
-  STD_TORCH_CHECK(samples.dim() == 4 && samples.size(0) == static_cast<int64_t>(levels) &&
-                      (samples.size(1) == 1 || samples.size(1) == x.size(0)) &&
-                      (samples.size(2) == 1 || samples.size(2) == x.size(1)) && samples.size(3) == 2,
-                  kName, ": samples must be (levels, N or 1, C or 1, 2)");
-  check_levels(kName, levels);
-  check_extent(kName, x.size(2)), check_extent(kName, x.size(3));
-}
-
-std::optional<Tensor> channel_vector(const std::optional<Tensor>& vector, int64_t channels, ScalarType type) {
-  if (!vector.has_value()) return std::nullopt;
-  STD_TORCH_CHECK(vector->dim() == 1 && vector->size(0) == channels, kName, ": scale and shift must be (C,)");
-  return as_dense(*vector, type);
 }
 
 // What the pool and its canvas form share: everything but where the levels are written.
 template <typename LevelMap>
 void run_forward(const Tensor& x, Tensor samples, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
                  Tensor& positions, const Launcher& launch, const LevelMap& level_map) {
-  const Sizes shape{x.size(0), x.size(1), x.size(2), x.size(3)};
-  const ScalarType wide = wide_type(x.scalar_type());
-  samples = as_dense(samples, wide);
-  scale = channel_vector(scale, shape[1], wide), shift = channel_vector(shift, shape[1], wide);
+  const ScalarType wide = wide_type(x);
+  samples = as_dense(samples, wide), scale = as_dense(scale, wide), shift = as_dense(shift, wide);
   dispatch_float("fractional_max_pool_pyramid: x", x.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
-    PoolArguments<T> p = arguments_of<T>(shape, samples, scale, shift, relu);
+    using T = decltype(type);
+    PoolArguments<T> p = arguments_of<T>(sizes_of(x), samples, scale, shift, relu);
     p.x = read_map<T>(x);
     if (positions.numel() > 0) p.positions = write_map<uint8_t>(positions);
-    for (int64_t l = 0; l < samples.size(0); ++l) p.levels[l] = level_of(p, level_map(type, l), samples, l);
+    for (int64_t l = 0; l < samples.size(0); ++l) p.levels[l].map = level_map(type, l);
     launch_pool_forward(p, launch);
   });
 }
@@ -71,65 +42,48 @@ void run_forward(const Tensor& x, Tensor samples, std::optional<Tensor> scale, s
 std::tuple<Tensor, Tensor> pool_canvas(Tensor x, Tensor samples, Sizes places, int64_t height, int64_t width,
                                        std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu,
                                        bool with_positions) {
-  check_places("fractional_max_pool_canvas", places, height, width);
-  check(x, samples, places.size() / 4);
-  for (size_t i = 0; i < places.size(); i += 4) {
-    STD_TORCH_CHECK(places[i + 2] < x.size(2) && places[i + 3] < x.size(3),
-                    "fractional_max_pool_canvas: output sizes must be between 1 and the input size - 1");
-  }
+  check_pool_canvas(x, samples, places, height, width, scale, shift, kMostExtent);
+  check_levels(kName, places.size() / 4);
   const Launcher launch(x);
   const bool channels_last = is_channels_last(x);
-  const Sizes shape{x.size(0), x.size(1), x.size(2), x.size(3)};
-  Tensor canvas = empty_nchw(x, {shape[0], shape[1], height, width}, channels_last, x.scalar_type());
+  Tensor canvas = empty_nchw(x, {x.size(0), x.size(1), height, width}, channels_last);
   torch::stable::zero_(canvas);
-  Tensor positions =
-      empty_nchw(x, with_positions ? shape : Sizes{0, 0, 0, 0}, with_positions && channels_last, ScalarType::Byte);
+  Tensor positions = empty_nchw(x, with_positions ? sizes_of(x) : Sizes{0, 0, 0, 0}, with_positions && channels_last,
+                                ScalarType::Byte);
   if (x.numel() == 0) return {canvas, positions};
-  run_forward(x, samples, scale, shift, relu, positions, launch, [&](auto type, int64_t l) {
-    return place_of(write_map<typename decltype(type)::type>(canvas), places.data() + 4 * l);
-  });
+  run_forward(x, samples, scale, shift, relu, positions, launch,
+              [&](auto type, int64_t l) { return place_of(write_map<decltype(type)>(canvas), places.data() + 4 * l); });
   return {canvas, positions};
 }
 
 std::tuple<std::vector<Tensor>, Tensor> pool(Tensor x, Tensor samples, Sizes output_sizes, std::optional<Tensor> scale,
                                              std::optional<Tensor> shift, bool relu, bool with_positions) {
   const size_t levels = output_sizes.size() / 2;
-  check(x, samples, levels);
+  check_pool(x, samples, output_sizes, scale, shift, kMostExtent);
+  check_levels(kName, levels);
   const Launcher launch(x);
   const bool channels_last = is_channels_last(x);
-  const Sizes shape{x.size(0), x.size(1), x.size(2), x.size(3)};
   std::vector<Tensor> values;
   for (size_t l = 0; l < levels; ++l) {
-    const int64_t h = output_sizes[2 * l], w = output_sizes[2 * l + 1];
-    STD_TORCH_CHECK(h >= 1 && w >= 1 && h < shape[2] && w < shape[3], kName,
-                    ": output sizes must be between 1 and the input size - 1");
-    values.push_back(empty_nchw(x, {shape[0], shape[1], h, w}, channels_last, x.scalar_type()));
+    values.push_back(
+        empty_nchw(x, {x.size(0), x.size(1), output_sizes[2 * l], output_sizes[2 * l + 1]}, channels_last));
   }
-  Tensor positions =
-      empty_nchw(x, with_positions ? shape : Sizes{0, 0, 0, 0}, with_positions && channels_last, ScalarType::Byte);
+  Tensor positions = empty_nchw(x, with_positions ? sizes_of(x) : Sizes{0, 0, 0, 0}, with_positions && channels_last,
+                                ScalarType::Byte);
   if (x.numel() == 0 || levels == 0) return {values, positions};
   run_forward(x, samples, scale, shift, relu, positions, launch,
-              [&](auto type, int64_t l) { return write_map<typename decltype(type)::type>(values[l]); });
+              [&](auto type, int64_t l) { return write_map<decltype(type)>(values[l]); });
   return {values, positions};
 }
 
 std::tuple<Tensor, Tensor, Tensor> pool_backward(std::vector<Tensor> grads, Tensor positions, Tensor samples,
                                                  std::optional<Tensor> x, std::optional<Tensor> scale,
                                                  std::optional<Tensor> shift, bool relu) {
-  STD_TORCH_CHECK(!grads.empty(), kName, "_backward: grads must not be empty");
-  check(positions, samples, grads.size());
+  check_pool_backward(grads, positions, samples, x, scale, shift, relu, kMostExtent);
+  check_levels(kName, grads.size());
   const bool affine = scale.has_value() || shift.has_value() || relu;
-  const Sizes shape{positions.size(0), positions.size(1), positions.size(2), positions.size(3)};
+  const Sizes shape = sizes_of(positions);
   const ScalarType dtype = grads[0].scalar_type();
-  STD_TORCH_CHECK(x.has_value() || !affine, kName, "_backward: x is needed where scale, shift or relu is given");
-  STD_TORCH_CHECK(!x.has_value() || (x->scalar_type() == dtype && x->numel() == positions.numel()), kName,
-                  "_backward: x must have the shape of positions and the gradients' dtype");
-  for (const Tensor& grad : grads) {
-    STD_TORCH_CHECK(grad.scalar_type() == dtype && grad.dim() == 4 && grad.size(0) == shape[0] &&
-                        grad.size(1) == shape[1] && grad.size(2) >= 1 && grad.size(3) >= 1 && grad.size(2) < shape[2] &&
-                        grad.size(3) < shape[3],
-                    kName, "_backward: grads must be (N, C, h, w) of one dtype");
-  }
   const Launcher launch(positions);
   const ScalarType wide = wide_type(dtype);
   Tensor grad_x = empty_nchw(positions, shape, is_channels_last(positions), dtype);
@@ -145,15 +99,15 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(std::vector<Tensor> grads, Tens
     return {grad_x, result(grad_scale, scale), result(grad_shift, shift)};
   }
   samples = as_dense(samples, wide);
-  const auto dense_scale = channel_vector(scale, shape[1], wide), dense_shift = channel_vector(shift, shape[1], wide);
+  const auto dense_scale = as_dense(scale, wide), dense_shift = as_dense(shift, wide);
   dispatch_float("fractional_max_pool_pyramid: grads", dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
+    using T = decltype(type);
     using W = wide_t<T>;
     PoolArguments<T> p = arguments_of<T>(shape, samples, dense_scale, dense_shift, relu);
     if (affine) p.x = read_map<T>(*x);
     p.positions = read_map<uint8_t>(positions);
     p.grad_x = write_map<T>(grad_x);
-    for (size_t l = 0; l < grads.size(); ++l) p.levels[l] = level_of(p, read_map<T>(grads[l]), samples, l);
+    for (size_t l = 0; l < grads.size(); ++l) p.levels[l].map = read_map<T>(grads[l]);
     Tensor partials = empty_nchw(positions, {2, sums ? pool_parts(p) : 0, shape[1]}, false, wide);
     if (sums) {
       p.partial_scale = write_pointer<W>(partials);

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "common/window.h"
-#include "cuda/device.cuh"
+#include "cuda/plan.cuh"
 
 namespace pyranet_fast::gpu {
 
@@ -269,6 +269,85 @@ __global__ void pool_totals(const __grid_constant__ PoolTotals<W> p) {
     }
     p.grad_scale[c] = static_cast<W>(scale);
     p.grad_shift[c] = static_cast<W>(shift);
+  }
+}
+
+// --- launch ----------------------------------------------------------------------------------------------------------
+// Plans and starts the kernels above. The caller fills maps, samples and sizes; what depends on the plan is filled
+// here.
+
+constexpr int64_t kPoolPixels = 8;  // of a strip, for every worker
+
+// Dense samples, (levels, n or 1, c or 1, 2).
+template <typename T>
+void set_samples(PoolArguments<T>& p, const wide_t<T>* samples, int64_t levels, int64_t n, int64_t c) {
+  p.count = static_cast<int32_t>(levels);
+  p.samples_n = n == 1 ? 0 : c * 2;
+  p.samples_c = c == 1 ? 0 : 2;
+  for (int64_t l = 0; l < levels; ++l) p.levels[l].samples = samples + l * n * c * 2;
+}
+
+template <typename T>
+Plan pool_plan(PoolArguments<T>& p, const Map<T>& touched) {
+  Plan plan{};
+  // Windows of their own make neighboring channels read different pixels: one thread a channel then.
+  const bool shared = p.samples_c == 0;
+  int vec = shared ? whole_access<T>() : 1;
+  vec = least(widest(touched, p.channels, vec), widest(p.positions, p.channels, vec));
+  vec = least(vec, widest(p.x, p.channels, vec));
+  plan.wide = needs_wide_index(touched) || needs_wide_index(p.positions) || needs_wide_index(p.x);
+  bool inside = touched.c == 1 && p.channels > 1;
+  for (int32_t l = 0; l < p.count; ++l) {
+    PoolLevel<T>& level = p.levels[l];
+    vec = widest(level.map, p.channels, vec);
+    plan.wide = plan.wide || needs_wide_index(level.map);
+    level.alpha_y = window_alpha<wide_t<T>>(p.h, level.map.h);
+    level.alpha_x = window_alpha<wide_t<T>>(p.w, level.map.w);
+  }
+  const int64_t pixels = int64_t{p.h} * p.w;
+  const auto lay_out = [&](int v) {
+    plan.vec = v;
+    plan.grid.threads_x = channel_threads(p.channels / v, inside);
+    plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
+    p.groups = ceil_div(p.channels / v, plan.grid.threads_x);
+    p.strips = strips_of(p.h, pixels, plan.grid.threads_y, kPoolPixels);
+    return p.tasks = p.batch * p.groups * p.strips;
+  };
+  plan.wide = needs_wide_index(lay_out(vec)) || plan.wide;
+  plan.grid.blocks = least(most_blocks(), plan.wide ? lay_out(1) : lay_out(vec));
+  return plan;
+}
+
+template <typename T, typename Launch>
+void launch_pool_forward(PoolArguments<T> p, const Launch& launch) {
+  const Plan plan = pool_plan(p, p.x);
+  with_plan<T, 2, 4, 8>(plan, [&](auto vec, auto index) {
+    launch("pool_forward", pool_forward<T, decltype(vec)::value, decltype(index)>, plan.grid, p);
+  });
+}
+
+// Partial sums of the gradients of scale and shift: how many per channel.
+template <typename T>
+int64_t pool_parts(PoolArguments<T> p) {
+  pool_plan(p, p.grad_x);
+  return p.batch * p.strips;
+}
+
+template <typename T, typename Launch>
+void launch_pool_backward(PoolArguments<T> p, wide_t<T>* grad_scale, wide_t<T>* grad_shift, const Launch& launch) {
+  Plan plan = pool_plan(p, p.grad_x);
+  if (p.partial_scale != nullptr) {
+    plan.grid.shared =
+        2 * static_cast<int64_t>(sizeof(wide_t<T>)) * plan.grid.threads_x * plan.grid.threads_y * plan.vec;
+  }
+  with_plan<T, 2, 4, 8>(plan, [&](auto vec, auto index) {
+    launch("pool_backward", pool_backward<T, decltype(vec)::value, decltype(index)>, plan.grid, p);
+  });
+  if (p.partial_scale != nullptr) {
+    const PoolTotals<wide_t<T>> totals{p.partial_scale, p.partial_shift,    grad_scale,
+                                       grad_shift,      p.batch * p.strips, p.channels};
+    launch("pool_totals", pool_totals<wide_t<T>>, Grid{least<int64_t>(1024, ceil_div(p.channels, 128)), 128, 1, 0},
+           totals);
   }
 }
 

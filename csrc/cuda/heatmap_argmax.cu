@@ -1,19 +1,10 @@
 // Operators of heatmap_argmax on CUDA tensors.
-#include <torch/csrc/stable/library.h>
-
-#include "cuda/heatmap_argmax_launch.cuh"
+#include "common/heatmap_argmax_checks.h"
+#include "cuda/heatmap_argmax.cuh"
 #include "cuda/host.h"
 
 namespace pyranet_fast::gpu {
 namespace {
-
-constexpr const char* kName = "heatmap_argmax";
-
-void check(const Tensor& maps) {
-  STD_TORCH_CHECK(maps.dim() == 4 && maps.size(2) >= 1 && maps.size(3) >= 1, kName,
-                  ": heatmaps must be (N, K, H, W), height and width at least 1");
-  check_extent(kName, maps.size(2)), check_extent(kName, maps.size(3));
-}
 
 template <typename T>
 ArgmaxArguments<T> arguments_of(const Tensor& maps, bool quarter, Tensor& coords) {
@@ -26,15 +17,15 @@ ArgmaxArguments<T> arguments_of(const Tensor& maps, bool quarter, Tensor& coords
 }
 
 std::tuple<Tensor, Tensor, Tensor> argmax(Tensor heatmaps, bool quarter) {
-  check(heatmaps);
+  check_heatmap_argmax(heatmaps);
   const Launcher launch(heatmaps);
   const int64_t n = heatmaps.size(0), k = heatmaps.size(1);
   Tensor coords = empty_nchw(heatmaps, {n, k, 2}, false, ScalarType::Float);
-  Tensor scores = empty_nchw(heatmaps, {n, k}, false, heatmaps.scalar_type());
+  Tensor scores = empty_nchw(heatmaps, {n, k});
   Tensor indices = empty_nchw(heatmaps, {n, k}, false, ScalarType::Long);
   if (n * k == 0) return {coords, scores, indices};
   dispatch_float("heatmap_argmax: heatmaps", heatmaps.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using T = decltype(type);
     ArgmaxArguments<T> p = arguments_of<T>(heatmaps, quarter, coords);
     p.scores = write_pointer<T>(scores);
     p.indices = write_pointer<int64_t>(indices);
@@ -44,22 +35,15 @@ std::tuple<Tensor, Tensor, Tensor> argmax(Tensor heatmaps, bool quarter) {
 }
 
 std::tuple<Tensor, Tensor> argmax_mirrored(Tensor heatmaps, Tensor mirrored, Tensor swap, bool quarter) {
-  check(heatmaps), check(mirrored);
+  check_heatmap_argmax_mirrored(heatmaps, mirrored, swap);
   const int64_t n = heatmaps.size(0), k = heatmaps.size(1);
-  STD_TORCH_CHECK(mirrored.size(0) == n && mirrored.size(1) == k && mirrored.size(2) == heatmaps.size(2) &&
-                      mirrored.size(3) == heatmaps.size(3) && mirrored.scalar_type() == heatmaps.scalar_type() &&
-                      mirrored.get_device_index() == heatmaps.get_device_index(),
-                  "heatmap_argmax_mirrored: mirrored must have the shape, dtype and device of heatmaps");
-  STD_TORCH_CHECK(swap.dim() == 1 && swap.size(0) == k && swap.scalar_type() == ScalarType::Long &&
-                      swap.get_device_index() == heatmaps.get_device_index(),
-                  "heatmap_argmax_mirrored: swap must be (K,), int64, on the device of heatmaps");
   const Launcher launch(heatmaps);
   Tensor coords = empty_nchw(heatmaps, {n, k, 2}, false, ScalarType::Float);
-  Tensor scores = empty_nchw(heatmaps, {n, k}, false, wide_type(heatmaps.scalar_type()));
+  Tensor scores = empty_nchw(heatmaps, {n, k}, false, wide_type(heatmaps));
   if (n * k == 0) return {coords, scores};
   swap = torch::stable::contiguous(swap);
   dispatch_float("heatmap_argmax_mirrored: heatmaps", heatmaps.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using T = decltype(type);
     ArgmaxArguments<T> p = arguments_of<T>(heatmaps, quarter, coords);
     p.mirrored = read_map<T>(mirrored);
     p.swap = read_pointer<int64_t>(swap);
@@ -70,18 +54,14 @@ std::tuple<Tensor, Tensor> argmax_mirrored(Tensor heatmaps, Tensor mirrored, Ten
 }
 
 Tensor argmax_backward(Tensor grad_scores, Tensor indices, int64_t height, int64_t width) {
-  STD_TORCH_CHECK(grad_scores.dim() == 2 && indices.dim() == 2 && grad_scores.size(0) == indices.size(0) &&
-                      grad_scores.size(1) == indices.size(1) && indices.scalar_type() == ScalarType::Long &&
-                      indices.get_device_index() == grad_scores.get_device_index(),
-                  "heatmap_argmax_backward: grad_scores and int64 indices must be (N, K) on one device");
-  check_extent(kName, height), check_extent(kName, width);
+  check_heatmap_argmax_backward(grad_scores, indices, height, width);
   const Launcher launch(grad_scores);
   const int64_t n = indices.size(0), k = indices.size(1);
-  Tensor grad = empty_nchw(grad_scores, {n, k, height, width}, false, grad_scores.scalar_type());
+  Tensor grad = empty_nchw(grad_scores, {n, k, height, width});
   if (grad.numel() == 0) return grad;
   indices = torch::stable::contiguous(indices);
   dispatch_float("heatmap_argmax_backward: grad_scores", grad_scores.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
+    using T = decltype(type);
     ArgmaxBackwardArguments<T> p{};
     p.grad_scores = read_pointer<T>(grad_scores);
     p.n = grad_scores.stride(0), p.c = grad_scores.stride(1);

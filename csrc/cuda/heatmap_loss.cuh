@@ -3,12 +3,14 @@
 // the partial sums of all.
 #pragma once
 
+#include <utility>
+
 #include "cuda/gaussian_heatmaps.cuh"
 
 namespace pyranet_fast::gpu {
 
-// Arguments of both directions. Packs are neighbouring channels where those have stride 1 (channels_last), else
-// neighbouring columns. A block works on a strip of rows of one sample for `lanes` channels, 1 where packs are columns.
+// Arguments of both directions. Packs are neighboring channels where those have stride 1 (channels_last), else
+// neighboring columns. A block works on a strip of rows of one sample for `lanes` channels, 1 where packs are columns.
 template <typename T>
 struct LossArguments {
   Map<T> pred;
@@ -52,7 +54,7 @@ struct LossTask : Task<Index> {
 
   __device__ int of(int k) const { return p.along_channels ? k : 0; }  // the channel, after the first, of element k
   __device__ W weight(int k) const { return p.weight[this->sample * p.channels + channel + of(k)]; }
-  __device__ W centre(int32_t of_lane, int axis) const {
+  __device__ W center(int32_t of_lane, int axis) const {
     // Lanes past the last channel have an entry too, which nobody reads.
     const int64_t map = least(first_map + of_lane, (this->sample + 1) * p.channels - 1);
     return p.joints[2 * map + axis];
@@ -61,7 +63,7 @@ struct LossTask : Task<Index> {
   __device__ void fill_tables() const {
     if (!p.tables) return;
     fill_gaussian_tables<W>(table, p.lanes, p.pred.w, first, last, p.two_sigma_squared,
-                            [&](int32_t of_lane, int axis) { return centre(of_lane, axis); });
+                            [&](int32_t of_lane, int axis) { return center(of_lane, axis); });
   }
   // How far the prediction is from the Gaussian, at a row of the strip and the first column of a pack.
   __device__ void errors(int32_t row, int32_t column, const T* pred, W* error) const {
@@ -69,8 +71,8 @@ struct LossTask : Task<Index> {
         load_pack<V>(pred + row * static_cast<Index>(p.pred.y) + column * static_cast<Index>(p.pred.x));
     if constexpr (V == 1) {  // without tables there are no packs
       if (!p.tables) {
-        error[0] = load(values.v[0]) - gaussian_factor(column, centre(lane, 0), p.two_sigma_squared) *
-                                           gaussian_factor(row, centre(lane, 1), p.two_sigma_squared);
+        error[0] = load(values.v[0]) - gaussian_factor(column, center(lane, 0), p.two_sigma_squared) *
+                                           gaussian_factor(row, center(lane, 1), p.two_sigma_squared);
         return;
       }
     }
@@ -174,6 +176,92 @@ __global__ void __launch_bounds__(512) loss_backward(const __grid_constant__ Los
       store_pack(grad + row * static_cast<Index>(p.grad_pred.y) + column * static_cast<Index>(p.grad_pred.x), result);
     });
   }
+}
+
+// --- launch ----------------------------------------------------------------------------------------------------------
+// Plans and starts the kernels above. The caller fills maps, joints, weight and two_sigma_squared, batch and channels,
+// and what the direction needs: partial (loss_parts of them), ticket and loss, or grad.
+
+constexpr int64_t kLossPixels = 4;              // packs of a strip, for every worker
+constexpr int64_t kLossTableBytes = 24 * 1024;  // so that several blocks fit beside each other
+
+// The widest pack of columns: that of channels, with the two axes exchanged.
+template <typename T>
+int widest_columns(Map<T> map, int limit) {
+  std::swap(map.c, map.x);
+  return widest(map, map.w, limit);
+}
+
+// Threads side by side on packs of channels, an even share of them. At most 16, so that with whole warps a block never
+// has more than 512 threads.
+template <typename T>
+int32_t loss_channel_threads(const LossArguments<T>& p, int vec) {
+  const int64_t packs = p.along_channels ? p.channels / vec : 1;
+  return static_cast<int32_t>(ceil_div(packs, ceil_div(packs, 16)));
+}
+
+// Threads, strips and tables for packs of `vec`. Block sums need whole warps.
+template <typename T>
+Plan lay_out_loss(LossArguments<T>& p, int vec, int32_t threads_x) {
+  using W = wide_t<T>;
+  Plan plan{};
+  plan.vec = vec;
+  const int64_t packs = int64_t{p.pred.h} * (p.along_channels ? p.pred.w : p.pred.w / vec);
+  int32_t whole = kWarp;  // workers that make a multiple of a warp
+  while (whole > 1 && threads_x * (whole / 2) % kWarp == 0) whole /= 2;
+  const int64_t wanted = least<int64_t>(threads_of_a_block() / threads_x, packs);
+  plan.grid.threads_x = threads_x;
+  plan.grid.threads_y = static_cast<int32_t>(most<int64_t>(whole, wanted / whole * whole));
+  p.lanes = p.along_channels ? threads_x * vec : 1;
+  p.groups = ceil_div(p.channels, p.lanes);
+  p.strips = strips_of(p.pred.h, packs, plan.grid.threads_y, kLossPixels);
+  p.tasks = p.batch * p.groups * p.strips;
+  const int64_t bytes = (p.pred.w + ceil_div(p.pred.h, p.strips)) * p.lanes * static_cast<int64_t>(sizeof(W));
+  p.tables = bytes <= kLossTableBytes;
+  plan.grid.shared = kLossTables + (p.tables ? bytes : 0);
+  // More strips than these hold are strided over, so that there are few partial sums to add.
+  plan.grid.blocks = least<int64_t>(p.tasks, 8 * threads_of_a_block());
+  return plan;
+}
+
+template <typename T>
+Plan loss_plan(LossArguments<T>& p) {
+  const Map<T>& pred = p.pred;
+  const Map<T>& grad = p.grad_pred;
+  constexpr int kWhole = whole_access<T>();
+  p.along_channels = p.channels > 1 && pred.c == 1 && (pred.x != 1 || pred.w == 1);
+  int vec = p.along_channels ? widest(grad, p.channels, widest(pred, p.channels, kWhole))
+                             : widest_columns(grad, widest_columns(pred, kWhole));
+  if (vec < kWhole) vec = vec >= 2 ? 2 : 1;  // few instantiations
+  // A block has one row at least of every task, so this bounds their number.
+  const bool wide = needs_wide_index(pred) || needs_wide_index(grad) || needs_wide_index(p.batch * p.channels * pred.h);
+  if (wide) vec = 1;
+  int32_t threads_x = loss_channel_threads(p, vec);
+  Plan plan = lay_out_loss(p, vec, threads_x);
+  while (!p.tables && threads_x > 1) plan = lay_out_loss(p, vec, threads_x /= 2);
+  if (!p.tables) plan = lay_out_loss(p, 1, loss_channel_threads(p, 1));
+  plan.wide = wide;
+  return plan;
+}
+
+// How many partial sums the forward needs room for.
+template <typename T>
+int64_t loss_parts(LossArguments<T> p) {
+  return loss_plan(p).grid.blocks;
+}
+
+template <typename T, typename Launch>
+void launch_heatmap_loss(LossArguments<T> p, bool backward, const Launch& launch) {
+  const Plan plan = loss_plan(p);
+  with_plan<T, 2, whole_access<T>()>(plan, [&](auto vec, auto index) {
+    constexpr int V = vec;
+    using Index = decltype(index);
+    if (backward) {
+      launch("loss_backward", loss_backward<T, V, Index>, plan.grid, p);
+    } else {
+      launch("loss_forward", loss_forward<T, V, Index>, plan.grid, p);
+    }
+  });
 }
 
 }  // namespace pyranet_fast::gpu

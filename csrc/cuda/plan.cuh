@@ -2,7 +2,7 @@
 // for a GPU and for the emulator. `launch(name, kernel, grid, arguments)` is what starts a kernel on either.
 #pragma once
 
-#include <initializer_list>
+#include <type_traits>
 
 #include "cuda/device.cuh"
 
@@ -44,7 +44,7 @@ bool needs_wide_index(const Map<T>& map) {
 
 inline bool needs_wide_index(int64_t tasks) { return tasks >= (int64_t{1} << 31); }
 
-// Threads side by side on the packs of channels of one pixel: neighbours in memory, so a warp reads whole lines. Maps
+// Threads side by side on the packs of channels of one pixel: neighbors in memory, so a warp reads whole lines. Maps
 // whose channels lie far apart get one, and all threads go along the rows.
 inline int32_t channel_threads(int64_t packs, bool channels_inside) {
   return channels_inside ? static_cast<int32_t>(least<int64_t>(packs, 32)) : 1;
@@ -60,6 +60,29 @@ inline int32_t workers(int32_t side_by_side, int64_t pixels) {
 // Strips of rows: enough for every worker to have about `each` pixels.
 inline int64_t strips_of(int64_t rows, int64_t pixels, int32_t workers, int64_t each) {
   return most<int64_t>(1, least(rows, pixels / (int64_t{workers} * each)));
+}
+
+// What a launch is planned as, beside what it writes into its arguments.
+struct Plan {
+  int vec;    // pack width
+  bool wide;  // offsets need 64 bits: packs of one element then
+  Grid grid;
+};
+
+// Calls start(V, Index{}) with a plan's pack width, one of kWidths (no wider than 16 bytes), as a constant, and its
+// index type: the instantiations of a kernel.
+template <typename T, int... kWidths, typename Start>
+void with_plan(const Plan& plan, const Start& start) {
+  using One = std::integral_constant<int, 1>;
+  if (plan.wide) return start(One{}, int64_t{});
+  if (plan.vec == 1) return start(One{}, int32_t{});
+  const auto started = [&](auto width) {
+    if constexpr (width <= whole_access<T>()) {
+      if (plan.vec == width) return start(width, int32_t{}), true;
+    }
+    return false;
+  };
+  (started(std::integral_constant<int, kWidths>{}) || ...);
 }
 
 }  // namespace pyranet_fast::gpu

@@ -6,8 +6,6 @@
 namespace emulator {
 namespace {
 
-using namespace pyranet_fast::gpu;
-
 struct Arguments {
   const float* in;
   float* out;
@@ -125,15 +123,13 @@ py::array run_check(const std::string& name, const py::array& values, int blocks
   Run run(settings);
   const auto n = static_cast<int32_t>(values.size());
   const auto* in = input<float>(run, "in", values);
-  auto* out = static_cast<float*>(run.memory.output("out", n * sizeof(float)));
+  auto* out = output<float>(run, "out", n);
   run(name.c_str(), kernels.at(name), Grid{blocks, n, 1, n * static_cast<int64_t>(sizeof(float))},
       Arguments{in, out, n});
   return collect(out, {n});
 }
 
-}  // namespace
-
-void bind_checks(py::module_& m) {
+BINDINGS(m) {
   m.def("run_check", &run_check, "launches one of the kernels above, one thread a value");
   m.def("half_bits", &half_bits);
   m.def("half_value", &half_value);
@@ -141,4 +137,5 @@ void bind_checks(py::module_& m) {
   m.def("bfloat16_value", &bfloat16_value);
 }
 
+}  // namespace
 }  // namespace emulator

@@ -202,7 +202,7 @@ void run_block(const std::vector<int>& order, std::mt19937_64& random, Order how
     }
     std::erase_if(b.fibers, [](const auto& fiber) { return fiber == nullptr; });
     if (b.fibers.empty() && b.waiting_to_start.empty()) return;
-    if (!moved) throw Error(std::string(b.kernel) + ": threads wait for each other for ever");
+    if (!moved) throw Error(std::string(b.kernel) + ": threads wait for each other forever");
   }
 }
 

@@ -4,8 +4,5 @@
 PYBIND11_MODULE(_emulator, m) {
   m.doc() = "CUDA kernels of pyranet_fast, run on the CPU";
   pybind11::register_exception<emulator::Error>(m, "EmulatorError", PyExc_RuntimeError);
-  emulator::bind_checks(m);
-  emulator::bind_pool(m);
-  emulator::bind_upsample(m);
-  emulator::bind_heatmaps(m);
+  for (const auto bind : emulator::Bindings::all()) bind(m);
 }

@@ -1,23 +1,13 @@
 // float16 and bfloat16 by their bits: to nearest, ties to even.
 #include <cstring>
 
+#include "common/numbers.h"
 #include "emulator/cuda.h"
 
 namespace emulator {
 
-uint16_t bfloat16_bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if (value != value) return 0x7fff;
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-float bfloat16_value(uint16_t bits) {
-  const uint32_t whole = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &whole, 4);
-  return value;
-}
+uint16_t bfloat16_bits(float value) { return pyranet_fast::float_to_bfloat16(value, 0x7fff); }
+float bfloat16_value(uint16_t bits) { return pyranet_fast::bfloat16_to_float(bits); }
 
 uint16_t half_bits(float value) {
   uint32_t bits;

@@ -1,5 +1,10 @@
-"""People with labeled joints: data sets, synthetic people, and the crops a network is fed."""
+"""People with labeled joints: datasets, synthetic people, and the crops a network is fed."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import warn_renamed
 from .cache import CachedSource
 from .coco import COCOSource
 from .crops import CropDataset, worker_init
@@ -33,3 +38,13 @@ __all__ = [
     "open_dataset",
     "worker_init",
 ]
+
+_RENAMED = {"normalise": "normalize"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a name of the release before by its new name, with a ``DeprecationWarning``."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"{__name__}.{name}", f"{__name__}.{_RENAMED[name]}")
+    return globals()[_RENAMED[name]]

@@ -1,4 +1,4 @@
-"""Many labeled people as arrays, whatever file they were read from, and what reading files has in common."""
+"""Annotations of many people as arrays, whatever file they were read from, and what reading those files shares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from .dataset import Person
+from .dataset import Image, PeopleSource, Person
+from .image_io import read_image
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Annotations:
         return len(self.names)
 
     def person(self, index: int) -> Person:
-        """Return one of them."""
+        """Return the labels of one person."""
         return Person(
             joints=self.joints[index].astype(np.float32),
             labeled=self.labeled[index],
@@ -51,7 +52,7 @@ class Annotations:
             scale=float(self.scales[index]),
         )
 
-    def chosen(self, mask: Sequence[bool] | npt.NDArray[np.bool_]) -> Annotations:
+    def select(self, mask: Sequence[bool] | npt.NDArray[np.bool_]) -> Annotations:
         """Return the people for whom ``mask`` (N,) is true."""
         rows = np.flatnonzero(np.asarray(mask, dtype=bool))
         return Annotations(
@@ -65,8 +66,30 @@ class Annotations:
         )
 
 
+class AnnotatedSource(PeopleSource):
+    """A dataset whose labels are ``Annotations`` and whose images lie in one folder."""
+
+    _annotations: Annotations
+    _image_folder: Path
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def image(self, index: int) -> Image:
+        return read_image(self._image_folder / self._annotations.names[index])
+
+    def image_name(self, index: int) -> str:
+        return self._annotations.names[index]
+
+    def person(self, index: int) -> Person:
+        return self._annotations.person(index)
+
+    def reference_length(self, index: int) -> float:
+        return float(self._annotations.lengths[index])
+
+
 def is_held_out(name: str) -> bool:
-    """Tell whether an image is in the tenth kept for validation: by its name alone, the same for ever."""
+    """Tell whether an image is in the tenth held out for validation: by a hash of its name, so always the same."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % 10 == 0
 
 
@@ -93,7 +116,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def numbers(
+def number_field(
     entry: Mapping[str, Any], field: str, shape: tuple[int, ...], where: str, *, above: float | None = None
 ) -> npt.NDArray[np.float64]:
     """Return a field of a JSON object as finite numbers of a shape.

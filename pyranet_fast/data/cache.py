@@ -1,4 +1,7 @@
-"""Images decoded once and kept in memory, cropped to the region around a person that augmentation can reach."""
+"""Images decoded once and cached in memory, cropped to the region around a person that augmentation can reach.
+
+The same region is what a packed file holds (``packed``), with the same check that no crop shows more.
+"""
 
 from __future__ import annotations
 
@@ -13,48 +16,50 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataWarning, UserError
-from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from .dataset import PIXELS_PER_SCALE, DerivedSource, Image, PeopleSource, Person
 from .transforms import Augmentation
 
-Points = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
+
+_BLOCK = 64 << 20  # bytes of pixels in one array
 
 
 @dataclass
-class StoredRegion:
-    """A person's part of an image, averaged down by ``ratio``; labels are in its pixels.
+class ImageRegion:
+    """The part of an image around a person, averaged down by ``ratio``; labels are in its pixels.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
         person: the labels.
         reference_length: the metric's unit in these pixels.
-        corner: (2,) the first pixel kept, x and y in the pixels it was cut from.
-        ratio: pixels it was cut from per pixel kept, the same along both axes.
+        corner: (2,) x and y of its first pixel in the image.
+        ratio: pixels of the image per pixel of the region, the same along both axes.
         frame: (4,) the whole image in these pixels, see ``PeopleSource.frame``.
-        cut: not the whole image.
+        cut: less than the whole image.
     """
 
     pixels: Image
     person: Person
     reference_length: float
-    corner: Points
+    corner: Float64Array
     ratio: float
-    frame: Points
+    frame: Float64Array
     cut: bool
 
-    def back(self, points: npt.ArrayLike) -> Points:
-        """Map points (..., 2) to the pixels it was cut from."""
-        found: Points = (np.asarray(points, dtype=np.float64) + 0.5) * self.ratio - 0.5 + self.corner
+    def to_image(self, points: npt.ArrayLike) -> Float64Array:
+        """Map points (..., 2) to the pixels of the image."""
+        found: Float64Array = (np.asarray(points, dtype=np.float64) + 0.5) * self.ratio - 0.5 + self.corner
         return found
 
 
-def store_region(source: PeopleSource, index: int, reach: float, detail: float = math.inf) -> StoredRegion:
-    """Cut a person out of the image.
+def crop_region(source: PeopleSource, index: int, reach: float, detail: float = math.inf) -> ImageRegion:
+    """Crop an image to the region around a person and downsample it to the useful resolution.
 
     Args:
         source: where the person comes from.
         index: of the person.
-        reach: half-width of what is kept in crop sides; infinite keeps the whole image.
-        detail: pixels; where the crop's side is longer, the image is averaged down to this.
+        reach: half-width of the region in crop sides; infinite is the whole image.
+        detail: pixels; where the crop's side is longer, the region is averaged down to this.
 
     Raises:
         UserError: the image cannot be read.
@@ -76,7 +81,7 @@ def store_region(source: PeopleSource, index: int, reach: float, detail: float =
         image = np.asarray(small, dtype=np.uint8)
     moved = (np.stack([*person.joints, person.center]).astype(np.float64) - corner + 0.5) / ratio - 0.5
     frame = source.frame(index, whole) - [*corner, 0, 0]
-    return StoredRegion(
+    return ImageRegion(
         pixels=image,
         person=Person(
             joints=moved[:-1].astype(np.float32),
@@ -98,12 +103,12 @@ def _span(middle: float, half: float, length: int) -> tuple[int, int]:
     return start, max(start + 1, min(length, math.ceil(middle + half) + 1))
 
 
-def check_stored(source: PeopleSource, reach: float, input_size: int, *, strict: bool) -> None:
-    """Say when more is asked for than was kept of the images.
+def check_coverage(source: PeopleSource, reach: float, input_size: int, *, strict: bool) -> None:
+    """Warn where crops will show more than a dataset's images cover, or in finer detail.
 
-    What lies beyond is filled like the outside of an image. In training that is one more change of the picture, a
-    ``DataWarning``; a score must not depend on how images were kept, so ``strict`` makes it an error. A finer
-    picture than was kept is blurred, nothing else: a ``DataWarning`` in both.
+    What lies beyond is filled like the outside of an image. In training that is one more augmentation, a
+    ``DataWarning``; a score must not depend on how the images were stored, so ``strict`` makes it an error. A crop in
+    finer detail than the image is blurred, nothing else: a ``DataWarning`` in both.
 
     Args:
         source: the people.
@@ -112,7 +117,7 @@ def check_stored(source: PeopleSource, reach: float, input_size: int, *, strict:
         strict: whether too short a reach is an error.
 
     Raises:
-        UserError: with ``strict``, pictures show more than was kept.
+        UserError: with ``strict``, crops show more than the images cover.
     """
     if reach > source.reach + 1e-6:
         less = (
@@ -131,18 +136,15 @@ def check_stored(source: PeopleSource, reach: float, input_size: int, *, strict:
         )
 
 
-_BLOCK = 64 << 20
-
-
-class CachedSource(PeopleSource):
-    """Another source with every image decoded once, before loader processes fork from this one.
+class CachedSource(DerivedSource):
+    """Another dataset with every image decoded once, before loader processes fork from this one.
 
     The pixels lie in large uint8 blocks: processes made by fork share them, since nothing in them is
-    counted or moved. Labels are in the pixels of what is kept; ``to_original`` leads back.
+    counted or moved. Labels are in the pixels of the cached region; ``to_original`` leads back.
 
     Attributes:
         failures: message by index, for images that could not be read; ``image`` raises it again.
-        nbytes: size of the pixels kept.
+        nbytes: size of the cached pixels.
     """
 
     def __init__(
@@ -159,34 +161,34 @@ class CachedSource(PeopleSource):
         Args:
             source: where the people come from.
             augmentation: the one that will be used; None where there will be none.
-            crop: keep only what ``augmentation`` can bring into the crop.
-            input_size: if given, images of people over twice this size are kept averaged down to that.
+            crop: cache only what ``augmentation`` can bring into the crop.
+            input_size: if given, images of people over twice this size are averaged down to that.
             threads: decoding threads; None is one per core, up to 16.
         """
+        super().__init__([source])
         self.source = source
         self.skeleton, self.name, self.metric = source.skeleton, source.name, source.metric
-        self.notes = source.notes
         self._reach = (augmentation.reach if augmentation else 0.5) if crop else math.inf
         self._detail = math.inf if input_size is None else 2.0 * input_size
         self.failures: dict[int, str] = {}
         self.nbytes = 0
         self._blocks: list[Image] = []
         self._used = _BLOCK
-        self._entries: list[StoredRegion | None] = []
+        self._regions: list[ImageRegion | None] = []
         with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
             for index, result in enumerate(pool.map(self._read, range(len(source)))):
                 if isinstance(result, str):
                     self.failures[index] = result
-                    self._entries.append(None)
+                    self._regions.append(None)
                 else:
-                    self._entries.append(replace(result, pixels=self._store(result.pixels)))
-        there = [entry for entry in self._entries if entry is not None]
-        self.reach = min(source.reach, self._reach if any(entry.cut for entry in there) else math.inf)
-        self.detail = min(source.detail, self._detail if any(entry.ratio > 1 for entry in there) else math.inf)
+                    self._regions.append(replace(result, pixels=self._store(result.pixels)))
+        regions = [region for region in self._regions if region is not None]
+        self.reach = min(source.reach, self._reach if any(region.cut for region in regions) else math.inf)
+        self.detail = min(source.detail, self._detail if any(region.ratio > 1 for region in regions) else math.inf)
 
-    def _read(self, index: int) -> StoredRegion | str:
+    def _read(self, index: int) -> ImageRegion | str:
         try:
-            return store_region(self.source, index, self._reach, self._detail)
+            return crop_region(self.source, index, self._reach, self._detail)
         except UserError as error:
             return str(error)
 
@@ -201,32 +203,29 @@ class CachedSource(PeopleSource):
         self.nbytes += image.size
         return place
 
-    def _entry(self, index: int) -> StoredRegion:
-        entry = self._entries[index]
-        if entry is None:
+    def _region(self, index: int) -> ImageRegion:
+        region = self._regions[index]
+        if region is None:
             raise UserError(self.failures[index])
-        return entry
+        return region
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._regions)
+
+    def locate(self, index: int) -> tuple[PeopleSource, int]:
+        return self.source, index
 
     def image(self, index: int) -> Image:
-        return self._entry(index).pixels
-
-    def image_name(self, index: int) -> str:
-        return self.source.image_name(index)
-
-    def image_id(self, index: int) -> int | str:
-        return self.source.image_id(index)
+        return self._region(index).pixels
 
     def person(self, index: int) -> Person:
-        return self._entry(index).person
+        return self._region(index).person
 
     def reference_length(self, index: int) -> float:
-        return self._entry(index).reference_length
+        return self._region(index).reference_length
 
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        return self.source.to_original(index, self._entry(index).back(points))
+        return self.source.to_original(index, self._region(index).to_image(points))
 
     def frame(self, index: int, image: Image) -> npt.NDArray[np.float64]:
-        return self._entry(index).frame
+        return self._region(index).frame

@@ -1,4 +1,8 @@
-"""Small labeled images held in memory, their augmentation in batches, CIFAR-10 and synthetic colored shapes."""
+"""Datasets of small labeled images held in memory, and their augmentation in batches.
+
+CIFAR-10 is read from its original pickle layout without trusting the pickles; the colored shapes are made here, for
+trying classification without a download.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,11 @@ class LabeledImages:
     """Images of one size with one label each.
 
     Attributes:
-        name: of the data set, with its part and what of it there is.
+        name: of the dataset, with its split and the number of images.
         images: (N, 3, H, W) uint8 RGB.
         labels: (N,) int64, 0 to len(classes) - 1.
         classes: names of the labels.
-        mean, std: of the three channels, of values in [0, 1]; see `normalize`.
+        mean, std: of the three channels, of values in [0, 1]; see `normalize_by_channel`.
     """
 
     name: str
@@ -55,7 +59,7 @@ def normalize_by_channel(images: Tensor, mean: tuple[float, ...], std: tuple[flo
 
 
 def sample_augmentation(seed: int, epochs: npt.ArrayLike, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Offsets and mirroring of samples, from (seed, epoch, index) alone: the same on every machine and resumption.
+    """Draw offsets and mirroring of samples from (seed, epoch, index) alone: a resumed run sees the same crops.
 
     Args:
         seed: of the run.
@@ -89,7 +93,7 @@ def augment(images: Tensor, drawn: npt.NDArray[np.int64]) -> Tensor:
 
     Args:
         images: (N, 3, H, W), any dtype and device, H and W of at least 5.
-        drawn: (N, 3), see `draw_augmentation`.
+        drawn: (N, 3), see `sample_augmentation`.
 
     Returns:
         (N, 3, H, W), new.
@@ -110,9 +114,12 @@ def augment(images: Tensor, drawn: npt.NDArray[np.int64]) -> Tensor:
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
+    """Positions beyond an edge, mirrored at it."""
     position = position.abs()
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 
+
+# CIFAR-10 (Krizhevsky, 2009).
 
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -201,6 +208,9 @@ def read_cifar10_classes(path: Path) -> tuple[str, ...]:
     return tuple(name.decode("ascii", "replace") for name in names)
 
 
+# Pickles of plain data.
+
+
 def _latin1(text: str, encoding: str) -> bytes:
     """How Python 3 pickles bytes under protocol 2."""
     if encoding != "latin1":
@@ -249,6 +259,8 @@ def safe_unpickle(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path} cannot be read: it is cut short or damaged") from error
 
+
+# Colored shapes.
 
 SHAPES = ("disc", "ring", "square", "triangle", "cross", "bars")
 SHAPE_SIDE = 32

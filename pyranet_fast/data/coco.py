@@ -10,29 +10,28 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..keypoints import Skeleton, skeleton_of
+from ..keypoints import Skeleton, flip_pairs_from_names
 from ..metrics import box_metric
-from .annotations import Annotations, is_held_out, numbers, read_json
-from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
-from .image_io import read_image
+from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
+from .dataset import PIXELS_PER_SCALE
 
 # The crop's side in longer sides of the person's box, as for boxes given to the predictor.
 _MARGIN = 1.25
 
 
-class COCOSource(PeopleSource):
+class COCOSource(AnnotatedSource):
     """People of a COCO keypoint file.
 
     ``images`` lists ``id`` and ``file_name`` (which may hold folders), ``annotations`` the people: ``image_id``,
     ``category_id``, ``keypoints`` [x, y, v] for each joint, labeled where v > 0, and ``bbox`` [x, y, width,
-    height]. ``categories`` gives the joints, see ``skeleton_of``.
+    height]. ``categories`` gives the joints, see ``skeleton_from_category``.
 
     Keypoints are taken as 0-based pixel indices: (0, 0) is the center of the first pixel. The box counts from
     the picture's corner, as the predictor's does: its center is half a pixel less. The crop is the square of 1.25
     times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
 
     Attributes:
-        skipped: number of annotations left out, by reason; ``notes`` says them.
+        skipped: number of annotations left out, by reason; ``notes`` lists them.
     """
 
     def __init__(self, path: str | Path, root: str | Path = ".", part: str = "all") -> None:
@@ -43,7 +42,7 @@ class COCOSource(PeopleSource):
             root: folder of the images; they are looked for there, in ``root/images`` and beside the JSON file:
                 in the first of these that has the first image.
             part: ``"all"``, ``"train"`` or ``"val"``: all images, nine tenths of them, or the tenth
-                that is held out by a hash of its file name, which is always the same.
+                that is held out by a hash of its file name and so is always the same.
 
         Raises:
             UserError: a file or folder is missing, the JSON or one of its fields is not as described, the part
@@ -56,48 +55,33 @@ class COCOSource(PeopleSource):
         if not isinstance(content, dict):
             raise UserError(f"{self.path} holds a {type(content).__name__}; a COCO object is accepted")
         lists = {name: _objects(content, name, self.path) for name in ("images", "annotations", "categories")}
-        self.skeleton, self._categories, self.notes = _joints_of(lists["categories"], self.path)
+        self.skeleton, self._has_keypoints, self.notes = _read_categories(lists["categories"], self.path)
         self.metric = box_metric(self.skeleton)
         self.skipped: Counter[str] = Counter()
         self._outside = 0
-        table = self._people(lists["annotations"], _image_records(lists["images"], self.path))
-        if not len(table):
-            raise UserError(f"{self.path} holds no annotation with keypoints{_listed(self.skipped)}")
+        self._annotations = self._read(lists["annotations"], _images_by_id(lists["images"], self.path))
+        if not len(self._annotations):
+            raise UserError(f"{self.path} holds no annotation with keypoints{_counts(self.skipped)}")
         if part != "all":
-            kept = table.chosen(np.array([is_held_out(name) for name in table.names]) == (part == "val"))
-            if not len(kept):
-                raise UserError(
-                    f"{self.path}: none of its {len(set(table.names))} images with people falls into part {part!r} (a "
-                    "tenth of the images is held out by their names); give two files: coco:TRAIN.json,VAL.json"
-                )
-            table = kept
-        self._table = table
+            self._choose(part)
         self.name = f"coco {self.path.name}" + ("" if part == "all" else f" {part}")
         notes = [f"{count} annotations {reason} were left out" for reason, count in sorted(self.skipped.items())]
         if self._outside:
             notes.append(f"{self._outside} labeled joints lie outside their image; they count like all others")
         self.notes += tuple(f"{self.path}: {note}" for note in notes)
-        self._folder = self._image_folder(Path(root))
+        self._image_folder = self._find_images(Path(root))
 
-    def _people(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Annotations:
+    def _read(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Annotations:
         names, joints, labeled, centers, scales, sides = [], [], [], [], [], []
         self._ids = {image["file_name"]: key for key, image in images.items()}
         count = len(self.skeleton)
         for number, entry in enumerate(annotations):
             where = f"{self.path}: annotation {entry.get('id', f'number {number}')}"
-            if entry.get("iscrowd"):
-                self.skipped["of crowds"] += 1
+            reason = self._reason_to_skip(entry, where)
+            if reason:
+                self.skipped[reason] += 1
                 continue
-            kind = entry.get("category_id")
-            if not isinstance(kind, int | str) or kind not in self._categories:
-                raise UserError(f"{where}: category_id is {kind!r}; the id of one of the categories is accepted")
-            if not self._categories[kind]:
-                self.skipped["of categories without keypoints"] += 1
-                continue
-            if not entry.get("keypoints"):
-                self.skipped["without keypoints"] += 1
-                continue
-            points = numbers(entry, "keypoints", (3 * count,), where).reshape(count, 3)
+            points = number_field(entry, "keypoints", (3 * count,), where).reshape(count, 3)
             if not np.any(points[:, 2] > 0):
                 self.skipped["without labeled keypoints"] += 1
                 continue
@@ -105,10 +89,10 @@ class COCOSource(PeopleSource):
             image = images.get(key) if isinstance(key, int | str) else None
             if image is None:
                 raise UserError(f"{where}: image_id is {key!r}; the id of one of the images is accepted")
-            x, y, width, height = numbers(entry, "bbox", (4,), where)
+            x, y, width, height = number_field(entry, "bbox", (4,), where)
             if width <= 0 or height <= 0:
                 raise UserError(f"{where}: bbox has width {width:g} and height {height:g}; both must be above 0")
-            self._outside += _outside(points, image)
+            self._outside += _joints_outside(points, image)
             names.append(image["file_name"])
             joints.append(points[:, :2])
             labeled.append(points[:, 2] > 0)
@@ -124,38 +108,43 @@ class COCOSource(PeopleSource):
             np.array(sides, dtype=np.float64),
         )
 
-    def _image_folder(self, root: Path) -> Path:
+    def _reason_to_skip(self, entry: Mapping[str, Any], where: str) -> str | None:
+        if entry.get("iscrowd"):
+            return "of crowds"
+        category = entry.get("category_id")
+        if not isinstance(category, int | str) or category not in self._has_keypoints:
+            raise UserError(f"{where}: category_id is {category!r}; the id of one of the categories is accepted")
+        if not self._has_keypoints[category]:
+            return "of categories without keypoints"
+        return None if entry.get("keypoints") else "without keypoints"
+
+    def _choose(self, part: str) -> None:
+        """Keep the people of a part."""
+        names = self._annotations.names
+        self._annotations = self._annotations.select([is_held_out(name) == (part == "val") for name in names])
+        if not len(self._annotations):
+            raise UserError(
+                f"{self.path}: none of its {len(set(names))} images with people falls into part {part!r} (a "
+                "tenth of the images is held out by their names); give two files: coco:TRAIN.json,VAL.json"
+            )
+
+    def _find_images(self, root: Path) -> Path:
         folders = [root, root / "images", self.path.parent]
-        first = self._table.names[0]
+        first = self._annotations.names[0]
         for folder in folders:
             if (folder / first).is_file():
                 return folder
         tried = ", ".join(dict.fromkeys(map(str, folders)))
         raise UserError(f"{self.path}: its first image {first} is in none of {tried}")
 
-    def __len__(self) -> int:
-        return len(self._table)
-
     def available(self) -> list[int]:
         """Return the indices of the people whose image is there."""
-        there = {name: (self._folder / name).is_file() for name in set(self._table.names)}
-        return [index for index, name in enumerate(self._table.names) if there[name]]
-
-    def image(self, index: int) -> Image:
-        return read_image(self._folder / self._table.names[index])
-
-    def image_name(self, index: int) -> str:
-        return self._table.names[index]
+        there = {name: (self._image_folder / name).is_file() for name in set(self._annotations.names)}
+        return [index for index, name in enumerate(self._annotations.names) if there[name]]
 
     def image_id(self, index: int) -> int | str:
-        found: int | str = self._ids[self._table.names[index]]
+        found: int | str = self._ids[self._annotations.names[index]]
         return found
-
-    def person(self, index: int) -> Person:
-        return self._table.person(index)
-
-    def reference_length(self, index: int) -> float:
-        return float(self._table.lengths[index])
 
 
 def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
@@ -173,7 +162,7 @@ def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
     if split == "train":
         return COCOSource(paths[0], root)
     held_out = COCOSource(paths[1], root)
-    train = skeleton_in(Path(root) / paths[0])
+    train = read_skeleton(Path(root) / paths[0])
     if (train.joints, train.flip_pairs) != (held_out.skeleton.joints, held_out.skeleton.flip_pairs):
         raise UserError(
             f"{held_out.path} has other joints than {Path(root) / paths[0]}: {', '.join(held_out.skeleton.joints)} "
@@ -182,12 +171,12 @@ def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
     return held_out
 
 
-def skeleton_in(path: Path) -> Skeleton:
+def read_skeleton(path: Path) -> Skeleton:
     """Return the skeleton of a COCO file; UserError where it cannot be read or has none."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; a COCO object is accepted")
-    return _joints_of(_objects(content, "categories", path), path)[0]
+    return _read_categories(_objects(content, "categories", path), path)[0]
 
 
 def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
@@ -200,7 +189,7 @@ def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[dict[str
     return value
 
 
-def _joints_of(categories: list[dict[str, Any]], path: Path) -> tuple[Skeleton, dict[Any, bool], tuple[str, ...]]:
+def _read_categories(categories: list[dict[str, Any]], path: Path) -> tuple[Skeleton, dict[Any, bool], tuple[str, ...]]:
     """The one skeleton of the categories, by id whether a category has keypoints, and notes."""
     found: list[tuple[Skeleton, tuple[str, ...]]] = []
     ids: dict[Any, bool] = {}
@@ -209,7 +198,7 @@ def _joints_of(categories: list[dict[str, Any]], path: Path) -> tuple[Skeleton, 
             raise UserError(f"{path}: a category has id {category.get('id')!r}; a number is accepted")
         ids[category["id"]] = bool(category.get("keypoints"))
         if ids[category["id"]]:
-            found.append(skeleton_of(category, f"{path}: category {category.get('name')!r}"))
+            found.append(skeleton_from_category(category, f"{path}: category {category.get('name')!r}"))
     if not found:
         raise UserError(f"{path}: no category has keypoints; one needs a list of joint names")
     first = found[0]
@@ -221,7 +210,89 @@ def _joints_of(categories: list[dict[str, Any]], path: Path) -> tuple[Skeleton, 
     return first[0], ids, first[1]
 
 
-def _image_records(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[str, Any]]:
+def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Skeleton, tuple[str, ...]]:
+    """Return the skeleton of a category of a COCO keypoint file.
+
+    Args:
+        category: object with ``name``, ``keypoints`` (K names), optionally ``skeleton`` (pairs of joint numbers
+            from 1) and ``flip_pairs`` (pairs of names, or of joint indices from 0). Without ``flip_pairs`` joints
+            whose names differ in their side alone mirror each other.
+        where: what messages call it.
+
+    Returns:
+        The skeleton, and notes for the user.
+
+    Raises:
+        UserError: a field is not as above, or a joint has a side in its name and no partner.
+    """
+    name = category.get("name", "person")
+    joints = category.get("keypoints")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where}: name is {name!r}; a text is accepted")
+    if not isinstance(joints, list) or not joints or not all(isinstance(j, str) and j.strip() for j in joints):
+        raise UserError(f"{where}: keypoints is {joints!r}; a list of joint names is accepted")
+    bones = _bones(category.get("skeleton") or [], joints, where)
+    notes: tuple[str, ...] = ()
+    if "flip_pairs" in category:
+        flip_pairs = _given_flip_pairs(category["flip_pairs"], joints, where)
+    else:
+        flip_pairs, unpaired = flip_pairs_from_names(joints)
+        if unpaired:
+            raise UserError(
+                f"{where}: joint {unpaired[0]!r} has a side in its name and no partner on the other side; "
+                "give the category a field flip_pairs: pairs of joint names, or [] for none"
+            )
+        if not flip_pairs:
+            notes = (
+                f"{where}: no left and right found in the joint names, so a mirrored picture keeps every joint's "
+                "name; if joints have sides, give the category a field flip_pairs, or [] to say that there are none",
+            )
+    try:
+        return Skeleton(f"coco:{name}", tuple(joints), tuple(flip_pairs), tuple(bones)), notes
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _bones(value: Any, joints: Sequence[str], where: str) -> list[tuple[int, int]]:
+    bones = []
+    for pair in _list_of_pairs(value, f"{where}: skeleton", "joint numbers from 1"):
+        if not all(type(number) is int and 1 <= number <= len(joints) for number in pair):
+            raise UserError(f"{where}: skeleton holds {pair!r}; pairs of joint numbers 1 to {len(joints)} are accepted")
+        bones.append((pair[0] - 1, pair[1] - 1))
+    return bones
+
+
+def _given_flip_pairs(value: Any, joints: Sequence[str], where: str) -> list[tuple[int, int]]:
+    where = f"{where}: flip_pairs"
+    accepted = f"pairs of joint names, or of joint indices 0 to {len(joints) - 1}, are accepted"
+    pairs: list[tuple[int, int]] = []
+    for pair in _list_of_pairs(value, where, "joint names or indices from 0"):
+        indices = []
+        for joint in pair:
+            if isinstance(joint, str) and joint in joints:
+                indices.append(joints.index(joint))
+            elif type(joint) is int and 0 <= joint < len(joints):
+                indices.append(joint)
+            else:
+                raise UserError(f"{where} holds {joint!r}; {accepted}")
+        first, second = min(indices), max(indices)
+        if first == second:
+            raise UserError(f"{where} holds {pair!r}; two different joints are accepted")
+        if (first, second) not in pairs:  # some write both directions
+            pairs.append((first, second))
+    return pairs
+
+
+def _list_of_pairs(value: Any, where: str, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{where} is {value!r}; a list of pairs of {what} is accepted")
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(f"{where} holds {pair!r}; a list of pairs of {what} is accepted")
+    return value
+
+
+def _images_by_id(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[str, Any]]:
     records = {}
     for number, image in enumerate(images):
         name, key = image.get("file_name"), image.get("id")
@@ -235,7 +306,7 @@ def _image_records(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[s
     return records
 
 
-def _outside(points: np.ndarray, image: Mapping[str, Any]) -> int:
+def _joints_outside(points: np.ndarray, image: Mapping[str, Any]) -> int:
     """How many labeled joints lie outside an image whose size the file gives."""
     size = [image.get("width"), image.get("height")]
     if not all(isinstance(side, int | float) for side in size):
@@ -244,5 +315,5 @@ def _outside(points: np.ndarray, image: Mapping[str, Any]) -> int:
     return int(np.sum((points[:, 2] > 0) & ~inside))
 
 
-def _listed(skipped: Mapping[str, int]) -> str:
+def _counts(skipped: Mapping[str, int]) -> str:
     return "".join(f"; {count} {reason}" for reason, count in sorted(skipped.items()))

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import UserError
-from .cache import check_stored
+from .cache import check_coverage
 from .dataset import PIXELS_PER_SCALE, PeopleSource
 from .transforms import (
     MAP_STRIDE,
@@ -26,7 +26,7 @@ from .transforms import (
     transform_points,
 )
 
-_PLAIN = AugmentationSample()
+_UNCHANGED = AugmentationSample()
 
 
 def worker_init(worker_id: int) -> None:
@@ -35,8 +35,14 @@ def worker_init(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
+def _gray_image(size: int) -> torch.Tensor:
+    """(3, size, size) uint8 of the data mean: the network sees nothing in it."""
+    mean = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
+    return mean.view(3, 1, 1).repeat(1, size, size)
+
+
 class CropDataset(Dataset[dict[str, Any]]):
-    """Crops of people with their joints in score-map pixels; S = ``input_size``, W = S / 4.
+    """Crops to train on, with their joints in score-map pixels; S = ``input_size``.
 
     An item is asked for by ``index`` or by ``(epoch, index)`` and holds
 
@@ -65,7 +71,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         """Wrap ``source``; ``augmentation=None`` gives the plain crop.
 
         Epochs before ``early_epochs`` use ``early_size`` in place of ``input_size``. A ``DataWarning`` tells where
-        the crops show more than ``source`` has kept of its images.
+        the crops show more than the images of ``source`` cover.
 
         Raises:
             ValueError: an ``input_size`` or ``early_size`` that is not a positive multiple of 4, a negative
@@ -78,7 +84,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"seed is {seed}; it must not be negative")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
-        check_stored(source, augmentation.reach if augmentation else 0.5, input_size, strict=False)
+        check_coverage(source, augmentation.reach if augmentation else 0.5, input_size, strict=False)
         self.source = source
         self.input_size = input_size
         self.early_size, self.early_epochs = early_size or input_size, early_epochs
@@ -101,14 +107,14 @@ class CropDataset(Dataset[dict[str, Any]]):
         except UserError:
             if self.on_error == "raise":
                 raise
-            return self._grey(epoch, index)
+            return self._gray(epoch, index)
 
     def size(self, epoch: int) -> int:
         """Side of the pictures of an epoch (0-based)."""
         return self.early_size if epoch < self.early_epochs else self.input_size
 
     def _sample(self, epoch: int, index: int) -> dict[str, Any]:
-        change = _PLAIN
+        change = _UNCHANGED
         if self.augmentation is not None:
             change = self.augmentation.draw(np.random.default_rng((self.seed, epoch, index)))
         person = self.source.person(index)
@@ -136,11 +142,10 @@ class CropDataset(Dataset[dict[str, Any]]):
             "valid": True,
         }
 
-    def _grey(self, epoch: int, index: int) -> dict[str, Any]:
-        size, joints = self.size(epoch), len(self.source.skeleton)
-        gray = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)
+    def _gray(self, epoch: int, index: int) -> dict[str, Any]:
+        joints = len(self.source.skeleton)
         return {
-            "image": gray.view(3, 1, 1).repeat(1, size, size),
+            "image": _gray_image(self.size(epoch)),
             "joints": torch.zeros(joints, 2),
             "weight": torch.zeros(joints),
             "index": index,
@@ -150,7 +155,7 @@ class CropDataset(Dataset[dict[str, Any]]):
 
 
 class ScaledCrops(Dataset[dict[str, Any]]):
-    """People cropped at S scales from one decoded image; I = ``input_size``.
+    """Crops to test on: every person at S scales from one decoded image; I = ``input_size``.
 
     An item holds
 
@@ -182,9 +187,9 @@ class ScaledCrops(Dataset[dict[str, Any]]):
             start: the people to take, by index; None is all of them.
 
         Raises:
-            UserError: ``source`` has kept less of its images than the widest crop shows.
+            UserError: the images of ``source`` cover less than the widest crop shows.
         """
-        check_stored(source, max(scales) / 2, input_size, strict=True)
+        check_coverage(source, max(scales) / 2, input_size, strict=True)
         self.source, self.input_size, self.scales, self.on_error = source, input_size, tuple(scales), on_error
         self.chosen = range(len(source)) if start is None else start
 
@@ -201,9 +206,8 @@ class ScaledCrops(Dataset[dict[str, Any]]):
         except UserError:
             if self.on_error == "raise":
                 raise
-            gray = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8).view(3, 1, 1)
             return {
-                "images": gray.repeat(len(self.scales), 1, size, size),
+                "images": _gray_image(size).repeat(len(self.scales), 1, 1, 1),
                 "inverse": torch.eye(2, 3, dtype=torch.float64),
                 "center": torch.zeros(2, dtype=torch.float64),
                 "side": 1.0,
@@ -229,11 +233,13 @@ class ScaledCrops(Dataset[dict[str, Any]]):
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) from a position in training to its end, across epochs without a gap.
 
+    The order depends on (seed, epoch) alone, so that a resumed run visits the same batches.
+
     Args:
-        size: number of samples in the data set.
-        batch_size: samples a batch; the incomplete last batch of an epoch is left out (batch norm wants full ones).
+        size: number of samples in the dataset.
+        batch_size: samples a batch; an incomplete last batch of an epoch is dropped (batch norm wants full ones).
         seed: with the epoch, decides the order.
-        first: number of batches to skip: where a resumed run goes on.
+        first: number of batches to skip: the step that a run resumes from.
         last: number of batches of the whole training.
         rank, ranks: give only the part ``rank`` of each batch, of ``ranks`` equal ones.
     """

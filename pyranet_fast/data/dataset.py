@@ -1,4 +1,4 @@
-"""What a set of labeled people is, and how sets are joined, cut down and mapped onto another skeleton.
+"""Datasets of labeled people, and datasets made of others: joined, cut down, with the joints of another skeleton.
 
 Pixels are 0-based everywhere and an integer coordinate is a pixel's center.
 """
@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, renamed
 from ..keypoints import LSP, MPII, Skeleton
 from ..metrics import Metric
 
@@ -26,15 +25,18 @@ BoolArray = npt.NDArray[np.bool_]
 
 # "scale" is the side of the square around a person in units of this many pixels (MPII's convention).
 PIXELS_PER_SCALE = 200.0
+# The parts of a dataset.
+SPLITS = ("train", "val", "test")
 
 
+@renamed(labelled="labeled", centre="center")
 @dataclass
 class Person:
     """One labeled person.
 
     Attributes:
         joints: (K, 2) float32, x and y in image pixels; meaningless where not labeled.
-        labeled: (K,) bool; occluded joints are labeled like all others.
+        labeled: (K,) bool; an occluded joint is labeled like any other.
         center: (2,) float32, the middle of the crop in image pixels.
         scale: side of the crop square / 200 px.
     """
@@ -46,16 +48,16 @@ class Person:
 
 
 class PeopleSource(ABC):
-    """People, each with an image; index i counts people from 0.
+    """A dataset: people, each with an image; index i counts people from 0.
 
     Attributes:
         skeleton: meaning of the K joints.
         name: what messages and reports call this set.
         metric: what predictions of these people are scored by.
-        notes: sentences on what was left out or is an estimate; ``open_dataset`` says them.
+        notes: sentences on what was left out or is an estimate; ``open_dataset`` gives them as warnings.
         reach: half-width, in crop sides, of the square around a person that the images show at least (so far as the
             published image does); infinite where they are whole.
-        detail: pixels that a crop's side was averaged down to where it was longer; infinite where none was.
+        detail: pixels that a longer side of a crop was averaged down to; infinite where none was.
     """
 
     skeleton: Skeleton
@@ -78,11 +80,11 @@ class PeopleSource(ABC):
         """Return the name of the image for reports."""
 
     def image_id(self, index: int) -> int | str:
-        """Return what identifies the image in files of results: its name, or a number that the data set gives it."""
+        """Return what identifies the image in files of results: its name, or a number that the dataset gives it."""
         return self.image_name(index)
 
     def available(self) -> list[int]:
-        """Return the indices of the people whose image is there; it may be corrupt still."""
+        """Return the indices of the people whose image is there; it may still be corrupt."""
         return list(range(len(self)))
 
     @abstractmethod
@@ -107,12 +109,12 @@ class PeopleSource(ABC):
 
 
 def folder_below(root: str | Path, name: str, witness: str) -> Path:
-    """The folder of a data set, ``root/name``.
+    """The folder of a dataset, ``root/name``.
 
     Args:
-        root: the folder that holds data sets.
-        name: of the data set's folder.
-        witness: what lies in that folder: it tells that ``root`` itself was meant.
+        root: the folder that holds datasets.
+        name: of the dataset's folder.
+        witness: a file or folder in it; found in ``root``, the message suggests the folder above.
 
     Raises:
         UserError: there is no such folder.
@@ -126,38 +128,28 @@ def folder_below(root: str | Path, name: str, witness: str) -> Path:
     raise UserError(f"{root} holds no folder {name}/{hint}")
 
 
-class ConcatSource(PeopleSource):
-    """Several sets one after the other; they must share skeleton and metric."""
+# Datasets made of others.
+
+
+class DerivedSource(PeopleSource):
+    """People of other datasets.
+
+    What a subclass does not change of a person is asked of the dataset that the person comes from, here and nowhere
+    else. ``notes`` are those of all datasets, ``reach`` and ``detail`` the least of them.
+
+    Attributes:
+        sources: the datasets that the people come from.
+    """
 
     def __init__(self, sources: Sequence[PeopleSource]) -> None:
-        """Join ``sources``; ValueError where there is none or they differ in skeleton or metric."""
-        if not sources:
-            raise ValueError("sources is empty; at least one is needed")
-        first = sources[0]
-        for source in sources[1:]:
-            if source.skeleton != first.skeleton or source.metric != first.metric:
-                raise ValueError(
-                    f"sources differ: {first.name} has skeleton {first.skeleton.name}, {first.metric.name}; "
-                    f"{source.name} has {source.skeleton.name}, {source.metric.name}; they must agree"
-                )
         self.sources = list(sources)
-        self.skeleton = first.skeleton
-        self.metric = first.metric
-        self.name = "+".join(source.name for source in sources)
         self.notes = tuple(note for source in sources for note in source.notes)
         self.reach = min(source.reach for source in sources)
         self.detail = min(source.detail for source in sources)
-        self._starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
 
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
+    @abstractmethod
     def locate(self, index: int) -> tuple[PeopleSource, int]:
-        """Return the set that holds a person, and the person's index there."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside 0..{len(self) - 1} of {self.name}")
-        which = bisect.bisect_right(self._starts, index) - 1
-        return self.sources[which], index - self._starts[which]
+        """Return the dataset that a person comes from, one of ``sources``, and the person's index there."""
 
     def image(self, index: int) -> Image:
         source, local = self.locate(index)
@@ -172,10 +164,10 @@ class ConcatSource(PeopleSource):
         return source.image_id(local)
 
     def available(self) -> list[int]:
-        """As in the sets."""
-        return [
-            start + i for start, source in zip(self._starts, self.sources, strict=False) for i in source.available()
-        ]
+        """Return the indices of the people whose image is there."""
+        there = {id(source): frozenset(source.available()) for source in self.sources}
+        places = map(self.locate, range(len(self)))
+        return [index for index, (source, local) in enumerate(places) if local in there[id(source)]]
 
     def person(self, index: int) -> Person:
         source, local = self.locate(index)
@@ -194,70 +186,75 @@ class ConcatSource(PeopleSource):
         return source.frame(local, image)
 
 
-class Subset(PeopleSource):
-    """The people of a source with the indices given, in that order."""
+class ConcatSource(DerivedSource):
+    """Several datasets one after the other; they must share skeleton and metric."""
+
+    def __init__(self, sources: Sequence[PeopleSource]) -> None:
+        """Join ``sources``; ValueError where there is none or they differ in skeleton or metric."""
+        if not sources:
+            raise ValueError("sources is empty; at least one is needed")
+        first = sources[0]
+        for source in sources[1:]:
+            if source.skeleton != first.skeleton or source.metric != first.metric:
+                raise ValueError(
+                    f"sources differ: {first.name} has skeleton {first.skeleton.name}, {first.metric.name}; "
+                    f"{source.name} has {source.skeleton.name}, {source.metric.name}; they must agree"
+                )
+        super().__init__(sources)
+        self.skeleton = first.skeleton
+        self.metric = first.metric
+        self.name = "+".join(source.name for source in sources)
+        self._starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def locate(self, index: int) -> tuple[PeopleSource, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0..{len(self) - 1} of {self.name}")
+        which = bisect.bisect_right(self._starts, index) - 1
+        return self.sources[which], index - self._starts[which]
+
+
+class Subset(DerivedSource):
+    """The people of a dataset with the indices given, in that order."""
 
     def __init__(self, source: PeopleSource, indices: Iterable[int]) -> None:
         """Choose people; IndexError where ``source`` has no person of an index."""
+        super().__init__([source])
         self.source, self.indices = source, [int(index) for index in indices]
         for index in self.indices:
             if not 0 <= index < len(source):
                 raise IndexError(f"index {index} is outside 0..{len(source) - 1} of {source.name}")
         self.skeleton, self.metric = source.skeleton, source.metric
-        self.reach, self.detail = source.reach, source.detail
         self.name = f"{source.name} ({len(self.indices)} of {len(source)})"
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """As in the source."""
-        return self.source.image(self.indices[index])
+    def locate(self, index: int) -> tuple[PeopleSource, int]:
+        return self.source, self.indices[index]
 
-    def image_name(self, index: int) -> str:
-        """As in the source."""
-        return self.source.image_name(self.indices[index])
 
-    def image_id(self, index: int) -> int | str:
-        """As in the source."""
-        return self.source.image_id(self.indices[index])
+class FirstPeople(Subset):
+    """The first ``count`` people of a dataset, for pictures."""
 
-    def person(self, index: int) -> Person:
-        """As in the source."""
-        return self.source.person(self.indices[index])
-
-    def reference_length(self, index: int) -> float:
-        """As in the source."""
-        return self.source.reference_length(self.indices[index])
-
-    def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """As in the source."""
-        return self.source.to_original(self.indices[index], points)
-
-    def frame(self, index: int, image: NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """As in the source."""
-        return self.source.frame(self.indices[index], image)
+    def __init__(self, source: PeopleSource, count: int) -> None:
+        super().__init__(source, range(min(count, len(source))))
 
 
 def with_images(source: PeopleSource) -> PeopleSource:
-    """The people of a source whose image is there; UserError where there is none."""
+    """The people of a dataset whose image is there; UserError where there is none."""
     indices = source.available()
     if not indices:
         raise UserError(f"{source.name}: the image of not one of the {len(source)} people is there")
     return source if len(indices) == len(source) else Subset(source, indices)
 
 
-class FirstPeople(Subset):
-    """The first ``count`` people of a source, for pictures."""
+# By joint of the new skeleton: the joints of the old one whose mean it is.
+JointMapping = Mapping[str, tuple[str, ...]]
 
-    def __init__(self, source: PeopleSource, count: int) -> None:
-        super().__init__(source, range(min(count, len(source))))
-
-
-# Joint of the new skeleton: the joints of the old one whose mean it is.
-Rule = Mapping[str, tuple[str, ...]]
-
-LSP_TO_MPII: Rule = {
+LSP_TO_MPII: JointMapping = {
     **{joint: (joint,) for joint in LSP.joints if joint in MPII.joints},
     "upper neck": ("neck",),
     "pelvis": ("right hip", "left hip"),
@@ -265,23 +262,23 @@ LSP_TO_MPII: Rule = {
 }
 
 
-class MappedSource(PeopleSource):
-    """Another source's people with the joints of ``skeleton``.
+class MappedSource(DerivedSource):
+    """Another dataset's people with the joints of ``skeleton``, so that both can be trained on together.
 
     A joint that ``rule`` makes from several is their mean, labeled where all of them are; a joint that it does not
     name is never labeled. The unit of length of the new metric is not in the old labels: ``reference_length`` is
     NaN, so these people are trained on and never scored.
     """
 
-    def __init__(self, source: PeopleSource, skeleton: Skeleton, rule: Rule, metric: Metric) -> None:
+    def __init__(self, source: PeopleSource, skeleton: Skeleton, rule: JointMapping, metric: Metric) -> None:
         """Map ``source``; ``metric`` is that of the people they will be joined with.
 
         Raises:
             ValueError: ``rule`` names a joint that one of the skeletons lacks, or maps one from none.
         """
+        super().__init__([source])
         self.source, self.skeleton, self.metric = source, skeleton, metric
-        self.name, self.notes = source.name, source.notes
-        self.reach, self.detail = source.reach, source.detail
+        self.name = source.name
         self._rule = []
         for joint, origins in rule.items():
             if not origins:
@@ -291,17 +288,8 @@ class MappedSource(PeopleSource):
     def __len__(self) -> int:
         return len(self.source)
 
-    def image(self, index: int) -> Image:
-        return self.source.image(index)
-
-    def image_name(self, index: int) -> str:
-        return self.source.image_name(index)
-
-    def image_id(self, index: int) -> int | str:
-        return self.source.image_id(index)
-
-    def available(self) -> list[int]:
-        return self.source.available()
+    def locate(self, index: int) -> tuple[PeopleSource, int]:
+        return self.source, index
 
     def person(self, index: int) -> Person:
         person = self.source.person(index)
@@ -314,9 +302,3 @@ class MappedSource(PeopleSource):
 
     def reference_length(self, index: int) -> float:
         return float("nan")
-
-    def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        return self.source.to_original(index, points)
-
-    def frame(self, index: int, image: Image) -> npt.NDArray[np.float64]:
-        return self.source.frame(index, image)

@@ -1,4 +1,4 @@
-"""Pictures in and out: any file or array becomes (H, W, 3) uint8 RGB, or a sentence that says what is wrong.
+"""Reading and writing images: any file or array becomes (H, W, 3) uint8 RGB, or a sentence that says what is wrong.
 
 OpenCV decodes. What it leaves open is decided here: transparency, truncated files, names in any script.
 """
@@ -23,6 +23,7 @@ from .transforms import MEAN
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # Formats that cannot be transparent need no second decoding.
 _OPAQUE = (b"\xff\xd8", b"BM")
+_NOT_AN_IMAGE = "it is not an image of a known format, or it is damaged"
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Within a scan, 0xFF is followed by 0 (a stuffed byte) or by a restart mark; anything else ends the scan.
 _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
@@ -32,8 +33,8 @@ def read_image(path: str | Path) -> Image:
     """Read an image file.
 
     Gray becomes three equal channels, 16 bits become 8, an EXIF orientation is applied. Transparent pixels
-    are filled with the mean of the training images, which the network sees as nothing at all and which is
-    also what lies outside an image's border. (The orientation tag is not applied to an image with
+    are filled with the mean of the training images, which the network sees as nothing at all and which also
+    fills what lies outside an image. (The orientation tag is not applied to an image with
     transparency.)
 
     Args:
@@ -57,9 +58,6 @@ def read_image(path: str | Path) -> Image:
     except (cv2.error, ValueError) as error:
         reason = "it has more pixels than OpenCV reads (2^30)" if "PIXELS" in str(error) else _NOT_AN_IMAGE
         raise UserError(f"image {path} cannot be read: {reason}") from error
-
-
-_NOT_AN_IMAGE = "it is not an image of a known format, or it is damaged"
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -200,7 +198,6 @@ def write_image(path: str | Path, rgb: Image) -> None:
         UserError: a suffix that is not of an image format, or a size that the format cannot hold.
         OSError: the folder cannot be written to.
     """
-
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:

@@ -27,10 +27,13 @@ _BOX_SHARE, _SIZE_SHARE = 0.8705, 58.63
 
 
 class _LeedsSource(PeopleSource):
+    """What both datasets share: joints.mat, the folder of images, the torso as unit of length."""
+
     skeleton = LSP
     metric = PCK
 
     def __init__(self, folder: Path, shape: tuple[int, int], other: str) -> None:
+        """Open all images; ``shape`` is that of joints.mat, ``other`` a hint at the other dataset's."""
         self.folder = folder
         joints = _read_joints(folder, shape, other)
         # People first, then joints, then x, y, flag; the files count pixels from 1.
@@ -40,7 +43,8 @@ class _LeedsSource(PeopleSource):
         self._paths = _list_images(folder, len(joints))
         self._sizes: dict[int, tuple[int, int]] = {}
 
-    def _keep(self, first: int, last: int) -> None:
+    def _select(self, first: int, last: int) -> None:
+        """Leave only the images ``first`` to ``last``, from 1."""
         self._flags = self._flags[first - 1 : last]
         self._joints = self._joints[first - 1 : last]
         self._paths = self._paths[first - 1 : last]
@@ -63,7 +67,8 @@ class LSPSource(_LeedsSource):
     """Leeds Sports Pose: ``root/lsp_dataset/joints.mat`` (3, 14, N) and ``images/im0001.jpg`` and on.
 
     The crop is centered on the image and takes its scale from the image's size, in training as in
-    testing: nothing of it comes from the labels. Occluded joints are labeled like all others.
+    testing: nothing of it comes from the labels. The third number of a joint, 1 where it is occluded, is not used:
+    an occluded joint is labeled like any other.
     """
 
     def __init__(self, root: str | Path, images: str = "1-1000") -> None:
@@ -77,7 +82,7 @@ class LSPSource(_LeedsSource):
             folder_below(root, "lsp_dataset", "joints.mat"), (3, 14), "LSP-extended's joints.mat is (14, 3, N)"
         )
         first, last = _range(images, len(self), self.folder)
-        self._keep(first, last)
+        self._select(first, last)
         self.name = f"lsp {first}-{last}"
 
     def person(self, index: int) -> Person:
@@ -95,9 +100,9 @@ class LSPSource(_LeedsSource):
 class LSPExtendedSource(_LeedsSource):
     """LSP-extended: ``root/lspet_dataset/joints.mat`` (14, 3, N) and ``images/im00001.jpg`` and on.
 
-    Its images are not cropped to the person, so center and scale come from the labeled joints, by a rule
-    fitted to give the crops of LSP, whose images are. A size from the limbs' lengths keeps people who crouch,
-    or of whom few joints are labeled, from being cut too close.
+    The third number of a joint is 1 where it is labeled. Images are not cropped to the person, so center and scale come
+    from the labeled joints, by a rule fitted to give the crops of LSP, whose images are. A size from the limbs' lengths
+    keeps people who crouch, or of whom few joints are labeled, from being cropped too close.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -110,7 +115,7 @@ class LSPExtendedSource(_LeedsSource):
                 f"{self.folder / 'joints.mat'}: {self.image_name(int(empty[0]))} has no labeled joint "
                 f"({empty.size} such); third column 1 = labeled"
             )
-        self._centers, self._scales = _place(self._joints, self._flags)
+        self._centers, self._scales = _crop_placement(self._joints, self._flags)
 
     def person(self, index: int) -> Person:
         return Person(
@@ -121,7 +126,7 @@ class LSPExtendedSource(_LeedsSource):
         )
 
 
-def _place(
+def _crop_placement(
     joints: npt.NDArray[np.float32], labeled: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return centers (N, 2) and scales (N,) from labeled joints."""

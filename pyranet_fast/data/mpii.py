@@ -10,16 +10,15 @@ import numpy as np
 from ..errors import UserError
 from ..keypoints import MPII
 from ..metrics import PCKH
-from .annotations import Annotations, is_held_out
-from .dataset import Image, PeopleSource, Person, folder_below
-from .image_io import read_image
+from .annotations import AnnotatedSource, Annotations, is_held_out
+from .dataset import folder_below
 from .mpii_annotations import (
     HEAD_FACTOR,
-    estimated_heads,
-    head_boxes,
-    heads_by_joints,
-    read_annotations,
+    estimate_head_sizes,
+    match_head_sizes,
     read_hdf5,
+    read_head_boxes,
+    read_json_list,
     read_matlab,
 )
 
@@ -30,7 +29,7 @@ _MAT = ("mpii_human_pose_v1_u12_1.mat", "mpii_human_pose_v1_u12_2/mpii_human_pos
 _HEADS = "detections_our_format.mat"
 
 
-class MPIISource(PeopleSource):
+class MPIISource(AnnotatedSource):
     """MPII's people from ``root/mpii/``: ``images/`` and annotations in one of these forms, the first one found.
 
     - ``"json"``: ``mpii_annotations.json`` or ``.json.gz``, the raw list with ``isValidation``;
@@ -70,17 +69,17 @@ class MPIISource(PeopleSource):
             raise UserError(f"unknown form {form!r} of MPII; there are {', '.join(FORMS)}")
         self.folder = folder_below(root, "mpii", "images")
         self.left_out: Counter[str] = Counter()
-        self.form = form or self._found(split)
-        self._table = self._read(split)
+        self.form = form or self._find_form(split)
+        self._annotations = self._read(split)
         title = f"mpii {split} ({self.form})"
-        if not len(self._table):
+        if not len(self._annotations):
             raise UserError(f"{title}: there is nobody in this split of {self.folder}")
-        if not self._table.labeled.any():
+        if not self._annotations.labeled.any():
             raise UserError(
                 f"{title}: nobody in {self.folder} has a labeled joint; labels of MPII's test people are not "
                 "public, the split 'val' has labels"
             )
-        self.estimated, unknown = self._fill_heads(split)
+        self.estimated, unknown = self._fill_head_sizes(split)
         self.name = f"mpii {split} ({self.form}{', head sizes estimated' if self.estimated else ''})"
         notes = [f"{count} people {reason} were left out" for reason, count in sorted(self.left_out.items())]
         if self.estimated:
@@ -90,16 +89,17 @@ class MPIISource(PeopleSource):
         if unknown:
             notes.append(f"{unknown} people have no head size and are not scored")
         self.notes = tuple(f"{title}: {note}" for note in notes)
-        self.numbers = self._table.numbers
-        self._images = self._listed_images()
+        self.numbers = self._annotations.numbers
+        self._image_folder = self.folder / "images"
+        self._there = self._list_images()
 
-    def _found(self, split: str) -> str:
+    def _find_form(self, split: str) -> str:
         if split != "test":
-            if self._first(_JSON):
+            if self._find_file(_JSON):
                 return "json"
             if (self.folder / _HDF5[split]).is_file():
                 return "hdf5"
-            if self._first(_MAT):
+            if self._find_file(_MAT):
                 return "mat"
             wanted = f"{_JSON[0]}[.gz], {_HDF5[split]} or {_MAT[0]}"
             raise UserError(f"{self.folder} has no annotations of split {split!r}; {wanted} is accepted")
@@ -107,75 +107,60 @@ class MPIISource(PeopleSource):
             return "hdf5"
         raise UserError(f"{self.folder} has no test.h5; MPII's test labels are not public: use the split 'val'")
 
-    def _first(self, names: tuple[str, ...]) -> Path | None:
+    def _find_file(self, names: tuple[str, ...]) -> Path | None:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
     def _read(self, split: str) -> Annotations:
         if self.form == "json":
-            table, held_out = read_annotations(self._first(_JSON) or self.folder / _JSON[0])
-            return table.chosen(held_out if split == "val" else ~held_out)
+            people, held_out = read_json_list(self._find_file(_JSON) or self.folder / _JSON[0])
+            return people.select(held_out if split == "val" else ~held_out)
         if self.form == "hdf5":
             return read_hdf5(self.folder / _HDF5[split])
-        table, self.left_out = read_matlab(self._first(_MAT) or self.folder / _MAT[0])
+        people, self.left_out = read_matlab(self._find_file(_MAT) or self.folder / _MAT[0])
         names = self._validation_names()
-        in_val = [is_held_out(name) if names is None else name in names for name in table.names]
-        return table.chosen(np.array(in_val) == (split == "val"))
+        in_val = [is_held_out(name) if names is None else name in names for name in people.names]
+        return people.select(np.array(in_val) == (split == "val"))
 
     def _validation_names(self) -> set[str] | None:
         """Names of the validation images, where a file beside the .mat tells them."""
-        valid, annotations = self.folder / _HDF5["val"], self._first(_JSON)
+        valid, annotations = self.folder / _HDF5["val"], self._find_file(_JSON)
         if valid.is_file():
             return set(read_hdf5(valid).names)
         if annotations is not None:
-            table, held_out = read_annotations(annotations)
-            return set(table.chosen(held_out).names)
+            people, held_out = read_json_list(annotations)
+            return set(people.select(held_out).names)
         return None
 
-    def _fill_heads(self, split: str) -> tuple[int, int]:
-        """Find the head sizes that the form lacks; returns how many are estimates and how many stay unknown."""
-        table = self._table
+    def _fill_head_sizes(self, split: str) -> tuple[int, int]:
+        """Set the head sizes that the form lacks; return how many are estimates and how many stay unknown."""
+        people = self._annotations
         if self.form != "mat":
             sizes = None
             if split == "val" and (self.folder / _HEADS).is_file():
-                sizes = head_boxes(self.folder / _HEADS, table)
+                sizes = read_head_boxes(self.folder / _HEADS, people)
             beside = self.folder / _HDF5[split]
             if sizes is None and self.form == "json" and beside.is_file():
-                sizes = heads_by_joints(read_hdf5(beside), table)
-            # A size that a file gives as zero stays unknown; only where no file speaks of heads they are estimated.
+                sizes = match_head_sizes(read_hdf5(beside), people)
+            # A size that a file gives as zero stays unknown; sizes are estimated only where no file has any.
             if sizes is not None:
-                table.lengths = sizes
+                people.lengths = sizes
         estimated = 0
-        if self.form != "mat" and not np.isfinite(table.lengths).any():
-            table.lengths = estimated_heads(table.joints, table.labeled)
-            estimated = int(np.isfinite(table.lengths).sum())
-        return estimated, int(np.isnan(table.lengths).sum())
+        if self.form != "mat" and not np.isfinite(people.lengths).any():
+            people.lengths = estimate_head_sizes(people.joints, people.labeled)
+            estimated = int(np.isfinite(people.lengths).sum())
+        return estimated, int(np.isnan(people.lengths).sum())
 
-    def _listed_images(self) -> set[str]:
-        images = self.folder / "images"
+    def _list_images(self) -> set[str]:
+        images = self._image_folder
         if not images.is_dir():
             raise UserError(f"{images} does not exist; it must hold MPII's images")
         found = {path.name for path in images.iterdir()}
-        if not any(name in found for name in self._table.names):
+        if not any(name in found for name in self._annotations.names):
             raise UserError(
-                f"{images} holds none of the images of {self.name}; the first one is {self._table.names[0]}"
+                f"{images} holds none of the images of {self.name}; the first one is {self._annotations.names[0]}"
             )
         return found
 
-    def __len__(self) -> int:
-        return len(self._table)
-
     def available(self) -> list[int]:
         """Return the indices of the people whose image was there when this was opened."""
-        return [index for index, name in enumerate(self._table.names) if name in self._images]
-
-    def image(self, index: int) -> Image:
-        return read_image(self.folder / "images" / self._table.names[index])
-
-    def image_name(self, index: int) -> str:
-        return self._table.names[index]
-
-    def person(self, index: int) -> Person:
-        return self._table.person(index)
-
-    def reference_length(self, index: int) -> float:
-        return float(self._table.lengths[index])
+        return [index for index, name in enumerate(self._annotations.names) if name in self._there]

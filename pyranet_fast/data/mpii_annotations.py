@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from .annotations import Annotations, numbers, read_json
+from .annotations import Annotations, number_field, read_json
 
 JOINTS = 16
 UPPER_NECK, HEAD_TOP = 8, 9
@@ -21,7 +21,7 @@ _LOWER, _WIDER = 15.0, 1.25
 HEAD_FACTOR = 0.75
 
 
-def placed(
+def crop_placement(
     objpos: npt.NDArray[np.float64], raw_scale: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Turn raw ``objpos`` (N, 2), from 1, and scale (N,) into crop centers, from 0, and scales."""
@@ -29,26 +29,16 @@ def placed(
     return objpos + lower - 1, _WIDER * raw_scale
 
 
-def present(joints: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def labeled_joints(joints: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Labeled joints (N, K) of raw coordinates (N, K, 2), which count from 1: x > 0."""
     found: npt.NDArray[np.bool_] = joints[..., 0] > 0
     return found
 
 
-def estimated_heads(joints: npt.NDArray[np.float64], labeled: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Head sizes (N,) from upper neck and head top; NaN where one is missing or both are one point."""
-    span = np.linalg.norm(joints[:, HEAD_TOP] - joints[:, UPPER_NECK], axis=1)
-    known = labeled[:, UPPER_NECK] & labeled[:, HEAD_TOP] & (span > 0)
-    return np.where(known, HEAD_FACTOR * span, np.nan)
+# The raw list, mpii_annotations.json.
 
 
-def box_sizes(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Head sizes (N,) of head boxes (N, 2, 2), two opposite corners; NaN for a box of no size."""
-    size = 0.6 * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
-    return np.where(size > 0, size, np.nan)
-
-
-def read_annotations(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
+def read_json_list(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
     """Read the raw JSON list.
 
     Returns:
@@ -72,17 +62,20 @@ def read_annotations(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
             raise UserError(f"{where}: field 'img_paths' is {name!r}; the name of an image is accepted")
         names.append(name)
         where = f"{where} ({name})"
-        joints.append(numbers(entry, "joint_self", (JOINTS, 3), where)[:, :2])
-        objpos.append(numbers(entry, "objpos", (2,), where))
-        scales.append(numbers(entry, "scale_provided", (), where, above=0))
-        held_out.append(bool(numbers(entry, "isValidation", (), where)))
+        joints.append(number_field(entry, "joint_self", (JOINTS, 3), where)[:, :2])
+        objpos.append(number_field(entry, "objpos", (2,), where))
+        scales.append(number_field(entry, "scale_provided", (), where, above=0))
+        held_out.append(bool(number_field(entry, "isValidation", (), where)))
         if "annolist_index" in entry and "people_index" in entry:
-            places.append([int(numbers(entry, field, (), where)) for field in ("annolist_index", "people_index")])
+            places.append([int(number_field(entry, field, (), where)) for field in ("annolist_index", "people_index")])
     raw = np.stack(joints)
-    centers, wide = placed(np.stack(objpos), np.stack(scales))
-    table = Annotations(names, raw - 1, present(raw), centers, wide, np.full(len(names), np.nan))
-    table.numbers = np.array(places) if len(places) == len(names) else None
-    return table, np.array(held_out)
+    centers, wide = crop_placement(np.stack(objpos), np.stack(scales))
+    people = Annotations(names, raw - 1, labeled_joints(raw), centers, wide, np.full(len(names), np.nan))
+    people.numbers = np.array(places) if len(places) == len(names) else None
+    return people, np.array(held_out)
+
+
+# The HDF5 files, train.h5, valid.h5 and test.h5.
 
 
 def read_hdf5(path: Path) -> Annotations:
@@ -111,16 +104,16 @@ def read_hdf5(path: Path) -> Annotations:
     if not np.all(scales > 0):
         worst = int(np.argmin(scales))
         raise UserError(f"{path}: scale of person {worst} ({names[worst]}) is {scales[worst]:g}; it must be above 0")
-    labeled = present(joints) | ((joints[..., 0] == 0) & (joints[..., 1] > 0))
+    labeled = labeled_joints(joints) | ((joints[..., 0] == 0) & (joints[..., 1] > 0))
     lengths = np.full(count, np.nan)
     if "normalize" in content:
         lengths = _column(content, "normalize", (count,), path, finite=False)
         lengths = np.where(np.isfinite(lengths) & (lengths > 0), lengths, np.nan)
-    table = Annotations(names, joints - 1, labeled, centers - 1, scales, lengths)
+    people = Annotations(names, joints - 1, labeled, centers - 1, scales, lengths)
     if "index" in content and "person" in content:  # from 0 in these files
         places = [_column(content, name, (count,), path) for name in ("index", "person")]
-        table.numbers = np.stack(places, axis=1).astype(np.int64) + 1
-    return table
+        people.numbers = np.stack(places, axis=1).astype(np.int64) + 1
+    return people
 
 
 def _image_names(value: Any, path: Path) -> list[str]:
@@ -150,58 +143,14 @@ def _column(
     return result
 
 
-def head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] | None:
-    """Head sizes (N,) from ``detections_our_format.mat``, which lists the validation people in ``valid.h5``'s order.
-
-    Returns:
-        The sizes, NaN for a box of no size; None where the file lists other people or another order.
-
-    Raises:
-        UserError: the file cannot be read or lacks ``headboxes_src`` or ``pos_gt_src``.
-    """
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises many kinds on a damaged file
-        raise UserError(f"{path} cannot be read; it is truncated or not a MATLAB file") from error
-    boxes, truth = (np.asarray(content.get(name)) for name in ("headboxes_src", "pos_gt_src"))
-    count = boxes.shape[-1] if boxes.ndim == 3 else 0
-    if boxes.shape != (2, 2, count) or truth.shape != (JOINTS, 2, count):
-        raise UserError(
-            f"{path}: headboxes_src and pos_gt_src have shapes {boxes.shape} and {truth.shape}; "
-            f"(2, 2, N) and ({JOINTS}, 2, N) are accepted"
-        )
-    if count != len(people):
-        return None
-    # The same people in the same order: most joints of each agree (a few were corrected between the releases).
-    distance = np.abs(truth.transpose(2, 0, 1) - 1 - people.joints).max(axis=2)
-    close = ((distance <= 1.0) & people.labeled).sum(axis=1)
-    if np.any(2 * close < people.labeled.sum(axis=1)):
-        return None
-    return box_sizes(boxes.transpose(2, 0, 1).astype(np.float64))
-
-
-def heads_by_joints(known: Annotations, people: Annotations) -> npt.NDArray[np.float64]:
-    """Head sizes (N,) of ``people`` from the same ones in ``known``; NaN where somebody is not there.
-
-    The same are people of one image with the same joints labeled, none more than a pixel apart.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(known.names):
-        rows.setdefault(name, []).append(row)
-    sizes = np.full(len(people), np.nan)
-    for index, name in enumerate(people.names):
-        labeled = people.labeled[index]
-        for row in rows.get(name, ()):
-            apart = np.abs(known.joints[row] - people.joints[index])[labeled]
-            if np.array_equal(known.labeled[row], labeled) and np.all(apart <= 1.01):
-                sizes[index] = known.lengths[row]
-    return sizes
+# The official file, mpii_human_pose_v1_u12_1.mat, holds one struct RELEASE: annolist (image.name, annorect with one
+# element per person), img_train (1: labels are public) and single_person (indices, from 1, of the people that stand
+# apart from others). MATLAB writes one-element arrays as the element, and missing values as empty arrays of whatever
+# type; here both are read as lists.
 
 
 def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
-    """Read everybody whose labels are public.
+    """Read the people whose labels are public.
 
     People who are not in ``single_person`` are left out where that list is there, and so are people without
     ``objpos``, ``scale`` or any labeled joint. Lengths are 0.6 times the diagonal of the head box.
@@ -245,9 +194,10 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
         raise UserError(f"{path} holds nobody with public labels (img_train = 1, joints in annopoints)")
     names, places, joints, objpos, scales, boxes = zip(*rows, strict=True)
     raw = np.stack(joints)
-    centers, wide = placed(np.stack(objpos), np.array(scales))
-    table = Annotations(list(names), raw - 1, present(raw), centers, wide, box_sizes(np.stack(boxes)), np.array(places))
-    return table, left_out
+    centers, wide = crop_placement(np.stack(objpos), np.array(scales))
+    sizes = head_sizes_of_boxes(np.stack(boxes))
+    people = Annotations(list(names), raw - 1, labeled_joints(raw), centers, wide, sizes, np.array(places))
+    return people, left_out
 
 
 def _release(path: Path) -> Any:
@@ -293,7 +243,7 @@ def _person(person: Any, where: str) -> tuple[np.ndarray, np.ndarray, float, np.
         if joint not in range(JOINTS):
             raise UserError(f"{where}: a point of annopoints has id {joint:g}; 0 to {JOINTS - 1} is accepted")
         joints[int(joint)] = x, y
-    if not present(joints).any():
+    if not labeled_joints(joints).any():
         return "without labeled joints"
     corners = [_number(person, field, where) for field in ("x1", "y1", "x2", "y2")]
     box = np.zeros(4) if None in corners else np.array(corners, dtype=np.float64)
@@ -312,3 +262,69 @@ def _number(struct: Any, field: str, where: str) -> float | None:
     if len(values) != 1 or not np.isfinite(number):
         raise UserError(f"{where}: {field} is {getattr(struct, field)!r}; a finite number is accepted")
     return number
+
+
+# Head sizes.
+
+
+def estimate_head_sizes(joints: npt.NDArray[np.float64], labeled: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Head sizes (N,) from upper neck and head top; NaN where one is missing or both are one point."""
+    span = np.linalg.norm(joints[:, HEAD_TOP] - joints[:, UPPER_NECK], axis=1)
+    known = labeled[:, UPPER_NECK] & labeled[:, HEAD_TOP] & (span > 0)
+    return np.where(known, HEAD_FACTOR * span, np.nan)
+
+
+def head_sizes_of_boxes(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Head sizes (N,) of head boxes (N, 2, 2), two opposite corners; NaN for a box of no size."""
+    size = 0.6 * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
+    return np.where(size > 0, size, np.nan)
+
+
+def read_head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] | None:
+    """Head sizes (N,) from ``detections_our_format.mat``, which lists the validation people in ``valid.h5``'s order.
+
+    Returns:
+        The sizes, NaN for a box of no size; None where the file lists other people or another order.
+
+    Raises:
+        UserError: the file cannot be read or lacks ``headboxes_src`` or ``pos_gt_src``.
+    """
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+    except Exception as error:  # scipy raises many kinds on a damaged file
+        raise UserError(f"{path} cannot be read; it is truncated or not a MATLAB file") from error
+    boxes, truth = (np.asarray(content.get(name)) for name in ("headboxes_src", "pos_gt_src"))
+    count = boxes.shape[-1] if boxes.ndim == 3 else 0
+    if boxes.shape != (2, 2, count) or truth.shape != (JOINTS, 2, count):
+        raise UserError(
+            f"{path}: headboxes_src and pos_gt_src have shapes {boxes.shape} and {truth.shape}; "
+            f"(2, 2, N) and ({JOINTS}, 2, N) are accepted"
+        )
+    if count != len(people):
+        return None
+    # The same people in the same order: most joints of each agree (a few were corrected between the releases).
+    distance = np.abs(truth.transpose(2, 0, 1) - 1 - people.joints).max(axis=2)
+    close = ((distance <= 1.0) & people.labeled).sum(axis=1)
+    if np.any(2 * close < people.labeled.sum(axis=1)):
+        return None
+    return head_sizes_of_boxes(boxes.transpose(2, 0, 1).astype(np.float64))
+
+
+def match_head_sizes(known: Annotations, people: Annotations) -> npt.NDArray[np.float64]:
+    """Head sizes (N,) of ``people`` from the same ones in ``known``; NaN where somebody is not there.
+
+    The same are people of one image with the same joints labeled, none more than a pixel apart.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(known.names):
+        rows.setdefault(name, []).append(row)
+    sizes = np.full(len(people), np.nan)
+    for index, name in enumerate(people.names):
+        labeled = people.labeled[index]
+        for row in rows.get(name, ()):
+            apart = np.abs(known.joints[row] - people.joints[index])[labeled]
+            if np.array_equal(known.labeled[row], labeled) and np.all(apart <= 1.01):
+                sizes[index] = known.lengths[row]
+    return sizes

@@ -1,6 +1,6 @@
-"""The file of packed people: arrays and JPEG pictures behind a header, read by mapping it into memory.
+"""People packed into one file, which is read by mapping it into memory: its format, reader and writer.
 
-All numbers are little-endian. The file is
+The file holds arrays and JPEG pictures behind a header. All numbers are little-endian. It is
 
 - 32 bytes: magic, version, length and CRC-32 of the header, length of the file;
 - the header, JSON: what is in the file, and of each array its type, shape and place;
@@ -16,23 +16,31 @@ import dataclasses
 import json
 import math
 import mmap
+import os
 import shutil
 import struct
+import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, one_line
+from ..io import atomic_write, output_folder
 from ..keypoints import resolve_skeleton
 from ..metrics import resolve_metric
-from .dataset import Image, PeopleSource, Person
+from .cache import crop_region
+from .dataset import SPLITS, Image, PeopleSource, Person
 from .image_io import decode
-from .transforms import transform_points
+from .transforms import MAP_STRIDE, Augmentation, transform_points
 
 MAGIC = b"PRMpeopl"
 VERSION = 1
@@ -42,37 +50,21 @@ _WRITER = "a file written by python -m pyranet_fast.data.pack is accepted"
 
 Array = npt.NDArray[Any]
 
+# The arrays of a split with N people of K joints, named SPLIT/NAME in the file. Names are part of the format.
+ARRAYS = {
+    "joints": np.dtype("float32"),  # (N, K, 2), pixels of the picture
+    "labelled": np.dtype("bool"),  # (N, K)
+    "centre": np.dtype("float32"),  # (N, 2); NaN where the labels could not be read
+    "scale": np.dtype("float64"),  # (N,)
+    "reference_length": np.dtype("float64"),  # (N,)
+    "transform": np.dtype("float64"),  # (N, 2, 3), pixels of the picture to those of the published image
+    "frame": np.dtype("float64"),  # (N, 4), as PeopleSource.frame
+    "offsets": np.dtype("int64"),  # (N + 1,), where pictures begin; one of no bytes is not there
+    "crc32": np.dtype("uint32"),  # (N,), of the picture
+}
 
-def write_file(file: IO[bytes], content: Mapping[str, Any], arrays: Mapping[str, Array], pictures: IO[bytes]) -> int:
-    """Write a packed file.
 
-    Args:
-        file: where to, from its start.
-        content: the header, values of JSON; ``arrays``, ``arrays_crc32``, ``pictures_at`` are added to it.
-        arrays: by name, numbers or truth values.
-        pictures: the encoded pictures, read from its start to its end.
-
-    Returns:
-        The length of the file in bytes.
-    """
-    places, parts, at, crc = {}, [], 0, 0
-    for name, array in arrays.items():
-        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
-        places[name] = {"dtype": array.dtype.newbyteorder("<").str, "shape": list(array.shape), "at": at}
-        data += bytes(-len(data) % _ALIGN)
-        crc = zlib.crc32(data, crc)
-        parts.append(data)
-        at += len(data)
-    header = json.dumps({**content, "arrays": places, "arrays_crc32": crc, "pictures_at": at}, allow_nan=False).encode()
-    start = _PREFIX.size + len(header)
-    gap = bytes(-start % _ALIGN)
-    size = start + len(gap) + at + pictures.seek(0, 2)
-    file.write(_PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header), size))
-    for part in (header, gap, *parts):
-        file.write(part)
-    pictures.seek(0)
-    shutil.copyfileobj(pictures, file, 1 << 20)
-    return size
+# Reading.
 
 
 class PackedFile:
@@ -81,7 +73,7 @@ class PackedFile:
     Attributes:
         path: of the file.
         header: what is in it.
-        crc: CRC-32 of the header, which holds that of the arrays: what the file is known by.
+        crc: CRC-32 of the header, which holds that of the arrays: it identifies the file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -147,25 +139,14 @@ class PackedFile:
         return data
 
 
-# What is kept of a split; N people of K joints. Unlike texts, these are arrays of the file.
-ARRAYS = {
-    "joints": np.dtype("float32"),  # (N, K, 2), pixels of the picture
-    "labelled": np.dtype("bool"),  # (N, K)
-    "centre": np.dtype("float32"),  # (N, 2); NaN where the labels could not be read
-    "scale": np.dtype("float64"),  # (N,)
-    "reference_length": np.dtype("float64"),  # (N,)
-    "transform": np.dtype("float64"),  # (N, 2, 3), pixels of the picture to those of the published image
-    "frame": np.dtype("float64"),  # (N, 4), as PeopleSource.frame
-    "offsets": np.dtype("int64"),  # (N + 1,), where pictures begin; one of no bytes is not there
-    "crc32": np.dtype("uint32"),  # (N,), of the picture
-}
-
-
 class PackedSource(PeopleSource):
     """One split of a packed file. People have the order of the source that was packed.
 
     The file is mapped into memory; a copy in another process, forked or spawned, opens the same file again.
-    ``reach`` and ``detail`` tell what was kept of the images. ``numbers`` are those of ``MPIISource``, or None.
+    ``reach`` and ``detail`` tell what part of the images was packed. ``numbers`` are those of ``MPIISource``, or None.
+
+    Attributes:
+        failures: by index, why a person was packed without a picture.
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
@@ -188,7 +169,7 @@ class PackedSource(PeopleSource):
         self.name = f"{about['name']}, packed"
         self._count = int(about["people"])
         self.reach, self.detail = (math.inf if about[k] is None else float(about[k]) for k in ("reach", "detail"))
-        self._of = {name: self._array(name) for name in ARRAYS}
+        self._arrays = {name: self._array(name) for name in ARRAYS}
         texts = json.loads(self._file.array(f"{self._group}/texts").tobytes())
         self._names: list[str] = texts["names"]
         self._ids: list[int | str] = texts["ids"] or self._names
@@ -206,18 +187,18 @@ class PackedSource(PeopleSource):
 
     @property
     def crc(self) -> int:
-        """Sum that the file is known by."""
+        """Checksum that identifies the file."""
         return self._file.crc
 
     def __len__(self) -> int:
         return self._count
 
     def image(self, index: int) -> Image:
-        start, end = (int(at) for at in self._of["offsets"][index : index + 2])
+        start, end = (int(at) for at in self._arrays["offsets"][index : index + 2])
         if start == end:
             raise self._missing(index)
         try:
-            return decode(self._file.picture(start, end, int(self._of["crc32"][index])))
+            return decode(self._file.picture(start, end, int(self._arrays["crc32"][index])))
         except (cv2.error, ValueError) as error:
             raise UserError(f"packed file {self.path}: picture of {self._names[index]} is damaged: {error}") from error
 
@@ -233,27 +214,27 @@ class PackedSource(PeopleSource):
 
     def available(self) -> list[int]:
         """Return the indices of the people who were packed with a picture."""
-        found: list[int] = np.flatnonzero(np.diff(self._of["offsets"])).tolist()
+        found: list[int] = np.flatnonzero(np.diff(self._arrays["offsets"])).tolist()
         return found
 
     def person(self, index: int) -> Person:
-        if np.isnan(self._of["centre"][index]).any():
+        if np.isnan(self._arrays["centre"][index]).any():
             raise self._missing(index)
         return Person(
-            joints=self._of["joints"][index],
-            labeled=self._of["labelled"][index],
-            center=self._of["centre"][index],
-            scale=float(self._of["scale"][index]),
+            joints=self._arrays["joints"][index],
+            labeled=self._arrays["labelled"][index],
+            center=self._arrays["centre"][index],
+            scale=float(self._arrays["scale"][index]),
         )
 
     def reference_length(self, index: int) -> float:
-        return float(self._of["reference_length"][index])
+        return float(self._arrays["reference_length"][index])
 
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        return transform_points(self._of["transform"][index], points)
+        return transform_points(self._arrays["transform"][index], points)
 
     def frame(self, index: int, image: Image) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = self._of["frame"][index].copy()
+        found: npt.NDArray[np.float64] = self._arrays["frame"][index].copy()
         return found
 
 
@@ -262,3 +243,325 @@ def _reopen(path: Path, split: str, crc: int) -> PackedSource:
     if source.crc != crc:
         raise UserError(f"packed file {path} was replaced while it was in use; start again")
     return source
+
+
+# Writing.
+
+# The 11,000 training people of LSP and LSP-extended then take 60 MB with their labels.
+QUALITY, LIMIT = 75, 5500
+HELD_OUT_QUALITY = 95
+# Half of the widest crop that `evaluate --scales 6` looks at.
+HELD_OUT_REACH = 0.65
+
+_WORST_QUALITY = 5  # no limit forces a lower one
+_FULL_CHROMA = 90  # from this quality on, color is stored at every pixel
+_AT_ONCE = 64  # people in work
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How the pictures of a split are stored.
+
+    Attributes:
+        reach, detail: the region around a person, as for ``crop_region``.
+        quality: of JPEG, 1 to 100.
+        limit: bytes; a longer picture gets the highest lower quality that fits. None: no limit.
+    """
+
+    reach: float
+    detail: float
+    quality: int
+    limit: int | None = None
+
+
+def write_packed(
+    output: str | Path,
+    splits: Mapping[str, PeopleSource],
+    *,
+    input_size: int = 256,
+    reach: float | None = None,
+    quality: int = QUALITY,
+    limit: int | None = LIMIT,
+    held_out_quality: int = HELD_OUT_QUALITY,
+    on_error: Literal["raise", "skip"] = "raise",
+    about: Mapping[str, str] | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Write people into one file, whole or not at all; ``PackedSource`` reads it.
+
+    Images of training people are cropped to what augmentation reaches and averaged down where a crop's side has more
+    than ``input_size`` pixels. The others are cropped to what six-scale testing shows, at up to twice that size.
+
+    Args:
+        output: the file; one that is there is replaced.
+        splits: people by ``"train"``, ``"val"``, ``"test"``. Where val and test are the same, they are written once.
+        input_size: of the network that the pictures are meant for, pixels.
+        reach: half-width of the pictures of training people, in crop sides; None is ``Augmentation().reach``.
+        quality: of the training people's JPEG pictures, 1 to 100.
+        limit: bytes; a training person's picture that would be longer gets the quality that fits. None: no limit.
+        held_out_quality: of the other people's.
+        on_error: ``"skip"`` packs people whose image cannot be read without a picture.
+        about: further texts for the header: ``dataset``, ``command``, ``written_by``.
+        say: called with a line for each person packed without a picture, and for the number of missing images.
+        progress: show a bar.
+
+    Returns:
+        What the header says of each split: ``people``, ``pictures``, ``bytes`` (of the pictures), ``mean_quality``
+        and ``psnr`` (means over the pictures; dB, of JPEG alone), …; of a split with the people of another one
+        ``same_as``.
+
+    Raises:
+        UserError: an image cannot be read, or not one of a split can; ``output`` is a folder or cannot be written.
+        ValueError: an argument is not as described.
+    """
+    reach = Augmentation().reach if reach is None else reach
+    for name, value, low, high in (
+        ("input_size", input_size, MAP_STRIDE, 1 << 14),
+        ("reach", reach, 0.5, 10),
+        ("quality", quality, 1, 100),
+        ("bytes", 1000 if limit is None else limit, 1000, 1 << 24),
+        ("held_out_quality", held_out_quality, 1, 100),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; {low} to {high} is accepted")
+    if not splits or any(split not in SPLITS for split in splits):
+        raise ValueError(f"splits is {list(splits)}; at least one of {', '.join(SPLITS)} is accepted")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+    output = Path(output)
+    if output.is_dir():
+        raise UserError(f"output {output} is a folder; a file to write is accepted")
+    folder = output_folder(output.parent)
+    train = PictureSettings(reach, float(input_size), quality, limit)
+    held_out = PictureSettings(HELD_OUT_REACH, 2.0 * input_size, held_out_quality)
+    contents: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, Array] = {}
+    with tempfile.TemporaryFile(dir=folder) as pictures:
+        for split, source in splits.items():
+            twin = next(
+                (name for name in contents if "train" not in (name, split) and _same(splits[name], source)), None
+            )
+            if twin is not None:
+                contents[split] = {"same_as": twin}
+                continue
+            settings = train if split == "train" else held_out
+            contents[split], found = _write_split(
+                split, source, settings, pictures, skip=on_error == "skip", say=say, progress=progress
+            )
+            arrays |= {f"{split}/{name}": array for name, array in found.items()}
+        header = {**(about or {}), "splits": contents}
+        atomic_write(output, lambda file: _write_file(file, header, arrays, pictures))
+    return contents
+
+
+def _same(a: PeopleSource, b: PeopleSource) -> bool:
+    """Tell whether two splits of one dataset are the same people."""
+    return (
+        a.name == b.name
+        and len(a) == len(b)
+        and all(a.image_name(index) == b.image_name(index) for index in range(len(a)))
+    )
+
+
+@dataclass(frozen=True)
+class _PackedPerson:
+    """A person's row of the arrays, the picture, and what the header's figures are computed from."""
+
+    row: dict[str, Any]
+    picture: bytes = b""
+    failure: str | None = None
+    cut: bool = False
+    reduced: bool = False
+    quality: int = 0
+    psnr: float = math.nan
+
+
+def _write_split(
+    split: str,
+    source: PeopleSource,
+    settings: PictureSettings,
+    pictures: IO[bytes],
+    *,
+    skip: bool,
+    say: Callable[[str], None] | None,
+    progress: bool,
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Append the pictures of a split's people to ``pictures``; see ``write_packed``.
+
+    Returns:
+        What the header says of the split, and its arrays.
+
+    Raises:
+        UserError: an image cannot be read and ``skip`` is false, or not a single one can.
+    """
+    there = set(source.available())
+    if say and len(there) < len(source):
+        say(f"{source.name}: the image of {len(source) - len(there)} of {len(source)} people is not there")
+    offsets, sums, people = [pictures.tell()], [], []
+    bar = tqdm(total=len(source), unit="person", desc=split, disable=not progress or None, dynamic_ncols=True)
+    with bar, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for index, person in enumerate(_in_order(pool, partial(_pack_person, source, settings), len(source))):
+            if person.failure is not None:
+                if not skip:
+                    raise UserError(person.failure)
+                if say and index in there:
+                    say(f"without a picture: {source.image_name(index)}: {person.failure}")
+            pictures.write(person.picture)
+            offsets.append(pictures.tell())
+            sums.append(zlib.crc32(person.picture))
+            people.append(dataclasses.replace(person, picture=b""))
+            bar.update()
+    if all(person.failure is not None for person in people):
+        raise UserError(f"{source.name}: the image of not one of the {len(source)} people can be read")
+    about = _split_header(source, settings, people, offsets[-1] - offsets[0])
+    return about, _split_arrays(source, people, offsets, sums)
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], _PackedPerson], count: int) -> Iterator[_PackedPerson]:
+    """Results of ``work`` for 0 to count - 1, of which only some wait in memory."""
+    for first in range(0, count, _AT_ONCE):
+        yield from pool.map(work, range(first, min(first + _AT_ONCE, count)))
+
+
+def _split_header(
+    source: PeopleSource, settings: PictureSettings, people: list[_PackedPerson], size: int
+) -> dict[str, Any]:
+    readable = [person for person in people if person.failure is None]
+    reach = min(source.reach, settings.reach if any(person.cut for person in readable) else math.inf)
+    detail = min(source.detail, settings.detail if any(person.reduced for person in readable) else math.inf)
+    return {
+        "people": len(source),
+        "pictures": len(readable),
+        "bytes": size,
+        "psnr": round(float(np.mean([person.psnr for person in readable])), 2),
+        "quality": settings.quality,
+        "limit": settings.limit,
+        "mean_quality": round(float(np.mean([person.quality for person in readable])), 1),
+        "reach": reach if math.isfinite(reach) else None,
+        "detail": detail if math.isfinite(detail) else None,
+        "name": source.name,
+        "metric": source.metric.key,
+        "published": bool(source.metric.published),
+        "notes": list(source.notes),
+        "numbers": getattr(source, "numbers", None) is not None,
+        "skeleton": source.skeleton.as_dict(),
+    }
+
+
+def _split_arrays(
+    source: PeopleSource, people: list[_PackedPerson], offsets: list[int], sums: list[int]
+) -> dict[str, Array]:
+    columns = {name: [person.row[name] for person in people] for name in people[0].row}
+    columns |= {"offsets": offsets, "crc32": sums}
+    arrays = {name: np.array(columns[name], kind) for name, kind in ARRAYS.items()}
+    names = [source.image_name(index) for index in range(len(source))]
+    ids = [source.image_id(index) for index in range(len(source))]
+    failures = {index: person.failure for index, person in enumerate(people) if person.failure is not None}
+    texts = {"names": names, "ids": None if ids == names else ids, "failures": failures}
+    arrays["texts"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+    numbers = getattr(source, "numbers", None)
+    if numbers is not None:
+        arrays["numbers"] = np.asarray(numbers, np.int64)
+    return arrays
+
+
+def _pack_person(source: PeopleSource, settings: PictureSettings, index: int) -> _PackedPerson:
+    try:
+        region = crop_region(source, index, settings.reach, settings.detail)
+    except UserError as error:
+        return _PackedPerson(_row_without_picture(source, index), failure=one_line(str(error)))
+    picture, quality = _encode(region.pixels, settings)
+    origin, right, down = source.to_original(index, region.to_image(_CORNERS))
+    transform = np.stack([right - origin, down - origin, origin], axis=1)
+    return _PackedPerson(
+        _labels(region.person, region.reference_length) | {"transform": transform, "frame": region.frame},
+        picture,
+        cut=region.cut,
+        reduced=region.ratio > 1,
+        quality=quality,
+        psnr=_psnr(decode(picture), region.pixels),
+    )
+
+
+def _row_without_picture(source: PeopleSource, index: int) -> dict[str, Any]:
+    """The labels as they are, so far as they are known without the image."""
+    try:
+        labels = _labels(source.person(index), source.reference_length(index))
+    except UserError:
+        count, nowhere = len(source.skeleton), np.full(2, np.nan)
+        labels = _labels(Person(np.zeros((count, 2)), np.zeros(count, bool), nowhere, math.nan), math.nan)  # type: ignore[arg-type]
+    return labels | {"transform": np.eye(2, 3), "frame": np.array([0.0, 0.0, 1.0, 1.0])}
+
+
+def _labels(person: Person, reference_length: float) -> dict[str, Any]:
+    """What the file's arrays hold of a person's labels, by their names there."""
+    return {
+        "joints": person.joints,
+        "labelled": person.labeled,
+        "centre": person.center,
+        "scale": person.scale,
+        "reference_length": reference_length,
+    }
+
+
+def _encode(image: Image, settings: PictureSettings) -> tuple[bytes, int]:
+    """The picture in the given quality, or the best that keeps to the limit; and that quality."""
+    picture = _jpeg(image, settings.quality)
+    if settings.limit is None or len(picture) <= settings.limit or settings.quality <= _WORST_QUALITY:
+        return picture, settings.quality
+    low, high = _WORST_QUALITY, settings.quality  # the best is at least the first, and below the second
+    best = _jpeg(image, low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        picture = _jpeg(image, middle)
+        if len(picture) <= settings.limit:
+            low, best = middle, picture
+        else:
+            high = middle
+    return best, low
+
+
+def _jpeg(image: Image, quality: int) -> bytes:
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    if quality >= _FULL_CHROMA:
+        flags += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+
+
+def _psnr(image: Image, other: Image) -> float:
+    error = float(np.mean(np.square(image.astype(np.float32) - other)))
+    return 10 * math.log10(255**2 / max(error, 1e-4))
+
+
+def _write_file(file: IO[bytes], content: Mapping[str, Any], arrays: Mapping[str, Array], pictures: IO[bytes]) -> int:
+    """Write header, arrays and pictures.
+
+    Args:
+        file: where to, from its start.
+        content: the header, values of JSON; ``arrays``, ``arrays_crc32``, ``pictures_at`` are added to it.
+        arrays: by name, numbers or truth values.
+        pictures: the encoded pictures, read from its start to its end.
+
+    Returns:
+        The length of the file in bytes.
+    """
+    places, parts, at, crc = {}, [], 0, 0
+    for name, array in arrays.items():
+        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        places[name] = {"dtype": array.dtype.newbyteorder("<").str, "shape": list(array.shape), "at": at}
+        data += bytes(-len(data) % _ALIGN)
+        crc = zlib.crc32(data, crc)
+        parts.append(data)
+        at += len(data)
+    header = json.dumps({**content, "arrays": places, "arrays_crc32": crc, "pictures_at": at}, allow_nan=False).encode()
+    start = _PREFIX.size + len(header)
+    gap = bytes(-start % _ALIGN)
+    size = start + len(gap) + at + pictures.seek(0, 2)
+    file.write(_PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header), size))
+    for part in (header, gap, *parts):
+        file.write(part)
+    pictures.seek(0)
+    shutil.copyfileobj(pictures, file, 1 << 20)
+    return size

@@ -1,4 +1,4 @@
-"""Data sets by the names that commands take."""
+"""Datasets by the names that commands take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DataWarning, UserError
 from .coco import open_coco
-from .dataset import LSP_TO_MPII, ConcatSource, MappedSource, PeopleSource
+from .dataset import LSP_TO_MPII, SPLITS, ConcatSource, MappedSource, PeopleSource
 from .lsp import LSPExtendedSource, LSPSource
 from .mpii import MPIISource
 from .packed import PackedSource
@@ -18,10 +18,9 @@ DATASETS = ("demo", "lsp", "lsp+lspet", "mpii", "mpii+lsp")
 COCO = "coco:"
 # People in a file that `python -m pyranet_fast.data.pack` wrote.
 PACKED = "packed:"
-SPLITS = ("train", "val", "test")
 
-# Synthetic people are made from a seed: as many as wished. These are what the demo uses.
-# The demo's network is small and trains for minutes: its people mostly stand or walk and face the camera.
+# The demo's people are synthetic: as many as wished, made from a seed. Its network is small and trains for minutes, so
+# they mostly stand or walk and face the camera.
 _DEMO_VARIETY = 0.1
 _DEMO_COUNT = {"train": 4096, "val": 512, "test": 512}
 
@@ -29,7 +28,7 @@ _DEMO_COUNT = {"train": 4096, "val": 512, "test": 512}
 def open_dataset(
     name: str, root: str | Path | None, split: str, *, count: int | None = None, seed: int = 0
 ) -> PeopleSource:
-    """Open one split of a data set.
+    """Open one split of a dataset; its ``notes`` are given as warnings, each a ``DataWarning``.
 
     Args:
         name: one of these:
@@ -50,8 +49,6 @@ def open_dataset(
         count: for ``"demo"``, the number of people; None is 4096 for training and 512 otherwise.
         seed: for ``"demo"``, the seed; splits of one seed share nobody.
 
-    What ``notes`` of the people say is given as a ``DataWarning``.
-
     Raises:
         UserError: unknown name or split, no root, or anything wrong with the files.
     """
@@ -66,20 +63,19 @@ def open_dataset(
     if root is None:
         folder = "mpii/" if name.startswith("mpii") else "lsp_dataset/"
         raise UserError(f"dataset {name!r} needs a root: the folder that holds {folder}")
-    people = _opened(name, root, split)
+    people = _open_files(name, root, split)
     for note in people.notes:
         warnings.warn(note, DataWarning, stacklevel=1)  # a note on both splits is shown once
     return people
 
 
-def _opened(name: str, root: str | Path, split: str) -> PeopleSource:
+def _open_files(name: str, root: str | Path, split: str) -> PeopleSource:
     if name.startswith(PACKED):
         return PackedSource(name.removeprefix(PACKED), split)
     if name.startswith(COCO):
         return open_coco(name.removeprefix(COCO), root, split)
     if name == "mpii" or (name == "mpii+lsp" and split != "train"):
-        return _mpii(root, split)
-
+        return _open_mpii(root, split)
     if split != "train":
         return LSPSource(root, "1001-")
     if name == "lsp":
@@ -88,13 +84,12 @@ def _opened(name: str, root: str | Path, split: str) -> PeopleSource:
     if name == "lsp+lspet":
         return ConcatSource(leeds)
 
-    people = _mpii(root, split)
+    people = _open_mpii(root, split)
     mapped = [MappedSource(source, people.skeleton, LSP_TO_MPII, people.metric) for source in leeds]
     return ConcatSource([people, *mapped])
 
 
-def _mpii(root: str | Path, split: str) -> PeopleSource:
-
+def _open_mpii(root: str | Path, split: str) -> PeopleSource:
     if split == "test" and not (Path(root) / "mpii" / "test.h5").is_file():
         split = "val"
     return MPIISource(root, split)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..errors import renamed
 from .dataset import PIXELS_PER_SCALE, Image
 
 # Mean of the training images (RGB, 0..1), subtracted from every input; there is no division.
@@ -26,7 +27,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AugmentationSample:
-    """One draw of the augmentation, ready to apply."""
+    """One random change, drawn from an ``Augmentation``; the default changes nothing."""
 
     scale: float = 1.0
     rotation: float = 0.0
@@ -34,6 +35,7 @@ class AugmentationSample:
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
+@renamed(colour="color")
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of a training crop, with the distributions of the authors' released code.
@@ -41,7 +43,7 @@ class Augmentation:
     Attributes:
         scale: s; the crop side is multiplied by 1 + s * N(0, 1), clamped to 1 - s .. 1 + s.
         rotation: r degrees; the angle is r * N(0, 1), clamped to -2r .. 2r.
-        rotation_probability: how often the picture is rotated at all.
+        rotation_probability: of any rotation at all.
         flip: probability of mirroring.
         color: c; each channel is multiplied by its own U(1 - c, 1 + c).
     """
@@ -53,7 +55,7 @@ class Augmentation:
     color: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse settings that have no meaning."""
+        """Check that every setting lies within its limits."""
         limits = {
             "scale": (self.scale, 0.9),
             "rotation": (self.rotation, 90.0),
@@ -73,7 +75,7 @@ class Augmentation:
         return 0.5 * (1 + self.scale) * turn
 
     def draw(self, rng: np.random.Generator) -> AugmentationSample:
-        """Draw one set of changes; always the same amount of randomness, whatever the settings."""
+        """Draw a sample; it takes the same number of values from ``rng`` whatever the settings are."""
         normals = rng.standard_normal(2)
         uniforms = rng.random(5)
         scale = 1 + self.scale * float(np.clip(normals[0], -1, 1))
@@ -87,6 +89,7 @@ class Augmentation:
         )
 
 
+@renamed(centre="center")
 def crop_matrix(center: npt.ArrayLike, scale: float, rotation: float, input_size: int, flip: bool = False) -> Matrix:
     """Return the (2, 3) float64 affine map from image pixels to input pixels.
 
@@ -158,8 +161,8 @@ def crop(
         border: color outside the image, 0..255; None is the data mean.
 
     Returns:
-        (input_size, input_size, 3) uint8. Where the crop shrinks the image more than twice, the part
-        that is seen is first averaged down by a whole factor: bilinear taps alone would skip pixels.
+        (input_size, input_size, 3) uint8. Where the crop shrinks the image more than twice, its visible part is
+        first averaged down by a whole factor: bilinear taps alone would skip pixels.
     """
     color = tuple(255 * m for m in MEAN) if border is None else border
     shrink = 1 / math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
@@ -208,6 +211,6 @@ def normalize(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
             f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of shape {tuple(images.shape)}"
         )
     scaled = images.float().mul_(1 / 255)
-    for channel, mean in enumerate(MEAN):  # numbers: a tensor of them would have to be sent, and no CUDA graph can wait
+    for channel, mean in enumerate(MEAN):  # numbers: copying a tensor of them to the GPU would break a CUDA graph
         scaled[:, channel] -= mean
     return scaled.to(dtype)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import renamed
 from ..metrics import PCKH, BoolArray, Float64Array, Metric, area, mean_of, percent_right, resolve_metric, steps
 
 
@@ -43,13 +43,13 @@ class Curve:
         }
 
 
+@renamed(convention="metric")
 def pck_curve(
     errors: npt.ArrayLike,
     seen: npt.ArrayLike | None = None,
     thresholds: npt.ArrayLike | None = None,
     *,
     metric: Metric | str = PCKH,
-    convention: Metric | str | None = None,
 ) -> Curve:
     """The curve of a metric over many thresholds at once.
 
@@ -59,14 +59,10 @@ def pck_curve(
         seen: (N, K), true where a joint counts; None means wherever its error is not NaN.
         thresholds: (T,) ascending, at least 0; None is 0 to the usual one (0.5 for PCKh, 0.2 for PCK) by 0.01.
         metric: ``"pckh"``, ``"pck"`` or a ``Metric``: columns, mean and comparison.
-        convention: the former name of ``metric``.
 
     Raises:
         ValueError: shapes, thresholds or a name that are not accepted, or NaN where ``seen`` is true.
     """
-    if convention is not None:
-        warnings.warn("convention is called metric now", DeprecationWarning, stacklevel=2)
-        metric = convention
     how = resolve_metric(metric)
     values = np.asarray(errors, dtype=np.float64)
     joints = len(how.skeleton)

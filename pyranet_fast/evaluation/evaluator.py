@@ -30,7 +30,7 @@ _ARRAYS = ("predictions", "done", "readable", "frames")
 
 
 class EvaluationState:
-    """Predictions so far, (N, K, 3) float32 with NaN where there is none, kept in a file.
+    """Predictions so far, (N, K, 3) float32 with NaN where there is none, in a file to resume an interrupted run from.
 
     Attributes:
         predictions: x and y in image pixels, score.
@@ -44,32 +44,32 @@ class EvaluationState:
         people: int,
         joints: int,
         path: Path | None = None,
-        what: dict[str, Any] | None = None,
+        identity: dict[str, Any] | None = None,
         *,
-        go_on: bool = True,
+        resume: bool = True,
     ) -> None:
-        """Start, or go on with the file ``path`` if it is of the same evaluation.
+        """Start, or resume from the file ``path`` if it is of the same evaluation.
 
         Args:
             people: N.
             joints: K.
             path: where the state is kept; None keeps none.
-            what: says which evaluation this is; a file that says something else is not used.
-            go_on: false starts anew in any case.
+            identity: says which evaluation this is; a file that says something else is not used.
+            resume: false starts anew in any case.
         """
-        self.path, self._what = path, json.dumps(what or {}, sort_keys=True)
+        self.path, self._identity = path, json.dumps(identity or {}, sort_keys=True)
         self.predictions = np.full((people, joints, 3), np.nan, np.float32)
         self.done = np.zeros(people, bool)
         self.readable = np.zeros(people, bool)
         self.frames = np.zeros((people, 4))
         self._saved = time.monotonic()
-        if go_on and path is not None and path.is_file():
+        if resume and path is not None and path.is_file():
             self._load(path)
 
     def _load(self, path: Path) -> None:
         try:
             with np.load(path, allow_pickle=False) as file:
-                same = str(file["what"]) == self._what and file["predictions"].shape == self.predictions.shape
+                same = str(file["what"]) == self._identity and file["predictions"].shape == self.predictions.shape
                 if same:
                     self.predictions, self.done, self.readable, self.frames = (np.array(file[name]) for name in _ARRAYS)
         except Exception as error:  # NumPy raises many kinds on a damaged file
@@ -98,7 +98,7 @@ class EvaluationState:
         """Write the state, whole or not at all."""
         if self.path is not None and self.done.any():
             state: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
-            atomic_write(self.path, lambda file: np.savez(file, what=self._what, **state))
+            atomic_write(self.path, lambda file: np.savez(file, what=self._identity, **state))
         self._saved = time.monotonic()
 
     def finish(self) -> None:
@@ -124,7 +124,7 @@ def evaluate_pose(
     workers: int = 0,
     on_error: Literal["raise", "skip"] = "raise",
     progress: bool = False,
-    partial: EvaluationState | None = None,
+    state: EvaluationState | None = None,
 ) -> tuple[Score, NDArray[np.float32]]:
     """Predict every person and score the predictions with the data set's own metric.
 
@@ -139,7 +139,7 @@ def evaluate_pose(
             a person are in one batch.
         workers: loader processes; 0 is one thread beside the network.
         on_error: ``"skip"`` leaves people with an unreadable image out of the score, counted in its settings.
-        partial: predictions so far; those people are not predicted again.
+        state: predictions so far; those people are not predicted again.
 
     Returns:
         The score, and predictions (N, K, 3): x, y in pixels of ``people.image(i)``, score; NaN where that was
@@ -149,7 +149,7 @@ def evaluate_pose(
         UserError: an image cannot be read, or not a single one can, or the images are kept in part and show less than
             the widest crop needs.
     """
-    state = EvaluationState(len(people), len(people.skeleton)) if partial is None else partial
+    state = EvaluationState(len(people), len(people.skeleton)) if state is None else state
     todo = state.remaining()
     data = ScaledCrops(people, input_size, scales, on_error=on_error, start=todo.tolist())
     loader = DataLoader(data, max(1, batch_size // len(scales)), num_workers=workers, worker_init_fn=worker_init)

@@ -6,12 +6,13 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ..data.dataset import PIXELS_PER_SCALE, PeopleSource, Person
+from ..data.dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
 from ..data.image_io import write_image
 from ..errors import UserError
 from ..io import atomic_write
@@ -19,13 +20,12 @@ from ..keypoints import Skeleton
 from ..metrics import BoolArray, Float64Array, relative_errors
 from ..visualization import COLORS, draw_pose
 
-Image = npt.NDArray[np.uint8]
-
 _SIDE = 448  # pixels of a picture
 _PICTURES = "worst"
 _TRUTH = (255, 255, 255)
 _DARK = (16, 16, 20)
 _MISS = (255, 60, 200)
+_TEMPLATE = Path(__file__).with_name("worst_page.html")
 _SHIFT = 4  # OpenCV's drawing functions take coordinates in 1/16 pixels
 
 
@@ -202,24 +202,6 @@ def _fixed(point: Float64Array) -> tuple[int, int]:
     return int(x), int(y)
 
 
-_STYLE = """
-body { margin: 1.5rem; background: #fff; color: #1c1c20; font: 15px/1.45 system-ui, sans-serif }
-h1 { font-size: 1.3rem; margin: 0 0 .3rem }
-p { margin: .2rem 0; max-width: 60rem }
-ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 1rem }
-ol { padding: 0; list-style: none }
-li { border: 1px solid #d5d5da; border-radius: 4px; overflow: hidden }
-img { display: block; width: 100%; height: auto; background: #101014 }
-div { padding: .5rem .7rem; overflow-wrap: anywhere }
-.swatch { display: inline-block; width: 1.6em; height: .28em; vertical-align: middle; margin: 0 .2em 0 .5em }
-.truth { background: #fff; border: 1px solid #101014 }
-@media (prefers-color-scheme: dark) {
-  body { background: #17171a; color: #e6e6e6 }
-  li { border-color: #3a3a40 }
-}
-"""
-
-
 def _page(people: PeopleSource, shown: Sequence[Worst], errors: Float64Array) -> str:
     unit = people.metric.units
     scored = int((~np.isnan(errors)).any(axis=1).sum())
@@ -234,24 +216,9 @@ def _page(people: PeopleSource, shown: Sequence[Worst], errors: Float64Array) ->
     )
     items = "\n".join(_item(rank, entry, unit) for rank, entry in enumerate(shown, 1))
     nobody = "" if shown else "<p>Nobody was scored.</p>"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-<p>{html.escape(head)}</p>
-<p>{legend}<span class="swatch truth"></span>truth (thin)</p>
-{nobody}<ol>
-{items}
-</ol>
-</body>
-</html>
-"""
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(title), summary=html.escape(head), legend=legend, nobody=nobody, items=items
+    )
 
 
 def _item(rank: int, entry: Worst, unit: str) -> str:

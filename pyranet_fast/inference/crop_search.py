@@ -19,25 +19,25 @@ BOX_MARGIN = 1.25
 IMAGE_MARGIN = 1.05
 # Extent of a person's joints over the side of the crop, on average over LSP. A box around joints is widened
 # to this share, as hands, feet and hair lie outside them.
-JOINTS_SHARE = 0.756
+JOINTS_EXTENT = 0.756
 # A pose with more than half of its joints below this score says nothing about where the person is.
-SURE = 0.2
-# Other framings are tried where a smaller share of right joints than this is to be expected, or, where the weights do
+CONFIDENT_SCORE = 0.2
+# Other regions are tried where a smaller share of right joints than this is to be expected, or, where the weights do
 # not know what to expect, below this mean score. Tuned, with the lists below, on LSP 1001-1500 as it is, shrunk into
 # larger pictures, turned and cut off: what is right in the whole image mostly lies above.
-EXPECTED, CERTAIN = 0.72, 0.45
+MIN_EXPECTED_ACCURACY, MIN_MEAN_SCORE = 0.72, 0.45
 # The whole image from further away, for people who are cut off ...
-WIDER = (1.5, 2.2)
+WIDER_MARGINS = (1.5, 2.2)
 # ... turned, for people who are upside down or lie ...
-TURNED = (180.0, 90.0, -90.0)
+ROTATIONS = (180.0, 90.0, -90.0)
 # ... and windows of these shares of its longer side, this many along it, for people who are small.
-WINDOWS = ((0.6, 3), (0.4, 4))
+WINDOW_SHARES = ((0.6, 3), (0.4, 4))
 # As many of them are looked at again, at most so many times.
 CANDIDATES, CLOSER_LOOKS = 3, 2
 
 
 @dataclass(frozen=True)
-class Framing:
+class CropRegion:
     """A square of an image.
 
     Attributes:
@@ -58,47 +58,47 @@ class Framing:
         return crop_matrix(center, self.margin * max(width, height) / PIXELS_PER_SCALE, self.rotation, input_size)
 
 
-def whole(shape: Sequence[int], margin: float = IMAGE_MARGIN, rotation: float = 0.0) -> Framing:
+def whole_image(shape: Sequence[int], margin: float = IMAGE_MARGIN, rotation: float = 0.0) -> CropRegion:
     """All of an image of this (height, width, …)."""
-    return Framing((0.0, 0.0, float(shape[1]), float(shape[0])), margin, rotation)
+    return CropRegion((0.0, 0.0, float(shape[1]), float(shape[0])), margin, rotation)
 
 
-def closer(pose: Pose) -> Framing | None:
-    """The framing of the person whose joints were found, or None where too few of them are sure.
+def refined_region(pose: Pose) -> CropRegion | None:
+    """The region of the person whose joints were found, or None where too few of them are confident.
 
-    At least half of the joints must score ``SURE``. The box then holds all joints: a wrong one makes the crop
-    too large, which costs some resolution, whereas leaving out an unsure ankle would cut it off. Its size is
-    the one at which the crop shows the person as large as training did.
+    At least half of the joints must score ``CONFIDENT_SCORE``. The box then holds all joints: a wrong one makes the
+    crop too large, which costs some resolution, whereas leaving out an ankle of low confidence would cut it off. Its
+    size is the one at which the crop shows the person as large as training did.
     """
-    if np.mean(pose.scores >= SURE) < 0.5:
+    if np.mean(pose.scores >= CONFIDENT_SCORE) < 0.5:
         return None
     low, high = (edge.astype(np.float64) for edge in (pose.joints.min(axis=0), pose.joints.max(axis=0)))
     extent = float((high - low).max())
     if extent < 2.0:  # all on one spot: no size to go by
         return None
-    pad = extent * (1 / (JOINTS_SHARE * BOX_MARGIN) - 1) / 2
+    pad = extent * (1 / (JOINTS_EXTENT * BOX_MARGIN) - 1) / 2
     x, y = low - pad + 0.5
     width, height = high - low + 2 * pad
-    return Framing((float(x), float(y), float(width), float(height)), BOX_MARGIN, pose.rotation)
+    return CropRegion((float(x), float(y), float(width), float(height)), BOX_MARGIN, pose.rotation)
 
 
-def unsure(pose: Pose) -> bool:
+def needs_search(pose: Pose) -> bool:
     """Whether to look for a person elsewhere in an image too."""
     if pose.chances is not None:
-        return bool(pose.chances.mean() < EXPECTED)
-    return pose.mean_score < CERTAIN
+        return bool(pose.chances.mean() < MIN_EXPECTED_ACCURACY)
+    return pose.mean_score < MIN_MEAN_SCORE
 
 
-def others(shape: Sequence[int]) -> list[Framing]:
+def candidate_regions(shape: Sequence[int]) -> list[CropRegion]:
     """Where a person may be who was not found in the whole image: further away, turned, or small somewhere in it."""
-    framings = [whole(shape, margin) for margin in WIDER]
-    framings += [whole(shape, rotation=rotation) for rotation in TURNED]
+    regions = [whole_image(shape, margin) for margin in WIDER_MARGINS]
+    regions += [whole_image(shape, rotation=rotation) for rotation in ROTATIONS]
     rows, columns = shape[:2]
-    for share, count in WINDOWS:
+    for share, count in WINDOW_SHARES:
         side = share * max(rows, columns)
         for x in _starts(columns, side, count):
-            framings += [Framing((x, y, side, side), IMAGE_MARGIN) for y in _starts(rows, side, count)]
-    return framings
+            regions += [CropRegion((x, y, side, side), IMAGE_MARGIN) for y in _starts(rows, side, count)]
+    return regions
 
 
 def _starts(length: int, side: float, count: int) -> list[float]:
@@ -106,20 +106,20 @@ def _starts(length: int, side: float, count: int) -> list[float]:
     return [float(v) for v in np.linspace(0.0, length - side, count)] if length > side else [(length - side) / 2]
 
 
-def search(first: Pose, shape: Sequence[int], look: Callable[[list[Framing], bool], list[Pose]]) -> Pose:
-    """The surest pose of an image: ``first``, or what the best of the `others` lead to.
+def search_regions(first: Pose, shape: Sequence[int], look: Callable[[list[CropRegion], bool], list[Pose]]) -> Pose:
+    """The most confident pose of an image: ``first``, or what the best of the `candidate_regions` lead to.
 
     Args:
         first: of the whole image.
         shape: of the image, (height, width, …).
-        look: poses of framings; its second argument is whether to take more care (to average with mirrored crops).
+        look: poses of regions; its second argument is whether to take more care (to average with mirrored crops).
     """
-    framings = others(shape)
-    seen = look(framings, False)
+    regions = candidate_regions(shape)
+    seen = look(regions, False)
     order = sorted(range(len(seen)), key=lambda i: -seen[i].mean_score)[:CANDIDATES]
-    best = look([framings[i] for i in order], True)
+    best = look([regions[i] for i in order], True)
     for _ in range(CLOSER_LOOKS):
-        again = {i: framing for i, pose in enumerate(best) if (framing := closer(pose)) is not None}
+        again = {i: region for i, pose in enumerate(best) if (region := refined_region(pose)) is not None}
         poses = look(list(again.values()), True) if again else []
         surer = {i: p for i, p in zip(again, poses, strict=True) if p.mean_score > best[i].mean_score}
         if not surer:

@@ -21,7 +21,7 @@ from ..models import PyraNet, optimize_for_inference
 PRECISIONS = ("fp32", "bf16")
 
 
-def ready(model: nn.Module, device: torch.device, precision: str) -> tuple[nn.Module, str]:
+def prepare_model(model: nn.Module, device: torch.device, precision: str) -> tuple[nn.Module, str]:
     """A network where predictions are made, in its fastest form, and the ``precision`` to give to `score_maps`.
 
     On the CPU that is `models.optimize_for_inference`'s, which has the precision in itself.

@@ -17,8 +17,8 @@ from ..errors import UserError
 from ..keypoints import resolve_skeleton
 from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 from .calibration import Calibration
-from .crop_search import BOX_MARGIN, Framing, checked_box, closer, search, unsure, whole
-from .heatmaps import PRECISIONS, decode, ready, score_maps
+from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
+from .heatmaps import PRECISIONS, decode, prepare_model, score_maps
 from .result import Pose
 
 
@@ -35,8 +35,8 @@ class Predictor:
             ``Checkpoint``; None takes the first network that is shipped.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; None takes a GPU where there is one.
         flip: average with the mirrored picture: better, at twice the work.
-        search: where an image has no box and what is found is unsure, try about thirty other framings (wider, turned,
-            closer) before the surest is chosen: for people who are small, cut off or upside down.
+        search: where an image has no box and the pose is not confident, try about thirty other crops (wider, turned,
+            closer) before the most confident is chosen: for people who are small, cut off or upside down.
         precision: ``"fp32"`` (also None), or ``"bf16"``, faster where the hardware has it.
 
     Raises:
@@ -87,7 +87,7 @@ class Predictor:
         self.flip = flip
         self.search = search
         self.precision = precision or "fp32"
-        self.model, self._autocast = ready(model, self.device, self.precision)
+        self.model, self._autocast = prepare_model(model, self.device, self.precision)
 
     def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:
         """Predict the pose of one person.
@@ -149,34 +149,36 @@ class Predictor:
         return poses
 
     def _batch(self, images: list[Image], boxes: list[Sequence[float] | None], batch_size: int) -> list[Pose]:
-        framings = [
-            whole(image.shape) if box is None else Framing(checked_box(box, image.shape), BOX_MARGIN)
+        regions = [
+            whole_image(image.shape) if box is None else CropRegion(checked_box(box, image.shape), BOX_MARGIN)
             for image, box in zip(images, boxes, strict=True)
         ]
-        poses = self._look(images, framings)
+        poses = self._predict_regions(images, regions)
         free = [i for i, box in enumerate(boxes) if box is None]
-        again = {i: framing for i in free if (framing := closer(poses[i])) is not None}
-        for i, pose in zip(again, self._look([images[i] for i in again], list(again.values())), strict=True):
+        again = {i: region for i in free if (region := refined_region(poses[i])) is not None}
+        for i, pose in zip(again, self._predict_regions([images[i] for i in again], list(again.values())), strict=True):
             if pose.mean_score >= poses[i].mean_score:
                 poses[i] = pose
         for i in free if self.search else ():
-            if unsure(poses[i]):
+            if needs_search(poses[i]):
                 poses[i] = self._search(images[i], poses[i], batch_size)
         return poses
 
     def _search(self, image: Image, first: Pose, batch_size: int) -> Pose:
-        def look(framings: list[Framing], careful: bool) -> list[Pose]:
-            starts = range(0, len(framings), batch_size)
-            parts = [framings[start : start + batch_size] for start in starts]
-            return [p for part in parts for p in self._look([image] * len(part), part, self.flip and careful)]
+        def look(regions: list[CropRegion], careful: bool) -> list[Pose]:
+            starts = range(0, len(regions), batch_size)
+            parts = [regions[start : start + batch_size] for start in starts]
+            return [
+                p for part in parts for p in self._predict_regions([image] * len(part), part, self.flip and careful)
+            ]
 
-        return search(first, image.shape, look)
+        return search_regions(first, image.shape, look)
 
-    def _look(self, images: list[Image], framings: list[Framing], flip: bool | None = None) -> list[Pose]:
-        """A pose for each of as many images and framings; ``flip`` instead of the predictor's own."""
+    def _predict_regions(self, images: list[Image], regions: list[CropRegion], flip: bool | None = None) -> list[Pose]:
+        """A pose for each of as many images and regions; ``flip`` instead of the predictor's own."""
         if not images:
             return []
-        matrices = [framing.matrix(self.input_size) for framing in framings]
+        matrices = [region.matrix(self.input_size) for region in regions]
         crops = [
             crop(image, matrix, self.input_size).transpose(2, 0, 1)
             for image, matrix in zip(images, matrices, strict=True)
@@ -200,9 +202,9 @@ class Predictor:
         skeleton = self.skeleton.as_value()
         chances = [None] * len(images) if self.calibration is None else list(self.calibration.chance(scores))
         return [
-            Pose(joints[i], scores[i], heatmaps[i], skeleton, framing.box, inverses[i] @ to_input, chances[i],
-                 framing.rotation)
-            for i, framing in enumerate(framings)
+            Pose(joints[i], scores[i], heatmaps[i], skeleton, region.box, inverses[i] @ to_input, chances[i],
+                 region.rotation)
+            for i, region in enumerate(regions)
         ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import warn_renamed
 from ..nn.checkpointing import Recomputing
 from ..nn.layers import BatchNormReLU
 from ..nn.pyramid import PyramidBranch
@@ -61,6 +62,11 @@ class Classifier(nn.Module):
             h, w = image.shape[2], image.shape[3]
             raise ValueError(f"image is {h}x{w} (height x width); {self.name} accepts {self.smallest} or more of each")
         return self.linear(F.adaptive_avg_pool2d(self.features(image), 1).flatten(1))
+
+    def initialise(self) -> None:
+        """Former name of `initialize`."""
+        warn_renamed("Classifier.initialise", "Classifier.initialize")
+        self.initialize()
 
     def initialize(self) -> None:
         """He et al.'s rule with the fan-out, as both papers' code: Var[w] = 2 / (k² out); linear bias 0."""

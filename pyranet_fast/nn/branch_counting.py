@@ -162,6 +162,16 @@ class GraphCounter:
         self.read: list[Tensor] = []  # what layers and the loss read
         self.order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.storage: dict[fx.Node, fx.Node] = {}  # a view: the value that it is a view of
+        self.rules: dict[str, Callable[[fx.Node], Any]] = {
+            **dict.fromkeys(_MOVES, self._move),
+            **dict.fromkeys(_MEANS, self._mean),
+            **dict.fromkeys(_SUMS, self._addition),
+            "aten.cat": self._cat,
+            "aten.copy": self._copy,
+            "getitem": self._item,
+            "pyranet_fast.upsample_sum": self._upsample_sum,
+            "pyranet_fast_triton.upsample_sum": self._upsample_sum,
+        }
 
     def run(self) -> list[CallSite]:
         for node in self.graph.nodes:
@@ -196,42 +206,49 @@ class GraphCounter:
             self.counts[node] = result
 
     def _count(self, node: fx.Node, name: str, active: list[fx.Node]) -> Any:
-        shape = node.meta["val"].shape if isinstance(node.meta["val"], Tensor) else None
-        first = self.counts[active[0]]
-        if name == "getitem":
-            return first[node.args[1]]
-        if name in _SUMS:
-            return self._sum([self._term(n) for n in node.args[:2] if n in self.counts])  # type: ignore[arg-type]
-        if name == "aten.cat":
-            return self._cat(node)
-        if name in _MOVES:
-            return self._move(node)
-        if name in ("pyranet_fast.upsample_sum", "pyranet_fast_triton.upsample_sum"):
-            maps, base = node.args[0], node.args[3]
-            flat = [self._positions(n, 2) for n in maps if n in self.counts]  # type: ignore[union-attr,arg-type]
-            return self._sum(flat + ([self._term(base)] if base in self.counts else []))  # type: ignore[arg-type]
-        if name == "aten.copy":
-            raise self._error(node, "copies into a part of another value")
+        """The count of an operation's result, by the rules of the module's docstring."""
+        rule = self.rules.get(name)
+        if rule is not None:
+            return rule(node)
         if len(active) > 1:
             raise self._error(node, f"multiplies or mixes {len(active)} activations")
+        return self._count_of_one(node, name, active[0])
+
+    def _count_of_one(self, node: fx.Node, name: str, source: fx.Node) -> Any:
+        """The count of a result that is made of one activation: it passes through where the shape says how."""
         if name.endswith("fractional_max_pool_pyramid"):
             levels = len(node.meta["val"][0])
-            return ([self._positions(active[0], 2) for _ in range(levels)], None)
-        if name in _MEANS:
-            return self._mean(node, active[0])
+            return ([self._positions(source, 2) for _ in range(levels)], None)
         if "pad" in name:
-            return self._pad(node, active[0])
+            return self._pad(node, source)
+        shape = node.meta["val"].shape if isinstance(node.meta["val"], Tensor) else None
         spatial = next((d for d in (1, 2, 3) if f"{d}d" in name), None)
         if spatial and ("pool" in name or "upsample" in name):
-            pooled = self._positions(active[0], spatial)
+            pooled = self._positions(source, spatial)
             return pooled if shape is not None else (pooled, None)
-        if shape is not None and tuple(shape) == tuple(active[0].meta["val"].shape):
-            return first.clone()
-        if shape is not None and name in ("aten.expand", "aten.expand_as"):
-            return first[(None,) * (len(shape) - first.dim())]
-        if name.startswith(("aten._native_batch_norm", "aten.native_")) and shape is None:
-            return (first.clone(), None, None)
+        count = self.counts[source]
+        if shape is None:
+            if name.startswith(("aten._native_batch_norm", "aten.native_")):
+                return (count.clone(), None, None)
+        elif tuple(shape) == tuple(source.meta["val"].shape):
+            return count.clone()
+        elif name in ("aten.expand", "aten.expand_as"):
+            return count[(None,) * (len(shape) - count.dim())]
         raise self._error(node, "changes the shape of an activation in a way that is not known here")
+
+    def _addition(self, node: fx.Node) -> Tensor:
+        return self._sum([self._term(n) for n in node.args[:2] if n in self.counts])  # type: ignore[arg-type]
+
+    def _upsample_sum(self, node: fx.Node) -> Tensor:
+        maps, base = node.args[0], node.args[3]
+        terms = [self._positions(n, 2) for n in maps if n in self.counts]  # type: ignore[union-attr,arg-type]
+        return self._sum(terms + ([self._term(base)] if base in self.counts else []))  # type: ignore[arg-type]
+
+    def _item(self, node: fx.Node) -> Any:
+        return self.counts[node.args[0]][node.args[1]]  # type: ignore[index]
+
+    def _copy(self, node: fx.Node) -> Any:
+        raise self._error(node, "copies into a part of another value")
 
     def _layer(self, node: fx.Node, name: str) -> Tensor:
         weight = _parameter(node.args[1])
@@ -321,8 +338,8 @@ class GraphCounter:
         count = self.counts[node]
         return Mean.apply(count, tuple(range(count.dim() - spatial, count.dim())))
 
-    def _mean(self, node: fx.Node, source: fx.Node) -> Tensor:
-        count, arguments = self.counts[source], _named(node)
+    def _mean(self, node: fx.Node) -> Tensor:
+        count, arguments = self.counts[node.args[0]], _named(node)  # type: ignore[index]
         dims = arguments.get("dim") or list(range(count.dim()))
         dims = tuple(d % count.dim() for d in (dims if isinstance(dims, list | tuple) else [dims]))
         result = Mean.apply(count, dims)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import dispatch
+
 T = TypeVar("T")
 
 
@@ -33,10 +35,19 @@ class Recomputing(nn.Module):
         if torch.compiler.is_compiling():  # a compiler splits off the updates of buffers: it repeats values only
             return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
+        chosen = dispatch.chosen()
+
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), statistics_left_alone(self)
+            return nullcontext(), _second_run(self, chosen)
 
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+@contextmanager
+def _second_run(module: nn.Module, chosen: str | None) -> Iterator[None]:
+    """On the first run's backend: the backward of a GPU has a thread, and so a choice, of its own."""
+    with dispatch.backend(chosen), statistics_left_alone(module):
+        yield
 
 
 @contextmanager
@@ -60,8 +71,7 @@ def checkpoint_activations_(model: nn.Module, enabled: bool = True) -> int:
     """Have the blocks of a network make their activations again in the backward: memory for one more forward pass.
 
     Blocks are the residual units, and in `models.PyraNet` the head of each hourglass. Gradients and running statistics
-    are the same bits as without. The backward has to run under the `ops.backend` of the forward. Evaluation and
-    ``torch.no_grad`` are as before.
+    are the same bits as without, and on the forward's backend. Evaluation and ``torch.no_grad`` are as before.
 
     Args:
         model: a network of this package, or any that has its units in it; it is changed.

@@ -6,7 +6,7 @@ Each function changes a model in place and returns it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
@@ -28,23 +28,33 @@ __all__ = [
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
+LAYERS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    nn.Linear,
+)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+SKIPS = ("branch", "sum")
 
 
 def _apply(model: Model, fill: Callable[[Tensor], object]) -> Model:
     """``fill`` the weights of convolutions and linear layers; biases 0; norms 1 and 0."""
     for module in model.modules():
-        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+        if isinstance(module, LAYERS):
             fill(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, _NORMS):
-            if module.weight is not None:
-                nn.init.ones_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        _reset_norms_(model)
     return model
+
+
+def _reset_norms_(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            if module.weight is not None:
+                module.weight.fill_(1.0)
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()
 
 
 def xavier_(model: Model) -> Model:
@@ -60,17 +70,6 @@ def kaiming_(model: Model) -> Model:
 def torch_(model: Model) -> Model:
     """What PyTorch's layers start with: nothing is changed."""
     return model
-
-
-"""The initializations by the names that commands accept, of a model and an example of its input."""
-
-
-LAYERS = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    nn.Linear,
-)
-SKIPS = ("branch", "sum")
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,8 @@ def multi_branch_(
     """The paper's rule, Var[w] = 1 / (alpha^2 (C_i n_i + C_o n_o)) (15), normal; biases 0, norms 1 and 0.
 
     C_i, the number of branches summed into a layer's input, and C_o, the number that its output goes to, are found
-    by tracing the model; `pyranet_fast.nn.branches` says what every operation means for them. n_i = k^2 inputs and
-    n_o = k^2 outputs, both over the groups of a grouped convolution.
+    by tracing the model; `pyranet_fast.nn.branch_counting` says what every operation means for them. n_i = k^2 inputs
+    and n_o = k^2 outputs, both over the groups of a grouped convolution.
 
     A weight with several uses (variant B*'s 3x3, one for all levels) takes the largest C_i and the largest C_o of its
     uses: every use is a layer of its own to the responses that pass through it, so counts of different uses are not
@@ -206,35 +205,37 @@ def multi_branch_(
         raise ValueError(f"alpha is {alpha}; a number above 0 is accepted: 0.5 for ReLU, 1 for tanh and sigmoid")
     if skips not in SKIPS:
         raise ValueError(f"skips is {skips!r}; 'branch' and 'sum' are accepted")
-    parameters = {name: p for name, p in model.named_parameters(remove_duplicate=False)}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     sites: dict[int, list[CallSite]] = {}
-    biases: list[Tensor] = []
     for site in count_branches(model, example_input, skips=skips):
         sites.setdefault(id(parameters[site.weight]), []).append(site)
-        if site.bias is not None:
-            biases.append(parameters[site.bias])
-    rows: list[tuple[Tensor, LayerVariance]] = []
-    for found in sites.values():
-        name = found[0].weight
-        rows.append((parameters[name], _row(name.removesuffix(".weight"), found, parameters[name], alpha)))
-    for name, module in model.named_modules():
-        if isinstance(module, LAYERS):
-            if module.bias is not None:
-                biases.append(module.bias)
-            if id(module.weight) not in sites:
-                rows.append((module.weight, _unreached(name, module, alpha)))
+    rows = _rows(model, parameters, sites, alpha)
+    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
+    biases: list[Tensor] = [
+        parameters[site.bias] for found in sites.values() for site in found if site.bias is not None
+    ]
+    biases += [module.bias for module in layers if module.bias is not None]
     with torch.no_grad():
         for weight, row in rows:
             weight.normal_(0.0, math.sqrt(row.variance))
         for bias in biases:
             bias.zero_()
-        for module in model.modules():
-            if isinstance(module, NORMS):
-                if module.weight is not None:
-                    module.weight.fill_(1.0)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
+        _reset_norms_(model)
     return VarianceTable(tuple(row for _, row in rows), alpha) if explain else model
+
+
+def _rows(
+    model: nn.Module, parameters: Mapping[str, Tensor], sites: dict[int, list[CallSite]], alpha: float
+) -> list[tuple[Tensor, LayerVariance]]:
+    """Every weight with its variance: those that the trace met, in its order, then those that it never reached."""
+    rows = []
+    for found in sites.values():
+        name = found[0].weight
+        rows.append((parameters[name], _row(name.removesuffix(".weight"), found, parameters[name], alpha)))
+    for name, module in model.named_modules():
+        if isinstance(module, LAYERS) and id(module.weight) not in sites:
+            rows.append((module.weight, _unreached(name, module, alpha)))
+    return rows
 
 
 def _unreached(name: str, module: nn.Module, alpha: float) -> LayerVariance:
@@ -251,6 +252,7 @@ INITIALIZERS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
     "kaiming": lambda model, example_input: kaiming_(model),
     "torch": lambda model, example_input: torch_(model),
 }
+"""The initializations by the names that commands accept, of a model and an example of its input."""
 
 
 def initialize_(model: Model, name: str, example_input: Tensor) -> Model:

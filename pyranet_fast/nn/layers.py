@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import batch_norm_relu, pointwise, winograd
-from ..ops import shared_batch_norm_relu as shared
+from ..ops import batch_norm_relu
+from ..ops.cpu import batch_norm_relu as shared
+from ..ops.cpu import pointwise, policy, winograd
 
 
 class BatchNormReLU(nn.BatchNorm2d):
@@ -68,13 +69,15 @@ def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor
     if (
         first is None
         or any(not n.training or n.momentum is None or n.eps != first.eps for n in own)
-        or not shared.serves(x, *(v for n in own for v in (n.weight, n.bias, n.running_mean, n.running_var)))
+        or not policy.supports_shared_batch_norm_relu(
+            x, *(v for n in own for v in (n.weight, n.bias, n.running_mean, n.running_var))
+        )
     ):
         return x, [norm(x) for norm in norms]
     x, made, mean, var = shared.shared_batch_norm_relu(x, [n.weight for n in own], [n.bias for n in own], first.eps)
     count = x.numel() // x.shape[1]
     for norm in own:
-        torch.ops.pyranet_fast.batch_norm_update_(
+        shared.update_averages_(
             norm.running_mean, norm.running_var, norm.num_batches_tracked, mean, var, norm.momentum, count
         )
     outputs = iter(made)
@@ -82,20 +85,20 @@ def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor
 
 
 class Conv1x1(nn.Conv2d):
-    """``nn.Conv2d`` of 1x1, as a matrix product where the map is small (`ops.pointwise`)."""
+    """``nn.Conv2d`` of 1x1, as a matrix product where the map is small (`ops.cpu.pointwise`)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        if pointwise.pays(input, self.weight):
+        if policy.trains_with_pointwise(input, self.weight):
             return pointwise.conv1x1(input, self.weight, self.bias)
         return super().forward(input)
 
 
 class Conv3x3(nn.Conv2d):
-    """``nn.Conv2d`` of 3x3, stride 1, padding 1, in fewer products where there is a kernel (`ops.winograd`).
+    """``nn.Conv2d`` of 3x3, stride 1, padding 1, in fewer products where there is a kernel (`ops.cpu.winograd`).
 
     Where autocast has chosen a lower precision, on other devices and in graphs it is ``nn.Conv2d``.
     """
@@ -105,7 +108,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        if winograd.trains(input, self.weight):
+        if policy.trains_with_winograd(input, self.weight):
             return winograd.differentiable_conv3x3(input, self.weight, self.bias)
         return super().forward(input)
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend
-from ._common import check_map, check_same_device, check_shape, check_size, memory_format, raise_double_backward
-from .fractional_max_pool_pyramid import check_pool_arguments, fractional_max_pool_pyramid
+from . import dispatch
+from .checks import check_map, check_same_device, check_shape, check_size, empty_map, memory_format, wants_gradient
+from .fractional_max_pool_pyramid import check_pool_arguments, empty_positions, fractional_max_pool_pyramid
+from .registration import describe
 from .upsample_sum import upsample_sum
 
 
@@ -90,9 +91,9 @@ def fractional_max_pool_canvas(
         for (top, left, h, w), level in zip(canvas.places, levels, strict=True):
             whole[:, :, top : top + h, left : left + w] = level
         return whole
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
+    with_positions = wants_gradient(x, scale, shift)
     whole, _ = ops.fractional_max_pool_canvas(
-        x, samples, canvas.flat, canvas.height, canvas.width, scale, shift, relu, differentiable
+        x, samples, canvas.flat, canvas.height, canvas.width, scale, shift, relu, with_positions
     )
     return whole
 
@@ -136,7 +137,7 @@ def upsample_sum_canvas(
 
 def _operators(x: Tensor) -> Any:
     """Native CUDA has kernels that write and read a canvas; the others compose it."""
-    return _backend.operators(x) if x.device.type == "cuda" and _backend.choose(x) == "native" else None
+    return dispatch.operators(x) if x.device.type == "cuda" and dispatch.choose(x) == "native" else None
 
 
 def _fake_pool(
@@ -150,23 +151,7 @@ def _fake_pool(
     relu: bool,
     with_positions: bool,
 ) -> tuple[Tensor, Tensor]:
-    layout = memory_format(x)
-    whole = torch.empty((*x.shape[:2], height, width), dtype=x.dtype, device=x.device, memory_format=layout)
-    if with_positions:
-        return whole, torch.empty(x.shape, dtype=torch.uint8, device=x.device, memory_format=layout)
-    return whole, x.new_empty((0, 0, 0, 0), dtype=torch.uint8)
-
-
-def _fake_sum(
-    maps: Tensor, places: Sequence[int], height: int, width: int, base: Tensor | None, align_corners: bool
-) -> Tensor:
-    shape = (*maps.shape[:2], height, width)
-    return torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=memory_format(maps))
-
-
-def _fake_sum_backward(grad: Tensor, places: Sequence[int], height: int, width: int, align_corners: bool) -> Tensor:
-    shape = (*grad.shape[:2], height, width)
-    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=memory_format(grad))
+    return empty_map(x, (*x.shape[:2], height, width)), empty_positions(x, with_positions)
 
 
 def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -178,36 +163,39 @@ def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
     ctx.set_materialize_grads(False)
 
 
+def _pool_backward(ops: Any, ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 9
+    positions, samples, x, scale, shift = ctx.saved_tensors
+    grad_x, grad_scale, grad_shift = ops.fractional_max_pool_pyramid_backward(
+        ctx.canvas.views(grad), positions, samples, x, scale, shift, ctx.relu
+    )
+    vectors = (None if scale is None else grad_scale, None if shift is None else grad_shift)
+    return grad_x, None, None, None, None, *vectors, None, None
+
+
+def _fake_sum(
+    maps: Tensor, places: Sequence[int], height: int, width: int, base: Tensor | None, align_corners: bool
+) -> Tensor:
+    return empty_map(maps, (*maps.shape[:2], height, width))
+
+
+def _fake_sum_backward(grad: Tensor, places: Sequence[int], height: int, width: int, align_corners: bool) -> Tensor:
+    return empty_map(grad, (*grad.shape[:2], height, width))
+
+
 def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     maps, ctx.places, _, _, base, ctx.align_corners = inputs
     ctx.size, ctx.has_base = maps.shape[2:], base is not None
 
 
-if _backend.native_error is None:
-    _ops = torch.ops.pyranet_fast
+def _sum_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_maps = ops.upsample_sum_canvas_backward(grad, ctx.places, *ctx.size, ctx.align_corners)
+    return grad_maps, None, None, None, grad if ctx.has_base else None, None
 
-    def _pool_backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 9
-        positions, samples, x, scale, shift = ctx.saved_tensors
-        grad_x, grad_scale, grad_shift = _ops.fractional_max_pool_pyramid_backward(
-            ctx.canvas.views(grad), positions, samples, x, scale, shift, ctx.relu
-        )
-        grads = (None if scale is None else grad_scale, None if shift is None else grad_shift)
-        return grad_x, None, None, None, None, *grads, None, None
 
-    def _sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_maps = _ops.upsample_sum_canvas_backward(grad, ctx.places, *ctx.size, ctx.align_corners)
-        return grad_maps, None, None, None, grad if ctx.has_base else None, None
-
-    torch.library.register_fake("pyranet_fast::fractional_max_pool_canvas", _fake_pool)
-    torch.library.register_fake("pyranet_fast::upsample_sum_canvas", _fake_sum)
-    torch.library.register_fake("pyranet_fast::upsample_sum_canvas_backward", _fake_sum_backward)
-    torch.library.register_autograd(
-        "pyranet_fast::fractional_max_pool_canvas", _pool_backward, setup_context=_save_pool
-    )
-    torch.library.register_autograd("pyranet_fast::upsample_sum_canvas", _sum_backward, setup_context=_save_sum)
-    torch.library.register_autograd(
-        "pyranet_fast::upsample_sum_canvas_backward",
-        lambda ctx, *grads: raise_double_backward("upsample_sum_canvas"),
-    )
+describe("fractional_max_pool_canvas", _fake_pool, save=_save_pool, backward=_pool_backward, only="pyranet_fast")
+describe(
+    "upsample_sum_canvas", _fake_sum, save=_save_sum, backward=_sum_backward, fake_backward=_fake_sum_backward,
+    only="pyranet_fast",
+)  # fmt: skip

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend, reference
-from ._common import (
+from . import dispatch, reference
+from .checks import (
     check_channel_vectors,
     check_dtype,
     check_map,
     check_same_device,
     check_size,
-    memory_format,
-    raise_double_backward,
+    empty_map,
+    wants_gradient,
 )
+from .registration import describe
 
 _NAME = "fractional_max_pool_pyramid"
 
@@ -59,17 +60,18 @@ def fractional_max_pool_pyramid(
         ValueError, TypeError: an argument is not as described; the sentence names it.
     """
     samples, sizes = check_pool_arguments(x, output_sizes, samples, scale, shift)
-    ops = _backend.operators(x)
+    ops = dispatch.operators(x)
     if ops is None:
         return reference.fractional_max_pool_pyramid(x, sizes, samples, scale, shift, relu)
     flat = [side for size in sizes for side in size]
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, scale, shift))
-    if differentiable and not torch.compiler.is_compiling():
-        # The operator is differentiable itself, which compilers need; its general machinery for lists of
-        # tensors costs more than pooling a small map.
-        return list(_Pool.apply(ops, x, samples, flat, scale, shift, relu)[:-1])
-    values, _ = ops.fractional_max_pool_pyramid(x, samples, flat, scale, shift, relu, differentiable)
+    with_positions = wants_gradient(x, scale, shift)
+    values, _ = ops.fractional_max_pool_pyramid(x, samples, flat, scale, shift, relu, with_positions)
     return values
+
+
+def empty_positions(x: Tensor, wanted: bool) -> Tensor:
+    """Memory for the winners of x's windows, a byte a pixel; without elements where nobody wants them."""
+    return empty_map(x, x.shape, torch.uint8) if wanted else x.new_empty((0, 0, 0, 0), dtype=torch.uint8)
 
 
 def check_pool_arguments(
@@ -123,15 +125,9 @@ def _fake(
     relu: bool,
     with_positions: bool,
 ) -> tuple[list[Tensor], Tensor]:
-    n, c = x.shape[:2]
-    layout = memory_format(x)
     sizes = zip(output_sizes[::2], output_sizes[1::2], strict=True)
-    values = [torch.empty((n, c, h, w), dtype=x.dtype, device=x.device, memory_format=layout) for h, w in sizes]
-    if with_positions:
-        positions = torch.empty(x.shape, dtype=torch.uint8, device=x.device, memory_format=layout)
-    else:
-        positions = x.new_empty((0, 0, 0, 0), dtype=torch.uint8)
-    return values, positions
+    values = [empty_map(x, (*x.shape[:2], h, w)) for h, w in sizes]
+    return values, empty_positions(x, with_positions)
 
 
 def _fake_backward(
@@ -143,15 +139,16 @@ def _fake_backward(
     shift: Tensor | None,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x = torch.empty(
-        positions.shape, dtype=grads[0].dtype, device=positions.device, memory_format=memory_format(positions)
-    )
+    grad_x = empty_map(positions, positions.shape, grads[0].dtype)
     grad_scale, grad_shift = (grad_x.new_empty(0) if v is None else v.new_empty(v.shape) for v in (scale, shift))
     return grad_x, grad_scale, grad_shift
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], values: Sequence[Tensor], positions: Tensor) -> None:
-    x, samples, _, scale, shift, relu = inputs
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
+    x, samples, _, scale, shift, relu, with_positions = inputs
+    values, positions = output
+    if not with_positions:
+        raise RuntimeError(f"{_NAME} was called with_positions=False; its backward needs the positions")
     affine = relu or scale is not None or shift is not None
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(positions, samples, x if affine else None, scale, shift)
@@ -160,10 +157,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], values: Sequence[Tensor], positions
     ctx.dtype = x.dtype
 
 
-def _gradients(ops: Any, ctx: Any, grads: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
-    """Gradients of the operator's first six arguments."""
-    if grads is None or all(g is None for g in grads):
-        return (None,) * 6
+def _backward(ops: Any, ctx: Any, grads: Sequence[Tensor | None], _: Any) -> tuple[Tensor | None, ...]:
+    if all(g is None for g in grads):
+        return (None,) * 7
     positions, samples, x, scale, shift = ctx.saved_tensors
     # Levels that nobody used: a zero without memory.
     given = [
@@ -173,46 +169,8 @@ def _gradients(ops: Any, ctx: Any, grads: Sequence[Tensor | None] | None) -> tup
     grad_x, grad_scale, grad_shift = ops.fractional_max_pool_pyramid_backward(
         given, positions, samples, x, scale, shift, ctx.relu
     )
-    return (
-        grad_x,
-        None,
-        None,
-        None if scale is None else grad_scale,
-        None if shift is None else grad_shift,
-        None,
-    )
+    vectors = (None if scale is None else grad_scale, None if shift is None else grad_shift)
+    return grad_x, None, None, *vectors, None, None
 
 
-class _Pool(torch.autograd.Function):
-    @staticmethod
-    def forward(ops: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        values, positions = ops.fractional_max_pool_pyramid(*inputs, True)
-        return *values, positions
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[-1])
-        ctx.ops = inputs[0]
-        _save(ctx, inputs[1:], output[:-1], output[-1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *_gradients(ctx.ops, ctx, grads[:-1])
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor]) -> None:
-    if not inputs[-1]:
-        raise RuntimeError(f"{_NAME} was called with_positions=False; its backward needs the positions")
-    _save(ctx, inputs[:-1], *output)
-
-
-@_backend.registers
-def _register(namespace: str, ops: Any) -> None:
-    def backward(ctx: Any, grads: list[Tensor | None] | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_gradients(ops, ctx, grads), None
-
-    name = f"{namespace}::{_NAME}"
-    torch.library.register_fake(name, _fake)
-    torch.library.register_fake(f"{name}_backward", _fake_backward)
-    torch.library.register_autograd(name, backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward(_NAME))
+describe(_NAME, _fake, save=_save, backward=_backward, fake_backward=_fake_backward)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend, reference
-from ._common import check_map, check_same_device, check_shape, raise_double_backward
+from . import dispatch, reference
+from .checks import check_map, check_same_device, check_shape, wide_dtype
+from .registration import describe
 
 
 def heatmap_argmax(
@@ -20,8 +21,8 @@ def heatmap_argmax(
 
     Args:
         heatmaps: (N, K, H, W), float32, float64, bfloat16 or float16, H and W at least 1.
-        refine: ``"none"``, or ``"quarter"``: move 0.25 px toward the larger neighbour on each axis, only where
-            the maximum is off that axis's border; equal neighbours (or a NaN) do not move it.
+        refine: ``"none"``, or ``"quarter"``: move 0.25 px toward the larger neighbor on each axis, only where
+            the maximum is off that axis's border; equal neighbors (or a NaN) do not move it.
         mirrored: (N, K, H, W), the maps of the mirrored images, as the network gave them. The mean of
             ``heatmaps[n, k, y, x]`` and ``mirrored[n, swap[k], y, W - 1 - x]`` is searched then (flip testing).
         swap: (K,) int64, the joint that joint k becomes in a mirror, for instance ``Skeleton.flip_permutation``;
@@ -42,7 +43,7 @@ def heatmap_argmax(
         raise ValueError(f"refine is {refine!r}; accepted are 'none', 'quarter'")
     if swap is not None and mirrored is None:
         raise ValueError("swap is given without mirrored; it says which joint is which in the mirrored maps")
-    ops = _backend.operators(heatmaps)
+    ops = dispatch.operators(heatmaps)
     if mirrored is not None:
         swap = _check_mirrored(heatmaps, mirrored, swap)
         fused = ops is not None and heatmaps.device.type == "cuda" and not torch.is_grad_enabled()
@@ -81,31 +82,25 @@ def _fake(heatmaps: Tensor, quarter: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def _fake_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor, quarter: bool) -> tuple[Tensor, Tensor]:
     n, k = heatmaps.shape[:2]
-    wide = torch.promote_types(heatmaps.dtype, torch.float32)
-    return heatmaps.new_empty((n, k, 2), dtype=torch.float32), heatmaps.new_empty((n, k), dtype=wide)
+    return heatmaps.new_empty((n, k, 2), dtype=torch.float32), heatmaps.new_empty((n, k), dtype=wide_dtype(heatmaps))
 
 
 def _fake_backward(grad_scores: Tensor, indices: Tensor, height: int, width: int) -> Tensor:
     return grad_scores.new_empty((*indices.shape, height, width))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(output[2])
     ctx.size = inputs[0].shape[2:]
     ctx.set_materialize_grads(False)
 
 
-@_backend.registers
-def _register(namespace: str, ops: Any) -> None:
-    def backward(ctx: Any, _: Any, grad_scores: Tensor | None, __: Any) -> tuple[Tensor | None, None]:
-        if grad_scores is None:
-            return None, None
-        (indices,) = ctx.saved_tensors
-        return ops.heatmap_argmax_backward(grad_scores, indices, *ctx.size), None
+def _backward(ops: Any, ctx: Any, _: Any, grad_scores: Tensor | None, __: Any) -> tuple[Tensor | None, None]:
+    if grad_scores is None:
+        return None, None
+    (indices,) = ctx.saved_tensors
+    return ops.heatmap_argmax_backward(grad_scores, indices, *ctx.size), None
 
-    name = f"{namespace}::heatmap_argmax"
-    torch.library.register_fake(name, _fake)
-    torch.library.register_fake(f"{name}_backward", _fake_backward)
-    torch.library.register_fake(f"{name}_mirrored", _fake_mirrored)
-    torch.library.register_autograd(name, backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward("heatmap_argmax"))
+
+describe("heatmap_argmax", _fake, save=_save, backward=_backward, fake_backward=_fake_backward)
+describe("heatmap_argmax_mirrored", _fake_mirrored)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend, reference
-from ._common import check_map, memory_format, raise_double_backward
-from .gaussian_heatmaps import check_joints
+from . import dispatch, reference
+from .checks import check_joints, check_map, memory_format, wide_dtype
+from .registration import describe
 
 
 def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float = 1.0) -> Tensor:
@@ -33,34 +33,29 @@ def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float =
     """
     check_map("pred", pred)
     check_joints(joints, weight, sigma, pred.shape[:2], pred)
-    wide = torch.promote_types(pred.dtype, torch.float32)
+    wide = wide_dtype(pred)
     joints, weight = joints.detach().to(wide), weight.detach().to(wide)
-    ops = _backend.operators(pred)
+    ops = dispatch.operators(pred)
     if ops is None:
         return reference.heatmap_loss(pred, joints, weight, sigma)
     return ops.heatmap_loss(pred, joints, weight, float(sigma))
 
 
 def _fake(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
-    return pred.new_empty((), dtype=torch.promote_types(pred.dtype, torch.float32))
+    return pred.new_empty((), dtype=wide_dtype(pred))
 
 
 def _fake_backward(grad: Tensor, pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
     return torch.empty_like(pred, memory_format=memory_format(pred))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     pred, joints, weight, ctx.sigma = inputs
     ctx.save_for_backward(pred, joints, weight)
 
 
-@_backend.registers
-def _register(namespace: str, ops: Any) -> None:
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return ops.heatmap_loss_backward(grad, *ctx.saved_tensors, ctx.sigma), None, None, None
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    return ops.heatmap_loss_backward(grad, *ctx.saved_tensors, ctx.sigma), None, None, None
 
-    name = f"{namespace}::heatmap_loss"
-    torch.library.register_fake(name, _fake)
-    torch.library.register_fake(f"{name}_backward", _fake_backward)
-    torch.library.register_autograd(name, backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward("heatmap_loss"))
+
+describe("heatmap_loss", _fake, save=_save, backward=_backward, fake_backward=_fake_backward)

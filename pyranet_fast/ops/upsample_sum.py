@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _backend, reference
-from ._common import (
+from . import dispatch, reference
+from .checks import (
     check_channel_vectors,
     check_map,
     check_same_device,
     check_shape,
     check_size,
-    memory_format,
-    raise_double_backward,
+    empty_map,
+    wants_gradient,
 )
+from .registration import describe
 
 
 def upsample_sum(
@@ -53,46 +54,62 @@ def upsample_sum(
     """
     if len(maps) == 0:
         raise ValueError("maps is empty; a list of at least one (N, C, h, w) tensor is accepted")
-    h, w = check_size("size", size)
+    size = check_size("size", size)
     maps, base = _autocast(maps, base)
+    _check_maps(maps, base, size)
+    if relu or scale is not None or shift is not None:
+        check_channel_vectors(maps[0], scale, shift)
+        return _upsample_sum_affine(maps, size, base, align_corners, scale, shift, relu)
+    ops = dispatch.operators(maps[0])
+    if ops is not None:
+        return ops.upsample_sum(list(maps), *size, base, align_corners)
+    if maps[0].shape[1] == 0:  # which interpolate() refuses
+        return maps[0].sum((2, 3), keepdim=True).expand(-1, -1, *size)
+    return reference.upsample_sum(maps, size, base, align_corners)
+
+
+def _check_maps(maps: Sequence[Tensor], base: Tensor | None, size: tuple[int, int]) -> None:
+    first = maps[0]
     for i, m in enumerate(maps):
         name = f"maps[{i}]"
         check_map(name, m)
-        if m.shape[:2] != maps[0].shape[:2] or m.shape[2] < 1 or m.shape[3] < 1:
-            n, c = maps[0].shape[:2]
+        if m.shape[:2] != first.shape[:2] or m.shape[2] < 1 or m.shape[3] < 1:
+            n, c = first.shape[:2]
             raise ValueError(
                 f"{name} has shape {tuple(m.shape)}; ({n}, {c}, h, w) as in maps[0], h and w at least 1, is accepted"
             )
-        if m.dtype != maps[0].dtype:
-            raise TypeError(f"{name} has dtype {m.dtype} but maps[0] has {maps[0].dtype}; one dtype is accepted")
-        check_same_device(name, m, "maps[0]", maps[0])
+        _check_beside(name, m, first)
     if base is not None:
         check_map("base", base)
-        check_shape("base", base, (*maps[0].shape[:2], h, w), "(N, C, H, W)")
-        if base.dtype != maps[0].dtype:
-            raise TypeError(f"base has dtype {base.dtype} but maps[0] has {maps[0].dtype}; one dtype is accepted")
-        check_same_device("base", base, "maps[0]", maps[0])
-    affine = relu or scale is not None or shift is not None
-    if affine:
-        check_channel_vectors(maps[0], scale, shift)
-        tensors = [t for t in (*maps, base, scale, shift) if t is not None]
-        differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if not differentiable and maps[0].device.type == "cuda" and _backend.choose(maps[0]) == "native":
-            native = torch.ops.pyranet_fast.upsample_sum_affine
-            return native(list(maps), h, w, base, align_corners, scale, shift, relu)
-        total = upsample_sum(maps, size, base=base, align_corners=align_corners)
-        return reference.affine_relu(total, scale, shift, relu).to(total.dtype)
-    ops = _backend.operators(maps[0])
-    if ops is None:
-        if maps[0].shape[1] == 0:  # which interpolate() refuses
-            return maps[0].sum((2, 3), keepdim=True).expand(-1, -1, h, w)
-        return reference.upsample_sum(maps, (h, w), base, align_corners)
-    inputs = list(maps) if base is None else [*maps, base]
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and any(t.requires_grad for t in inputs):
-        # The operator is differentiable itself, which compilers need; its general machinery for lists of tensors
-        # costs more than resizing small maps.
-        return _UpsampleSum.apply(ops, h, w, base, align_corners, *maps)
-    return ops.upsample_sum(list(maps), h, w, base, align_corners)
+        check_shape("base", base, (*first.shape[:2], *size), "(N, C, H, W)")
+        _check_beside("base", base, first)
+
+
+def _check_beside(name: str, x: Tensor, first: Tensor) -> None:
+    if x.dtype != first.dtype:
+        raise TypeError(f"{name} has dtype {x.dtype} but maps[0] has {first.dtype}; one dtype is accepted")
+    check_same_device(name, x, "maps[0]", first)
+
+
+def _upsample_sum_affine(
+    maps: Sequence[Tensor],
+    size: tuple[int, int],
+    base: Tensor | None,
+    align_corners: bool,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """In one pass where there is a kernel: native on CUDA, without gradient."""
+    if (
+        maps[0].device.type == "cuda"
+        and dispatch.choose(maps[0]) == "native"
+        and not wants_gradient(*maps, base, scale, shift)
+    ):
+        fused = torch.ops.pyranet_fast.upsample_sum_affine
+        return fused(list(maps), *size, base, align_corners, scale, shift, relu)
+    total = upsample_sum(maps, size, base=base, align_corners=align_corners)
+    return reference.affine_relu(total, scale, shift, relu).to(total.dtype)
 
 
 def _autocast(maps: Sequence[Tensor], base: Tensor | None) -> tuple[Sequence[Tensor], Tensor | None]:
@@ -110,30 +127,7 @@ def _autocast(maps: Sequence[Tensor], base: Tensor | None) -> tuple[Sequence[Ten
 
 
 def _fake(maps: Sequence[Tensor], height: int, width: int, base: Tensor | None, align_corners: bool) -> Tensor:
-    n, c = maps[0].shape[:2]
-    layout = memory_format(maps[0])
-    return torch.empty((n, c, height, width), dtype=maps[0].dtype, device=maps[0].device, memory_format=layout)
-
-
-def _fake_backward(grad: Tensor, sizes: Sequence[int], align_corners: bool) -> list[Tensor]:
-    n, c = grad.shape[:2]
-    layout = memory_format(grad)
-    return [
-        torch.empty((n, c, h, w), dtype=grad.dtype, device=grad.device, memory_format=layout)
-        for h, w in zip(sizes[::2], sizes[1::2], strict=True)
-    ]
-
-
-def _save(ctx: Any, maps: Sequence[Tensor], base: Tensor | None, align_corners: bool) -> None:
-    ctx.align_corners = align_corners
-    ctx.sizes = [size for m in maps for size in m.shape[2:]]
-    ctx.has_base = base is not None
-
-
-def _gradients(ops: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Gradients of the operator's arguments."""
-    grads = ops.upsample_sum_backward(grad, ctx.sizes, ctx.align_corners)
-    return grads, None, None, grad if ctx.has_base else None, None
+    return empty_map(maps[0], (*maps[0].shape[:2], height, width))
 
 
 def _fake_affine(
@@ -149,32 +143,20 @@ def _fake_affine(
     return _fake(maps, height, width, base, align_corners)
 
 
-class _UpsampleSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ops: Any, height: int, width: int, base: Tensor | None, align_corners: bool, *maps: Tensor) -> Tensor:
-        return ops.upsample_sum(list(maps), height, width, base, align_corners)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.ops = inputs[0]
-        _save(ctx, inputs[5:], *inputs[3:5])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        grads, _, _, base, _ = _gradients(ctx.ops, ctx, grad)
-        return None, None, None, base, None, *grads
+def _fake_backward(grad: Tensor, sizes: Sequence[int], align_corners: bool) -> list[Tensor]:
+    return [empty_map(grad, (*grad.shape[:2], h, w)) for h, w in zip(sizes[::2], sizes[1::2], strict=True)]
 
 
-@_backend.registers
-def _register(namespace: str, ops: Any) -> None:
-    name = f"{namespace}::upsample_sum"
-    torch.library.register_fake(name, _fake)
-    torch.library.register_fake(f"{name}_backward", _fake_backward)
-    if namespace == "pyranet_fast":
-        torch.library.register_fake(f"{name}_affine", _fake_affine)
-    torch.library.register_autograd(
-        name,
-        lambda ctx, grad: _gradients(ops, ctx, grad),
-        setup_context=lambda ctx, inputs, output: _save(ctx, inputs[0], *inputs[3:]),
-    )
-    torch.library.register_autograd(f"{name}_backward", lambda ctx, *grads: raise_double_backward("upsample_sum"))
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, _, _, base, ctx.align_corners = inputs
+    ctx.sizes = [size for m in maps for size in m.shape[2:]]
+    ctx.has_base = base is not None
+
+
+def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grads = ops.upsample_sum_backward(grad, ctx.sizes, ctx.align_corners)
+    return grads, None, None, grad if ctx.has_base else None, None
+
+
+describe("upsample_sum", _fake, save=_save, backward=_backward, fake_backward=_fake_backward)
+describe("upsample_sum_affine", _fake_affine, only="pyranet_fast")

@@ -49,4 +49,4 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     with pytest.raises(UserError, match="the joints of 'mpii' and the checkpoint those of 'lsp'"):
         lsp = PyraNet(1, 14, features=16, depth=1, base_width=4)
         other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), "lsp", 64), "cpu")
-        photos.measure(other, people, "as it is", 1)
+        photos.accuracy_of(other, people, "as it is", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyranet_fast.data import SyntheticSource
-from pyranet_fast.data.pack import pack
+from pyranet_fast.data.packed import write_packed
 
 
 @pytest.fixture(scope="module")
@@ -17,5 +17,5 @@ def demo():
 def file(demo, tmp_path_factory):
     """Demo people, packed for an input of 64 px: all training people are averaged down."""
     path = tmp_path_factory.mktemp("packed") / "demo.pack"
-    pack(path, {"train": demo[0], "val": demo[1]}, input_size=64)
+    write_packed(path, {"train": demo[0], "val": demo[1]}, input_size=64)
     return path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyranet_fast.data import PackedSource
-from pyranet_fast.data.pack import pack
+from pyranet_fast.data.packed import write_packed
 
 
 def same_labels(source, packed, index, atol=1e-3):
@@ -30,5 +30,5 @@ def same_labels(source, packed, index, atol=1e-3):
 
 def repacked(source, **options):
     with tempfile.TemporaryDirectory() as folder:
-        pack(f"{folder}/people.pack", {"train": source}, **options)
+        write_packed(f"{folder}/people.pack", {"train": source}, **options)
         return PackedSource(f"{folder}/people.pack", "train")

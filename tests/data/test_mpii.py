@@ -251,15 +251,15 @@ def test_real_forms_agree_and_the_published_row_comes_out(data_root):
     assert Subset(raw, raw.available()).image(0).ndim == 3
 
 
-def test_real_estimated_heads(data_root):
+def test_real_estimate_head_sizes(data_root):
     if not (data_root / "mpii" / "detections_our_format.mat").is_file():
         pytest.skip("no MPII head boxes")
-    from pyranet_fast.data.mpii_annotations import HEAD_FACTOR, estimated_heads
+    from pyranet_fast.data.mpii_annotations import HEAD_FACTOR, estimate_head_sizes
 
     val = MPIISource(data_root, "val")
     persons = [val.person(i) for i in range(len(val))]
     joints, labeled = np.stack([p.joints for p in persons]), np.stack([p.labeled for p in persons])
-    spans = estimated_heads(joints.astype(np.float64), labeled) / HEAD_FACTOR
+    spans = estimate_head_sizes(joints.astype(np.float64), labeled) / HEAD_FACTOR
     known = np.isfinite(spans)
     sizes = np.array([val.reference_length(i) for i in range(len(val))])
     assert known.sum() == 2932

@@ -23,8 +23,7 @@ from pyranet_fast.data import (
 )
 from pyranet_fast.data import pack as command
 from pyranet_fast.data.crops import ScaledCrops
-from pyranet_fast.data.pack import HELD_OUT_REACH, pack
-from pyranet_fast.data.packed import PackedFile
+from pyranet_fast.data.packed import HELD_OUT_REACH, PackedFile, write_packed
 from pyranet_fast.errors import DataWarning, UserError
 from pyranet_fast.inference.heatmaps import SIX_SCALES
 from pyranet_fast.models.zoo import load_checkpoint
@@ -117,13 +116,13 @@ def test_more_than_was_packed_is_said():
         ScaledCrops(source, 512, (4.0,))
 
 
-def test_a_limit_lowers_the_quality_of_long_pictures_alone():
+def test_a_limit_lowers_the_quality_of_long_pictures_alone(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     source = MemorySource([noise, smooth_image(200, 200)], [person(center=(100.0, 100.0), scale=1.0)] * 2)
     sizes = {}
     for limit in (None, 6000):
-        packed = repacked(source, limit=limit)
-        sizes[limit] = np.diff(packed._of["offsets"]).tolist()
+        write_packed(tmp_path / "a.pack", {"train": source}, limit=limit)
+        sizes[limit] = np.diff(PackedFile(tmp_path / "a.pack").array("train/offsets")).tolist()
     assert sizes[6000][0] <= 6000 < sizes[None][0] and sizes[6000][1] == sizes[None][1]
     assert sizes[6000][0] > 5000  # the best that fits
 
@@ -134,10 +133,10 @@ def test_lsp_with_unlabeled_joints_and_packing_twice(tmp_path):
     write_release(tmp_path, "lspet_dataset", joints, 4, 5)
     write_release(tmp_path, "lsp_dataset", np.random.default_rng(1).uniform(2, 38, (3, 14, 3)), 3, 4)
     source = ConcatSource([LSPSource(tmp_path, "1-3"), LSPExtendedSource(tmp_path)])
-    pack(tmp_path / "one.pack", {"train": source})
+    write_packed(tmp_path / "one.pack", {"train": source})
     one = PackedSource(tmp_path / "one.pack", "train")
     # A picture that comes of a packed picture leads back to the image all the same.
-    pack(tmp_path / "two.pack", {"train": one}, input_size=32, reach=0.6)
+    write_packed(tmp_path / "two.pack", {"train": one}, input_size=32, reach=0.6)
     two = PackedSource(tmp_path / "two.pack", "train")
     for packed in (one, two):
         for index in range(7):
@@ -149,7 +148,7 @@ def test_lsp_with_unlabeled_joints_and_packing_twice(tmp_path):
 def test_skeleton_and_ids_of_ones_own(tmp_path):
     root = write_coco(tmp_path, dogs())
     people = {split: open_dataset("coco:dogs.json", root, split) for split in ("train", "val", "test")}
-    contents = pack(tmp_path / "dogs.pack", people)
+    contents = write_packed(tmp_path / "dogs.pack", people)
     assert contents["test"] == {"same_as": "val"}
     for split, source in people.items():
         packed = PackedSource(tmp_path / "dogs.pack", split)
@@ -182,7 +181,7 @@ def test_command_train_and_evaluate(tmp_path, capsys, monkeypatch):
         ]  # fmt: skip
         assert cli.run(train.main, flags) == 0
         assert load_checkpoint(output / "last.pt").skeleton == "mpii"
-        assert "8 people to train on, 3 to validate on" in capsys.readouterr().out
+        assert "8 people to train on, 3 to validate on" in capsys.readouterr().err
         flags = ["--checkpoint", str(tmp_path / "packed" / "last.pt"), "--dataset", dataset, "--scales", "6"]
         assert cli.run(evaluate.main, [*flags, "--device", "cpu", "--output", str(output)]) == 0
         said = capsys.readouterr().out
@@ -224,7 +223,7 @@ def test_real(data_root, tmp_path):
     from pyranet_fast.data import Subset
 
     source = Subset(LSPSource(data_root, "1001-"), range(0, 100, 5))
-    about = pack(tmp_path / "a.pack", {"train": source, "val": source})
+    about = write_packed(tmp_path / "a.pack", {"train": source, "val": source})
     assert about["train"]["bytes"] / 20 < 5500 and about["val"]["psnr"] > 40
     assert "same_as" not in about["val"]  # of another quality
     packed = PackedSource(tmp_path / "a.pack", "val")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pyranet_fast.data import CropDataset, SyntheticSource
-from pyranet_fast.data.synthetic.canvas import Painting, View
-from pyranet_fast.data.synthetic.figure import Figure, sample_look
+from pyranet_fast.data.synthetic.figure import Figure, sample_appearance
 from pyranet_fast.data.synthetic.kinematics import MPII_POINTS, Arm, Leg, Pose, build, sample_pose, sample_proportions
+from pyranet_fast.data.synthetic.renderer import Camera, Renderer
 from pyranet_fast.pose import MPII
 
 PEOPLE = 60
@@ -110,8 +110,8 @@ def standing(yaw: float, left: Arm | None = None) -> Pose:
 def project(pose: Pose) -> dict[str, np.ndarray]:
     size = sample_proportions(np.random.default_rng(0))
     points = build(pose, size).points
-    view = View(zoom=200, distance=6, x=128, y=120)
-    return {name: np.array(view.project(point)[:2]) for name, point in points.items()}
+    camera = Camera(zoom=200, distance=6, x=128, y=120)
+    return {name: np.array(camera.project(point)[:2]) for name, point in points.items()}
 
 
 def test_who_faces_the_camera_has_left_on_the_right_of_the_picture():
@@ -141,22 +141,22 @@ def test_angles_turn_the_right_way():
 def test_what_is_drawn_is_where_the_joints_are(yaw):
     """On a plain ground, every joint is on the drawn figure, and the figure is around its joints."""
     rng = np.random.default_rng(int(yaw))
-    size, look = sample_proportions(rng), sample_look(rng)
+    size, appearance = sample_proportions(rng), sample_appearance(rng)
     body = build(standing(yaw, left=Arm(0, 120, 0, 30)), size)
-    view = View(zoom=190, distance=6, x=128, y=125)
+    camera = Camera(zoom=190, distance=6, x=128, y=125)
     ground = np.full((256, 256, 3), (0, 255, 0), dtype=np.uint8)
-    canvas = Painting(ground, (0.0, -1.0), contrast=1.0)
-    figure = Figure(body, look, view)
-    figure.draw(canvas)
-    drawn = np.any(canvas.finish() != (0, 255, 0), axis=-1)
-    joints = np.array([view.project(body.points[name])[:2] for name in MPII_POINTS])
+    renderer = Renderer(ground, (0.0, -1.0), contrast=1.0)
+    figure = Figure(body, appearance, camera)
+    figure.draw(renderer)
+    drawn = np.any(renderer.render() != (0, 255, 0), axis=-1)
+    joints = np.array([camera.project(body.points[name])[:2] for name in MPII_POINTS])
     for name, (x, y) in zip(MPII.joints, joints, strict=True):
         near = drawn[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3]
         assert near.any(), name
         if name != "head top":
             assert near.all(), name
     ys, xs = np.nonzero(drawn)
-    margin = 0.1 * view.zoom
+    margin = 0.1 * camera.zoom
     assert xs.min() > joints[:, 0].min() - margin and xs.max() < joints[:, 0].max() + margin
     assert ys.min() > joints[:, 1].min() - margin and ys.max() < joints[:, 1].max() + margin
     x0, y0, x1, y1 = figure.head.box()
@@ -166,14 +166,14 @@ def test_what_is_drawn_is_where_the_joints_are(yaw):
 def test_front_and_back_of_a_head_differ():
     def head(yaw: float) -> np.ndarray:
         rng = np.random.default_rng(1)
-        size, look = sample_proportions(rng), sample_look(rng)
-        look.hair_style = "short"
-        look.skin, look.hair = (230.0, 180.0, 150.0), (20.0, 20.0, 20.0)
-        canvas = Painting(np.zeros((256, 256, 3), np.uint8), (0.0, -1.0), contrast=0.0)
-        figure = Figure(build(standing(yaw), size), look, View(zoom=200, distance=6, x=128, y=120))
-        figure.draw(canvas)
+        size, appearance = sample_proportions(rng), sample_appearance(rng)
+        appearance.hair_style = "short"
+        appearance.skin, appearance.hair = (230.0, 180.0, 150.0), (20.0, 20.0, 20.0)
+        renderer = Renderer(np.zeros((256, 256, 3), np.uint8), (0.0, -1.0), contrast=0.0)
+        figure = Figure(build(standing(yaw), size), appearance, Camera(zoom=200, distance=6, x=128, y=120))
+        figure.draw(renderer)
         x0, y0, x1, y1 = (round(v) for v in figure.head.box())
-        return canvas.finish()[y0:y1, x0:x1].astype(float)
+        return renderer.render()[y0:y1, x0:x1].astype(float)
 
     assert head(0).mean() > head(180).mean() + 60  # a face, or hair
 

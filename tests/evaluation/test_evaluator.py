@@ -69,16 +69,16 @@ def test_an_interrupted_evaluation_goes_on(scales, tmp_path):
     options = {"flip": True, "scales": scales, "batch_size": 2 * len(scales)}
     score, whole = evaluate_pose(Network(), people, SIZE, **options)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_pose(Network(1), people, SIZE, **options, partial=EvaluationState(5, 14, path, what))
+        evaluate_pose(Network(1), people, SIZE, **options, state=EvaluationState(5, 14, path, what))
     state = EvaluationState(5, 14, path, what)
     assert state.done.tolist() == [True, True, False, False, False]
     network = Network()
-    again, predictions = evaluate_pose(network, people, SIZE, **options, partial=state)
+    again, predictions = evaluate_pose(network, people, SIZE, **options, state=state)
     np.testing.assert_array_equal(predictions, whole)
     assert again.mean == score.mean and again.columns == score.columns
     assert 10**9 - network.left == 2  # three people in batches of two
     assert not EvaluationState(5, 14, path, {"scales": 2}).done.any()  # of another evaluation
-    assert not EvaluationState(5, 14, path, what, go_on=False).done.any()
+    assert not EvaluationState(5, 14, path, what, resume=False).done.any()
     state.finish()
     assert not path.exists()
     path.write_bytes(b"PK\x03\x04 cut short")

@@ -46,7 +46,7 @@ def test_nothing_is_left_behind_where_a_write_fails(tmp_path):
     write_hdf5(path, points, scores, skeleton=MPII)
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        write_hdf5(path, points, scores, skeleton=MPII, attrs={"bad": object()})
+        write_hdf5(path, points, scores, skeleton=MPII, attrs={"bad": object()})  # type: ignore[dict-item]
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
@@ -123,7 +123,7 @@ def test_coco_results(tmp_path):
     points[0, 1] = np.nan
     scores[0, 1] = np.nan
     points[1] = np.nan  # nobody was found
-    assert write_coco_json(tmp_path / "r.json", points, scores, [17, "b.jpg", np.int64(9)]) == 2
+    assert write_coco_json(tmp_path / "r.json", points, scores, [17, "b.jpg", np.int64(9)]) == 2  # type: ignore[list-item]
     results = json.loads((tmp_path / "r.json").read_text())
     assert [r["image_id"] for r in results] == [17, 9] and {r["category_id"] for r in results} == {1}
     assert all(set(r) == {"image_id", "category_id", "keypoints", "score"} for r in results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyranet_fast.ops import _backend
+from pyranet_fast.ops import dispatch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,6 +21,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     """Both kinds of CUDA kernels, in turn; one that is not there fails, since that is what a GPU run is to show."""
     name: str = request.param
     if torch.cuda.is_available():
-        error = _backend.cuda_error if name == "native" else _backend.triton_error()
+        error = dispatch.native_cuda.reason if name == "native" else dispatch.triton().reason
         assert error is None, f"backend {name} is not there: {error}"
     return name

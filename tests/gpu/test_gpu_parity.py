@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from pyranet_fast import ops
+from tests.ops.testing import TOLERANCES, assert_close
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "sliced", "permuted")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-import pyranet_fast.inference.predictor as module
 from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data.image_io import write_image
 from pyranet_fast.data.transforms import MEAN
@@ -304,7 +303,7 @@ def test_bad_checkpoints_get_a_sentence(tmp_path, monkeypatch):
         Predictor(tiny(), precision="fp8")
     with pytest.raises(UserError, match="accepted are auto, cpu"):
         Predictor(tiny(), "tpu")
-    monkeypatch.setattr(module.cli.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="'cuda' was asked for"):
         Predictor(tiny(), "cuda")
 

@@ -138,3 +138,9 @@ def test_bad_arguments_are_named() -> None:
         model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"image is 32x4 .*; wrn-10-1-pyramid accepts 8 or more"):
         model(torch.zeros(1, 3, 32, 4))
+
+
+def test_the_former_name_of_initialize_warns():
+    network = wide_resnet(10, 1)
+    with pytest.warns(DeprecationWarning, match=r"Classifier\.initialise is now Classifier\.initialize"):
+        network.initialise()

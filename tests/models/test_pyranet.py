@@ -5,11 +5,11 @@ import torch
 
 from pyranet_fast import ops
 from pyranet_fast.models import VARIANTS, PyraNet
-from pyranet_fast.ops import _backend
+from pyranet_fast.ops import dispatch
 
 OPERATORS = [
     pytest.param(name, marks=pytest.mark.skipif(bool(error), reason=f"{name} cannot run here"))
-    for name, error in (("native", _backend.native_error), ("triton", _backend.triton_error()))
+    for name, error in (("native", dispatch.native.reason), ("triton", dispatch.triton().reason))
 ]
 SMALL = {"features": 24, "depth": 3, "base_width": 4}
 

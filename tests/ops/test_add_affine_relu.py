@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyranet_fast import ops
-from pyranet_fast.ops import fused_pointwise
+from pyranet_fast.ops.cpu import fused_pointwise
 
 native = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 BACKENDS = [pytest.param("reference"), pytest.param("native", marks=native)]
@@ -86,9 +86,9 @@ def test_fused_pointwise_equals_norms_and_convolutions(channels, widths, other):
     norms = [(torch.randn(channels), torch.randn(channels)) for _ in widths]
     norms[-1] = (None, None)  # reads the sum itself
     convs = [(torch.randn(k, channels, 1, 1), torch.randn(k), k % 2 == 0) for k in widths]
-    packed = fused_pointwise.pack(norms, convs)
-    total, *outputs = fused_pointwise.run(x, more, packed, keep=True, pool=pool)
-    again = fused_pointwise.run(x, more, packed, pool=pool)
+    packed = fused_pointwise.prepack(norms, convs)
+    total, *outputs = fused_pointwise.fused_pointwise(x, more, packed, keep=True, pool=pool)
+    again = fused_pointwise.fused_pointwise(x, more, packed, pool=pool)
     if pool:
         expected = F.max_pool2d(x, 2)
     else:
@@ -109,10 +109,10 @@ def test_fused_pointwise_equals_norms_and_convolutions(channels, widths, other):
 def test_fused_pointwise_residual_threads_and_checks():
     torch.manual_seed(0)
     x, residual = (torch.randn(3, c, 9, 7).contiguous(memory_format=torch.channels_last) for c in (40, 50))
-    packed = fused_pointwise.pack([(None, None)], [(torch.randn(50, 40, 1, 1), torch.randn(50), True)])
+    packed = fused_pointwise.prepack([(None, None)], [(torch.randn(50, 40, 1, 1), torch.randn(50), True)])
     arguments = (packed.scale, packed.shift, packed.weight, packed.bias, packed.relu)
     run = torch.ops.pyranet_fast.fused_pointwise
-    plain = fused_pointwise.pack([(None, None)], [(torch.zeros(50, 40, 1, 1), torch.zeros(50), False)])
+    plain = fused_pointwise.prepack([(None, None)], [(torch.zeros(50, 40, 1, 1), torch.zeros(50), False)])
     (added,) = run(x, None, plain.scale, plain.shift, plain.weight, plain.bias, plain.relu, residual, False, False)
     assert torch.equal(added, residual)
     threads = torch.get_num_threads()

@@ -5,17 +5,28 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from pool_testing import CASES, DTYPES, LAYOUTS, PYRAMID, native_only, pool, raw, starts, with_ties
-from tolerances import TOLERANCES, assert_close
 from torch import Tensor
 
 from pyranet_fast import ops
+from tests.ops.testing import (
+    DTYPES,
+    LAYOUTS,
+    POOL_CASES,
+    PYRAMID,
+    TOLERANCES,
+    assert_close,
+    native_only,
+    pool,
+    raw,
+    starts,
+    with_ties,
+)
 
 
 @native_only
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "x".join(map(str, case[:4])))
+@pytest.mark.parametrize("case", POOL_CASES, ids=lambda case: "x".join(map(str, case[:4])))
 def test_values_and_winners_are_pytorchs(
     case: tuple[int, int, int, int, list[tuple[int, int]]], dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
@@ -43,7 +54,7 @@ def test_values_and_winners_are_pytorchs(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("affine", ("plain", "scale and shift", "relu", "all"))
 def test_values_and_gradients_are_the_references(dtype: torch.dtype, layout: torch.memory_format, affine: str) -> None:
-    for n, c, h, w, sizes in CASES:
+    for n, c, h, w, sizes in POOL_CASES:
         for sharing in ((n, c), (n, 1), (1, c), (1, 1)):
             x = with_ties(n, c, h, w, dtype, layout)
             x += torch.randn_like(x) * (torch.rand_like(x) < 0.5)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from pool_testing import LAYOUTS, native_only, pool, raw
 from torch import Tensor
 
 from pyranet_fast import ops
 from pyranet_fast.ops import reference
+from tests.ops.testing import LAYOUTS, native_only, pool, raw
 
 
 @native_only

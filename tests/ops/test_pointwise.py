@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyranet_fast import ops
 from pyranet_fast.nn.layers import Conv1x1
-from pyranet_fast.ops import pointwise
+from pyranet_fast.ops.cpu import pointwise, policy
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 
@@ -66,13 +66,17 @@ def test_only_what_is_asked_for():
 
 def test_where_it_pays():
     weight, x = torch.randn(8, 16, 1, 1), channels_last(2, 16, 32, 32)
-    assert pointwise.pays(x, weight)
-    assert not pointwise.pays(x.contiguous(), weight) and not pointwise.pays(x.bfloat16(), weight.bfloat16())
-    assert not pointwise.pays(channels_last(2, 16, 33, 32), weight) and not pointwise.pays(x[0], weight)
+    assert policy.trains_with_pointwise(x, weight)
+    assert not policy.trains_with_pointwise(x.contiguous(), weight) and not policy.trains_with_pointwise(
+        x.bfloat16(), weight.bfloat16()
+    )
+    assert not policy.trains_with_pointwise(channels_last(2, 16, 33, 32), weight) and not policy.trains_with_pointwise(
+        x[0], weight
+    )
     with ops.backend("reference"):
-        assert not pointwise.pays(x, weight)
+        assert not policy.trains_with_pointwise(x, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not pointwise.pays(x, weight)
+        assert not policy.trains_with_pointwise(x, weight)
 
 
 def test_module_is_conv2d(monkeypatch):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyranet_fast import ops
 from pyranet_fast.nn.pyramid import draw_samples, level_sizes
-from pyranet_fast.ops import pooled_pyramid
+from pyranet_fast.ops.cpu import policy, pooled_pyramid
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 
@@ -42,35 +42,35 @@ def composed(x: Tensor, y: Tensor, sizes, filters, expand) -> Tensor:  # type: i
 def test_against_its_operators(shape):
     x, y, sizes, filters, expand = problem(*shape)
     exact = composed(x, y, sizes, filters, expand) if shape[0] else y.double()
-    packed = pooled_pyramid.pack(filters, expand)
+    packed = pooled_pyramid.prepack(filters, expand)
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             target = y.clone(memory_format=torch.preserve_format)
-            assert pooled_pyramid.run_(x, sizes, packed, target) is target
+            assert pooled_pyramid.pooled_pyramid_(x, sizes, packed, target) is target
             results.append(target)
     finally:
         torch.set_num_threads(threads)
     assert (results[0].double() - exact).norm() <= 2e-6 * exact.norm()
     for result in results:
         assert torch.equal(result, results[0]) and result.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(pooled_pyramid.run_(x.contiguous(), sizes, packed, y.clone()), results[0])
+    assert torch.equal(pooled_pyramid.pooled_pyramid_(x.contiguous(), sizes, packed, y.clone()), results[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_rounded_once(dtype):
     x, y, sizes, filters, expand = problem(*SHAPES[1])
     low = [t.to(dtype) for t in (x, y)]
-    assert pooled_pyramid.serves(*low, filters[0][0].to(dtype))
+    assert policy.supports_pooled_pyramid(*low, filters[0][0].to(dtype))  # type: ignore[call-arg]
     large = [torch.empty(2, t.shape[1], 64, 64, dtype=dtype).to(memory_format=torch.channels_last) for t in low]
-    assert not pooled_pyramid.serves(*large, filters[0][0].to(dtype))
-    packed = pooled_pyramid.pack(filters, expand)
-    exact = pooled_pyramid.run_(low[0].float(), sizes, packed, low[1].float())
-    got = pooled_pyramid.run_(low[0], sizes, packed, low[1])
+    assert not policy.supports_pooled_pyramid(*large, filters[0][0].to(dtype))  # type: ignore[call-arg]
+    packed = pooled_pyramid.prepack(filters, expand)
+    exact = pooled_pyramid.pooled_pyramid_(low[0].float(), sizes, packed, low[1].float())
+    got = pooled_pyramid.pooled_pyramid_(low[0], sizes, packed, low[1])
     assert got is low[1] and torch.equal(got, exact.to(dtype))
     halved = [(w.to(dtype), b.to(dtype)) for w, b in (*filters, expand)]
-    assert torch.equal(pooled_pyramid.pack(halved[:-1], halved[-1]).expand_bias, halved[-1][1].float())
+    assert torch.equal(pooled_pyramid.prepack(halved[:-1], halved[-1]).expand_bias, halved[-1][1].float())
 
 
 def test_nan_stays_where_it_is_read():
@@ -78,28 +78,30 @@ def test_nan_stays_where_it_is_read():
     x[0, 5, 3, 4] = float("nan")
     y[0, 7, 30, 30] = float("nan")
     exact = composed(x, y, sizes, filters, expand)
-    got = pooled_pyramid.run_(x, sizes, pooled_pyramid.pack(filters, expand), y)
+    got = pooled_pyramid.pooled_pyramid_(x, sizes, pooled_pyramid.prepack(filters, expand), y)
     assert exact.isnan().any() and not exact.isnan().all()
     assert torch.equal(got.isnan(), exact.isnan())
 
 
 def test_what_is_refused():
     x, y, sizes, filters, expand = problem(1, 4, 5, 6, 8, 8, 2, 1)
-    packed = pooled_pyramid.pack(filters, expand)
+    packed = pooled_pyramid.prepack(filters, expand)
     with pytest.raises(RuntimeError, match="between 1 and the input size - 1"):
-        pooled_pyramid.run_(x, [(8, 4)], packed, y)
+        pooled_pyramid.pooled_pyramid_(x, [(8, 4)], packed, y)
     with pytest.raises(RuntimeError, match="y must be"):
-        pooled_pyramid.run_(x, sizes, packed, y.contiguous())
+        pooled_pyramid.pooled_pyramid_(x, sizes, packed, y.contiguous())
     with pytest.raises(RuntimeError, match="y must be"):
-        pooled_pyramid.run_(x, sizes, packed, y[:, :, 1:])
+        pooled_pyramid.pooled_pyramid_(x, sizes, packed, y[:, :, 1:])
     with pytest.raises(RuntimeError, match="filters must come from pyramid_pack"):
-        pooled_pyramid.run_(torch.randn(1, 5, 8, 8), sizes, packed, y)
+        pooled_pyramid.pooled_pyramid_(torch.randn(1, 5, 8, 8), sizes, packed, y)
     with pytest.raises(RuntimeError, match="expand must come from pointwise_pack"):
-        pooled_pyramid.run_(x, sizes, packed, torch.randn(1, 7, 8, 8).contiguous(memory_format=torch.channels_last))
+        pooled_pyramid.pooled_pyramid_(
+            x, sizes, packed, torch.randn(1, 7, 8, 8).contiguous(memory_format=torch.channels_last)
+        )
     with pytest.raises(RuntimeError, match="must not be empty"):
         torch.ops.pyranet_fast.pooled_pyramid_(x, [4, 4], [], [], packed.expand, packed.expand_bias, y)
     with pytest.raises(RuntimeError, match="weight must be"):
         torch.ops.pyranet_fast.pyramid_pack(torch.randn(3, 3))
-    assert not pooled_pyramid.serves(x.bfloat16(), y, filters[0][0])
-    assert not pooled_pyramid.serves(x.double(), y.double(), filters[0][0].double())
-    assert not pooled_pyramid.serves(x, y.contiguous(), filters[0][0])
+    assert not policy.supports_pooled_pyramid(x.bfloat16(), y, filters[0][0])
+    assert not policy.supports_pooled_pyramid(x.double(), y.double(), filters[0][0].double())
+    assert not policy.supports_pooled_pyramid(x, y.contiguous(), filters[0][0])

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pyranet_fast import ops
 from pyranet_fast.nn import BatchNormReLU, PyramidResidualModule, ResidualUnit
 from pyranet_fast.nn.layers import norms_of
-from pyranet_fast.ops import shared_batch_norm_relu as shared
+from pyranet_fast.ops.cpu import batch_norm_relu as shared
+from pyranet_fast.ops.cpu import policy
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 
@@ -36,7 +37,7 @@ def run(x: Tensor, own: list[BatchNormReLU], grads: list[Tensor | None], extra: 
     leaves = [x, *(p for norm in own for p in norm.parameters())]
     found = torch.autograd.grad([y for y, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
     return [*outputs, *(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True)),
-            *(b for norm in own for b in (norm.running_mean, norm.running_var))]  # fmt: skip
+            *(b for norm in own for b in (norm.running_mean, norm.running_var))]  # type: ignore[list-item]  # fmt: skip
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -110,11 +111,15 @@ def test_where_it_serves_and_twice_differentiated():
     x = torch.randn(2, 6, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
     (norm,) = norms(1, 6, torch.float32)
     vectors = (norm.weight, norm.bias)
-    assert shared.serves(x, *vectors) and not shared.serves(x.contiguous(), *vectors)
-    assert not shared.serves(x, None, None) and not shared.serves(x.double(), *vectors)
-    assert not shared.serves(x[:0], *vectors)
+    assert policy.supports_shared_batch_norm_relu(x, *vectors) and not policy.supports_shared_batch_norm_relu(
+        x.contiguous(), *vectors
+    )
+    assert not policy.supports_shared_batch_norm_relu(x, None, None) and not policy.supports_shared_batch_norm_relu(
+        x.double(), *vectors
+    )
+    assert not policy.supports_shared_batch_norm_relu(x[:0], *vectors)
     with ops.backend("reference"):
-        assert not shared.serves(x, *vectors)
+        assert not policy.supports_shared_batch_norm_relu(x, *vectors)
     norm.eval()
     kept, (y,) = norms_of(x, [norm])
     assert kept is x and torch.equal(y, norm(x))

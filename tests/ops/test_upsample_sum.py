@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import TOLERANCES
 from torch import Tensor
 
 from pyranet_fast import ops
-from pyranet_fast.ops import _backend
+from tests.ops.testing import TOLERANCES
+from tests.ops.testing import native_only as native
 
-native = pytest.mark.skipif(_backend.native_error is not None, reason="the native library is not built")
 BACKENDS = [pytest.param("reference"), pytest.param("native", marks=native)]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PYRAMID = [(53, 53), (45, 45), (38, 38), (32, 32)]

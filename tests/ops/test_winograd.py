@@ -10,7 +10,7 @@ from torch import Tensor
 from pyranet_fast import ops
 from pyranet_fast.nn.layers import Conv3x3
 from pyranet_fast.nn.residual import BNReLUConv
-from pyranet_fast.ops import winograd
+from pyranet_fast.ops.cpu import policy, winograd
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 
@@ -30,7 +30,7 @@ def test_convolution_and_gradients(n, c, k, h, w, layout):
     x, grad = torch.randn(n, c, h, w).contiguous(memory_format=layout), torch.randn(n, k, h, w)
     weight, bias, other = torch.randn(k, c, 3, 3), torch.randn(k), torch.randn(n, k, h, w)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    packed = winograd.pack(weight)
+    packed = winograd.prepack(weight)
     assert error(winograd.conv3x3(x, packed, bias), exact) < TOLERANCE
     assert error(winograd.conv3x3(x, packed, outputs=k), exact - bias.double()[:, None, None]) < TOLERANCE
     ended = winograd.conv3x3(x, packed, bias, other, relu=True)
@@ -55,15 +55,15 @@ def test_many_tiles_and_any_number_of_threads():
             torch.set_num_threads(count)
             results.append(
                 [
-                    winograd.conv3x3(x, winograd.pack(weight), outputs=48),
-                    winograd.conv3x3(grad, winograd.pack(weight, backward=True), outputs=36),
+                    winograd.conv3x3(x, winograd.prepack(weight), outputs=48),
+                    winograd.conv3x3(grad, winograd.prepack(weight, backward=True), outputs=36),
                     torch.ops.pyranet_fast.winograd_weight_gradient(x, grad),
                 ]
             )
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
-    exact = torch.nn.grad.conv2d_weight(x.double(), weight.shape, grad.double(), padding=1)
+    exact = torch.nn.grad.conv2d_weight(x.double(), weight.shape, grad.double(), padding=1)  # type: ignore[attr-defined]
     assert error(results[0][2], exact) < TOLERANCE
 
 
@@ -73,20 +73,22 @@ def test_filters_are_those_of_the_neighbours():
     for tap in range(9):
         weight = torch.zeros(32, 32, 3, 3)
         weight[torch.arange(32), torch.arange(32).flip(0), tap // 3, tap % 3] = 1
-        y = winograd.conv3x3(x, winograd.pack(weight), outputs=32)
+        y = winograd.conv3x3(x, winograd.prepack(weight), outputs=32)
         torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
 
 
 def test_where_it_serves():
     weight, x = torch.randn(64, 64, 3, 3), torch.randn(1, 64, 32, 32).contiguous(memory_format=torch.channels_last)
-    assert winograd.trains(x, weight)
-    assert not winograd.trains(x.contiguous(), weight) and not winograd.trains(x.bfloat16(), weight.bfloat16())
-    assert not winograd.trains(x[..., :8, :8].contiguous(memory_format=torch.channels_last), weight)
-    assert not winograd.serves(weight[:16]) and not winograd.serves(weight.double())
+    assert policy.trains_with_winograd(x, weight)
+    assert not policy.trains_with_winograd(x.contiguous(), weight) and not policy.trains_with_winograd(
+        x.bfloat16(), weight.bfloat16()
+    )
+    assert not policy.trains_with_winograd(x[..., :8, :8].contiguous(memory_format=torch.channels_last), weight)
+    assert not policy.supports_winograd(weight[:16]) and not policy.supports_winograd(weight.double())
     with ops.backend("reference"):
-        assert not winograd.trains(x, weight)
+        assert not policy.trains_with_winograd(x, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not winograd.trains(x, weight)
+        assert not policy.trains_with_winograd(x, weight)
 
 
 def test_module_trains_as_conv2d_does(monkeypatch):
@@ -117,10 +119,10 @@ def test_module_trains_as_conv2d_does(monkeypatch):
 
 def test_bad_calls_are_refused():
     x = torch.randn(1, 32, 8, 8)
-    packed = winograd.pack(torch.randn(32, 32, 3, 3))
+    packed = winograd.prepack(torch.randn(32, 32, 3, 3))
     with pytest.raises(RuntimeError, match="packed must come from winograd_pack"):
         winograd.conv3x3(x[:, :31], packed, outputs=32)
     with pytest.raises(RuntimeError, match="other must have the output's shape"):
         winograd.conv3x3(x, packed, other=x[..., :7], outputs=32)
     with pytest.raises(RuntimeError, match="weight must be"):
-        winograd.pack(torch.randn(32, 32, 1, 1))
+        winograd.prepack(torch.randn(32, 32, 1, 1))

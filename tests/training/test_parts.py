@@ -81,7 +81,7 @@ def parsed(config: type[RunConfig], *flags: str) -> RunConfig:
 
 @pytest.mark.parametrize("config", [PoseConfig, ClassifierConfig])
 def test_the_defaults_of_flags_and_of_configs_are_the_same(config: type[RunConfig]) -> None:
-    assert parsed(config) == config()
+    assert parsed(config) == config()  # type: ignore[call-arg]
     options = config.options()
     assert sorted(option.name for option in options) == sorted(field.name for field in dataclasses.fields(config))
     assert options[0].name == "dataset"  # the task's own options come first

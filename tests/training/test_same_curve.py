@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyranet_fast import ops
 from pyranet_fast.models import PyraNet
-from pyranet_fast.ops import pointwise, shared_batch_norm_relu, winograd
+from pyranet_fast.ops.cpu import batch_norm_relu, pointwise, winograd
 
 pytestmark = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 
@@ -43,7 +43,7 @@ def test_same_curve(monkeypatch):
     for name, module, function in (
         ("winograd", winograd, "differentiable_conv3x3"),
         ("pointwise", pointwise, "conv1x1"),
-        ("shared", shared_batch_norm_relu, "shared_batch_norm_relu"),
+        ("shared", batch_norm_relu, "shared_batch_norm_relu"),
     ):
         real = getattr(module, function)
 

@@ -1,4 +1,4 @@
-"""Procedurally rendered people: the data set that needs no download."""
+"""Procedurally rendered people: the dataset that needs no download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing a posed body: what people wear, head, limbs and clothes, from far to near."""
+"""A posed body with its appearance, drawn part by part from far to near: limbs, clothes and head."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 
-from .canvas import Circle, Color, Painting, View
-from .kinematics import Body, Rng, Vector
+from .kinematics import Body, Point3D
+from .renderer import Camera, Circle, Color, Renderer
 
 _SKIN = np.array(
     [
@@ -39,8 +40,8 @@ _HAIR = (
 
 
 @dataclass
-class Look:
-    """What somebody wears and looks like; colors are RGB."""
+class Appearance:
+    """Clothes, skin and hair."""
 
     skin: Color
     hair: Color
@@ -56,8 +57,8 @@ class Look:
     socks: Color
 
 
-def sample_look(rng: Rng) -> Look:
-    """Draw clothes, skin and hair."""
+def sample_appearance(rng: Generator) -> Appearance:
+    """Draw clothes, skin and hair at random."""
     at = rng.uniform(0, len(_SKIN) - 1)
     low = int(at)
     skin = _SKIN[low] + (at - low) * (_SKIN[low + 1] - _SKIN[low])
@@ -69,7 +70,7 @@ def sample_look(rng: Rng) -> Look:
         tile = _tile(rng, shirt)
     style = ("short", "long", "bald", "hat", "bun")[int(rng.choice(5, p=(0.48, 0.2, 0.07, 0.17, 0.08)))]
     hair = np.array(_HAIR[int(rng.integers(len(_HAIR)))]) * rng.uniform(0.8, 1.25)
-    return Look(
+    return Appearance(
         skin=rgb(skin * rng.uniform(0.92, 1.05)),
         hair=rgb(hair),
         hair_style=style,  # type: ignore[arg-type]
@@ -91,7 +92,7 @@ def rgb(values: Iterable[float]) -> Color:
     return r, g, b
 
 
-def _fabric(rng: Rng, dark: float = 0.3) -> Color:
+def _fabric(rng: Generator, dark: float = 0.3) -> Color:
     """Draw a cloth's color: often dark, white or gray, else of any hue."""
     if rng.random() < dark:
         return rgb(rng.uniform(18, 75) + rng.normal(0, 9, 3))
@@ -101,7 +102,7 @@ def _fabric(rng: Rng, dark: float = 0.3) -> Color:
     return rgb(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0])
 
 
-def _tile(rng: Rng, base: Color) -> npt.NDArray[np.uint8]:
+def _tile(rng: Generator, base: Color) -> npt.NDArray[np.uint8]:
     """Draw a 32 x 32 repeating pattern: stripes either way, checks, dots."""
     tile = np.empty((32, 32, 3), dtype=np.uint8)
     tile[:] = base
@@ -144,11 +145,11 @@ _CIRCLE = np.stack([np.cos(_TURNS), np.sin(_TURNS)])
 
 
 class Head:
-    """The head of a posed body as the camera sees it."""
+    """The head of a posed body: an ellipsoid with hair, a face, perhaps a hat."""
 
-    def __init__(self, body: Body, look: Look, view: View) -> None:
+    def __init__(self, body: Body, appearance: Appearance, camera: Camera) -> None:
         """Compute what all parts share."""
-        self.body, self.look, self.view = body, look, view
+        self.body, self.appearance, self.camera = body, appearance, camera
         # Half-axes of the skull (left, up, forward), a little under the joint on its top.
         self.axes = np.array([0.355, 0.5, 0.43]) * body.proportions.head
 
@@ -158,27 +159,27 @@ class Head:
         low, high = outline.min(axis=0), outline.max(axis=0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
-    def draw_hair(self, canvas: Painting) -> None:
+    def draw_hair(self, renderer: Renderer) -> None:
         """Long hair or a bun: behind the head as the body sees it."""
         at, turn, size = self.body.points["head"], self.body.head, self.body.proportions.head
-        if self.look.hair_style == "bun":
-            ball = self.view.circle(at + turn @ np.array([0, 0.25, -0.5]) * size, 0.2 * size)
-            canvas.solid([[ball]], self.look.hair)
+        if self.appearance.hair_style == "bun":
+            ball = self.camera.circle(at + turn @ np.array([0, 0.25, -0.5]) * size, 0.2 * size)
+            renderer.solid([[ball]], self.appearance.hair)
             return
         spots = ((0, 0.1, -0.12, 0.42), (0.22, -0.55, -0.25, 0.2), (-0.22, -0.55, -0.25, 0.2))
-        balls = [self.view.circle(at + turn @ np.array([x, y, z]) * size, r * size) for x, y, z, r in spots]
-        canvas.solid([balls], self.look.hair)
+        balls = [self.camera.circle(at + turn @ np.array([x, y, z]) * size, r * size) for x, y, z, r in spots]
+        renderer.solid([balls], self.appearance.hair)
 
-    def draw(self, canvas: Painting) -> None:
+    def draw(self, renderer: Renderer) -> None:
         """Draw skull, hair that lies on it, face and hat."""
-        look, turn = self.look, self.body.head
-        x, y, px = self.view.project(self.body.points["head"])
+        appearance, turn = self.appearance, self.body.head
+        x, y, px = self.camera.project(self.body.points["head"])
         size = px * self.body.proportions.head
-        bald = look.hair_style == "bald"
+        bald = appearance.hair_style == "bald"
         skull = self._skull(1.0 if bald else 1.04)
         shade = 112.0
-        canvas.patch(skull, look.skin if bald else look.hair, shade)
-        canvas.patch(0.8 * skull + 0.2 * skull.mean(axis=0), look.skin if bald else look.hair, 122.0)
+        renderer.patch(skull, appearance.skin if bald else appearance.hair, shade)
+        renderer.patch(0.8 * skull + 0.2 * skull.mean(axis=0), appearance.skin if bald else appearance.hair, 122.0)
 
         def surface(direction: tuple[float, float, float], out: float = 1.0) -> tuple[float, float, float]:
             """Return x, y and how far a point of the head faces the camera."""
@@ -187,44 +188,44 @@ class Head:
 
         for sign in (-1.0, 1.0):
             ex, ey, facing = surface((sign, -0.08, -0.05))
-            if facing > -0.5 and look.hair_style != "long":
-                canvas.dot(ex, ey, 0.07 * size, look.skin)
+            if facing > -0.5 and appearance.hair_style != "long":
+                renderer.dot(ex, ey, 0.07 * size, appearance.skin)
         face = self._visible(_FACE, 0.99)
         if len(face) >= 3:
-            canvas.patch(face, look.skin, 126.0)
-            canvas.patch(0.7 * face + 0.3 * face.mean(axis=0), look.skin, 134.0)
+            renderer.patch(face, appearance.skin, 126.0)
+            renderer.patch(0.7 * face + 0.3 * face.mean(axis=0), appearance.skin, 134.0)
         dark: Color = (40.0, 30.0, 28.0)
         for sign in (-1.0, 1.0):
             ex, ey, facing = surface((sign * 0.42, 0.02, 0.88))
             if facing > 0.2:
-                canvas.dot(ex, ey, 0.05 * size, dark)
+                renderer.dot(ex, ey, 0.05 * size, dark)
         nose = surface((0, -0.25, 1.0), 1.12)
         if nose[2] > -0.15:
-            canvas.dot(nose[0], nose[1], 0.05 * size, rgb(np.array(look.skin) * 0.86))
+            renderer.dot(nose[0], nose[1], 0.05 * size, rgb(np.array(appearance.skin) * 0.86))
         for sign in (-0.16, 0.0, 0.16):
             mx, my, facing = surface((sign, -0.58, 0.8))
             if facing > 0.2:
-                canvas.dot(mx, my, 0.032 * size, (150.0, 62.0, 58.0))
-        if look.hair_style == "hat":
-            self._hat(canvas)
+                renderer.dot(mx, my, 0.032 * size, (150.0, 62.0, 58.0))
+        if appearance.hair_style == "hat":
+            self._hat(renderer)
 
-    def _hat(self, canvas: Painting) -> None:
-        x, y, px = self.view.project(self.body.points["head"])
+    def _hat(self, renderer: Renderer) -> None:
+        x, y, px = self.camera.project(self.body.points["head"])
         brim = np.array([(-0.75, 0.42, 0.6), (0.75, 0.42, 0.6), (0.5, 0.34, 1.75), (-0.5, 0.34, 1.75), (0, 0.34, 1.9)])
         points = (brim * self.axes * 1.08) @ self.body.head.T
         flat = points[:, :2] * (px, -px) + (x, y)
         crown = self._visible(_HAT, 1.12)
         if points[2:, 2].mean() < 0:  # the brim points away
-            canvas.patch(flat, rgb(np.array(self.look.hat) * 0.8), 120.0)
+            renderer.patch(flat, rgb(np.array(self.appearance.hat) * 0.8), 120.0)
         if len(crown) >= 3:
-            canvas.patch(crown, self.look.hat, 118.0)
-            canvas.patch(0.7 * crown + 0.3 * crown.mean(axis=0), self.look.hat, 132.0)
+            renderer.patch(crown, self.appearance.hat, 118.0)
+            renderer.patch(0.7 * crown + 0.3 * crown.mean(axis=0), self.appearance.hat, 132.0)
         if points[2:, 2].mean() >= 0:
-            canvas.patch(flat, rgb(np.array(self.look.hat) * 0.8), 120.0)
+            renderer.patch(flat, rgb(np.array(self.appearance.hat) * 0.8), 120.0)
 
     def _skull(self, grow: float) -> npt.NDArray[np.float64]:
         """Outline of the head's ellipsoid, in pixels."""
-        x, y, px = self.view.project(self.body.points["head"])
+        x, y, px = self.camera.project(self.body.points["head"])
         half = (px * grow) * (self.body.head[:2] * self.axes)
         half[1] = -half[1]
         root = np.linalg.cholesky(half @ half.T)
@@ -233,7 +234,7 @@ class Head:
 
     def _visible(self, directions: npt.NDArray[np.float64], grow: float) -> npt.NDArray[np.float64]:
         """Project those points of the head's surface that face the camera, (M, 2)."""
-        x, y, px = self.view.project(self.body.points["head"])
+        x, y, px = self.camera.project(self.body.points["head"])
         normals = (directions / self.axes) @ self.body.head.T
         points = px * grow * ((directions * self.axes) @ self.body.head.T)[normals[:, 2] >= 0]
         return points[:, :2] * (1, -1) + (x, y)
@@ -243,24 +244,24 @@ _SIDES = ("left", "right")
 
 
 class Figure:
-    """A body, its look and its view, ready to be drawn."""
+    """A posed body with an appearance, as the camera sees it."""
 
-    def __init__(self, body: Body, look: Look, view: View) -> None:
+    def __init__(self, body: Body, appearance: Appearance, camera: Camera) -> None:
         """Compute what all parts share."""
-        self.body, self.look, self.view = body, look, view
-        self.head = Head(body, look, view)
+        self.body, self.appearance, self.camera = body, appearance, camera
+        self.head = Head(body, appearance, camera)
 
-    def draw(self, canvas: Painting) -> None:
+    def draw(self, renderer: Renderer) -> None:
         """Draw every part, the farthest first."""
         p = self.body.points
         depth = self._depths()
         # What lies on the torso is nearer than its middle: limbs get a little credit.
-        parts: list[tuple[float, Callable[[Painting], None]]] = [
+        parts: list[tuple[float, Callable[[Renderer], None]]] = [
             (depth["torso"], self._torso),
             (depth["neck"] - 0.012, self._neck),
             (depth["head"], self.head.draw),
         ]
-        if self.look.hair_style in ("long", "bun"):
+        if self.appearance.hair_style in ("long", "bun"):
             behind = p["head"] + self.body.head @ np.array([0, -0.02, -0.09])
             parts.append((float(behind[2]), self.head.draw_hair))
         for side in _SIDES:
@@ -268,11 +269,11 @@ class Figure:
             parts.append((depth[side + "_forearm"], partial(self._forearm, side=side)))
             parts.append((depth[side + "_thigh"], partial(self._thigh, side=side)))
             parts.append((depth[side + "_shank"], partial(self._shank, side=side)))
-        if self.look.legs == "skirt":
+        if self.appearance.legs == "skirt":
             nearest = max(depth["left_thigh"], depth["right_thigh"])
             parts.append((nearest + 0.001, self._skirt))
         for _, part in sorted(parts, key=lambda item: item[0]):
-            part(canvas)
+            part(renderer)
 
     def _depths(self) -> dict[str, float]:
         p = self.body.points
@@ -292,29 +293,29 @@ class Figure:
         """Return hulls between consecutive balls; ``profile`` is (where between the joints, radius)."""
         a, b = self.body.points[start], self.body.points[end]
         girth = self.body.proportions.girth
-        balls = [self.view.circle(a + t * (b - a), radius * girth) for t, radius in profile]
+        balls = [self.camera.circle(a + t * (b - a), radius * girth) for t, radius in profile]
         return [list(pair) for pair in pairwise(balls)]
 
-    def _neck(self, canvas: Painting) -> None:
+    def _neck(self, renderer: Renderer) -> None:
         p, girth = self.body.points, self.body.proportions.girth
-        low = self.view.circle(p["thorax"], 0.03 * girth)
-        top = self.view.circle(p["upper_neck"] + 0.25 * (p["head"] - p["upper_neck"]), 0.028 * girth)
-        canvas.solid([[low, top]], self.look.skin, dim=0.9)
+        low = self.camera.circle(p["thorax"], 0.03 * girth)
+        top = self.camera.circle(p["upper_neck"] + 0.25 * (p["head"] - p["upper_neck"]), 0.028 * girth)
+        renderer.solid([[low, top]], self.appearance.skin, dim=0.9)
 
-    def _torso(self, canvas: Painting) -> None:
-        body, look, girth = self.body, self.look, self.body.proportions.girth
+    def _torso(self, renderer: Renderer) -> None:
+        body, appearance, girth = self.body, self.appearance, self.body.proportions.girth
         p = body.points
         width = body.proportions.shoulder / 0.108
         chest_at = p["waist"] + 0.55 * (p["thorax"] - p["waist"])
 
         def pair(
-            at: Vector, frame: npt.NDArray[np.float64], out: float, radius: float, down: float = 0.0
+            at: Point3D, frame: npt.NDArray[np.float64], out: float, radius: float, down: float = 0.0
         ) -> list[Circle]:
             ball = radius * girth
-            return [self.view.circle(at + frame @ np.array([sign * out, down, 0.0]), ball) for sign in (-1.0, 1.0)]
+            return [self.camera.circle(at + frame @ np.array([sign * out, down, 0.0]), ball) for sign in (-1.0, 1.0)]
 
         shoulders = [
-            self.view.circle(
+            self.camera.circle(
                 p["thorax"] + 0.72 * (p[f"{side}_shoulder"] - p["thorax"]) - 0.01 * body.chest[:, 1],
                 0.042 * girth,
             )
@@ -325,27 +326,27 @@ class Figure:
         hips = pair(p["pelvis"], body.pelvis, 0.038 * girth, 0.06, 0.012)
         seat = pair(p["pelvis"], body.pelvis, 0.034 * girth, 0.06, -0.015)
         hem = pair(p["pelvis"], body.pelvis, 0.036 * girth, 0.063, 0.03)
-        canvas.solid([[*hips, *seat]], look.bottom)
-        neck_base = self.view.circle(p["thorax"] + 0.3 * (p["upper_neck"] - p["thorax"]), 0.026 * girth)
-        canvas.solid(
+        renderer.solid([[*hips, *seat]], appearance.bottom)
+        neck_base = self.camera.circle(p["thorax"] + 0.3 * (p["upper_neck"] - p["thorax"]), 0.026 * girth)
+        renderer.solid(
             [[*shoulders, *chest, neck_base], [*chest, *waist], [*waist, *hem]],
-            look.shirt,
-            axis=[self.view.project(at)[:2] for at in (chest_at, 0.5 * (chest_at + p["waist"]), p["waist"])],
-            cloth=None if look.tile is None else (look.tile, self._cloth_matrix()),
+            appearance.shirt,
+            axis=[self.camera.project(at)[:2] for at in (chest_at, 0.5 * (chest_at + p["waist"]), p["waist"])],
+            cloth=None if appearance.tile is None else (appearance.tile, self._cloth_matrix()),
         )
         # The neckline: a patch of skin below the throat, seen from the front only.
         front = body.chest @ np.array([0.0, 0.1, 1.0])
         if front[2] > 0.25:
             outline = [(-0.026, 0.024), (0.026, 0.024), (0.012, -0.012), (0.0, -0.026), (-0.012, -0.012)]
             points = [
-                self.view.project(p["thorax"] + body.chest @ np.array([x, y, 0.036 * girth]))[:2] for x, y in outline
+                self.camera.project(p["thorax"] + body.chest @ np.array([x, y, 0.036 * girth]))[:2] for x, y in outline
             ]
-            canvas.patch(np.array(points), look.skin)
+            renderer.patch(np.array(points), appearance.skin)
 
     def _cloth_matrix(self) -> npt.NDArray[np.float64]:
         """Map tile pixels to the torso: across from hip to hip, up along the spine."""
         body = self.body
-        x, y, px = self.view.project(body.points["waist"])
+        x, y, px = self.camera.project(body.points["waist"])
         unit = px / 160  # a tile of 32 px covers a fifth of the height
         across, up = body.chest[:, 0], body.chest[:, 1]
         squeeze = np.array([[across[0], -up[0]], [-across[1], up[1]]]) * unit
@@ -354,60 +355,69 @@ class Figure:
             squeeze = np.array([[up[1], -up[0]], [up[0], up[1]]]) * unit * 0.7
         return np.column_stack([squeeze, [x, y]])
 
-    def _upper_arm(self, canvas: Painting, side: str) -> None:
-        look = self.look
+    def _upper_arm(self, renderer: Renderer, side: str) -> None:
+        appearance = self.appearance
         ends = f"{side}_shoulder", f"{side}_elbow"
-        if look.sleeves == "long":
-            canvas.solid(self._limb(*ends, (0, 0.037), (0.4, 0.034), (1, 0.027)), look.shirt)
+        if appearance.sleeves == "long":
+            renderer.solid(self._limb(*ends, (0, 0.037), (0.4, 0.034), (1, 0.027)), appearance.shirt)
             return
-        canvas.solid(self._limb(*ends, (0, 0.034), (0.4, 0.031), (1, 0.023)), look.skin)
-        if look.sleeves == "short":
-            canvas.solid(self._limb(*ends, (0, 0.039), (0.5, 0.037 * (0.85 + 0.15 * look.loose))), look.shirt)
+        renderer.solid(self._limb(*ends, (0, 0.034), (0.4, 0.031), (1, 0.023)), appearance.skin)
+        if appearance.sleeves == "short":
+            renderer.solid(
+                self._limb(*ends, (0, 0.039), (0.5, 0.037 * (0.85 + 0.15 * appearance.loose))), appearance.shirt
+            )
 
-    def _forearm(self, canvas: Painting, side: str) -> None:
-        look = self.look
+    def _forearm(self, renderer: Renderer, side: str) -> None:
+        appearance = self.appearance
         hand = self._limb(f"{side}_wrist", f"{side}_hand", (0.05, 0.017), (0.5, 0.022), (1, 0.014))
-        canvas.solid(hand, look.skin)
+        renderer.solid(hand, appearance.skin)
         ends = f"{side}_elbow", f"{side}_wrist"
-        if look.sleeves == "long":
-            canvas.solid(self._limb(*ends, (0, 0.028), (0.3, 0.028), (0.95, 0.021)), look.shirt)
+        if appearance.sleeves == "long":
+            renderer.solid(self._limb(*ends, (0, 0.028), (0.3, 0.028), (0.95, 0.021)), appearance.shirt)
         else:
-            canvas.solid(self._limb(*ends, (0, 0.023), (0.25, 0.025), (1, 0.015)), look.skin)
+            renderer.solid(self._limb(*ends, (0, 0.023), (0.25, 0.025), (1, 0.015)), appearance.skin)
 
-    def _thigh(self, canvas: Painting, side: str) -> None:
-        look = self.look
+    def _thigh(self, renderer: Renderer, side: str) -> None:
+        appearance = self.appearance
         ends = f"{side}_hip", f"{side}_knee"
-        if look.legs == "trousers":
-            canvas.solid(self._limb(*ends, (0, 0.058), (0.4, 0.054), (1, 0.038 * look.loose)), look.bottom)
-            return
-        canvas.solid(self._limb(*ends, (0, 0.055), (0.4, 0.05), (1, 0.034)), look.skin)
-        if look.legs == "shorts":
-            canvas.solid(self._limb(*ends, (0, 0.06), (0.35 + 0.3 * look.loose, 0.046 * look.loose)), look.bottom)
-
-    def _shank(self, canvas: Painting, side: str) -> None:
-        look = self.look
-        foot = [
-            self.view.circle(self.body.points[f"{side}_{end}"], radius)
-            for end, radius in (("heel", 0.021), ("toe", 0.018))
-        ]
-        instep = self.view.circle(self.body.points[f"{side}_ankle"], 0.021)
-        canvas.solid([[*foot, instep]], look.shoes)
-        ends = f"{side}_knee", f"{side}_ankle"
-        if look.legs == "trousers":
-            wide = 0.5 + 0.5 * look.loose
-            canvas.solid(
-                self._limb(*ends, (0, 0.038 * look.loose), (0.35, 0.038 * look.loose), (0.97, 0.029 * wide)),
-                look.bottom,
+        if appearance.legs == "trousers":
+            renderer.solid(
+                self._limb(*ends, (0, 0.058), (0.4, 0.054), (1, 0.038 * appearance.loose)), appearance.bottom
             )
             return
-        canvas.solid(self._limb(*ends, (0, 0.034), (0.28, 0.037), (0.6, 0.03), (1, 0.019)), look.skin)
-        canvas.solid(self._limb(*ends, (0.8, 0.023), (1, 0.021)), look.socks)
+        renderer.solid(self._limb(*ends, (0, 0.055), (0.4, 0.05), (1, 0.034)), appearance.skin)
+        if appearance.legs == "shorts":
+            renderer.solid(
+                self._limb(*ends, (0, 0.06), (0.35 + 0.3 * appearance.loose, 0.046 * appearance.loose)),
+                appearance.bottom,
+            )
 
-    def _skirt(self, canvas: Painting) -> None:
+    def _shank(self, renderer: Renderer, side: str) -> None:
+        appearance = self.appearance
+        foot = [
+            self.camera.circle(self.body.points[f"{side}_{end}"], radius)
+            for end, radius in (("heel", 0.021), ("toe", 0.018))
+        ]
+        instep = self.camera.circle(self.body.points[f"{side}_ankle"], 0.021)
+        renderer.solid([[*foot, instep]], appearance.shoes)
+        ends = f"{side}_knee", f"{side}_ankle"
+        if appearance.legs == "trousers":
+            wide = 0.5 + 0.5 * appearance.loose
+            renderer.solid(
+                self._limb(
+                    *ends, (0, 0.038 * appearance.loose), (0.35, 0.038 * appearance.loose), (0.97, 0.029 * wide)
+                ),
+                appearance.bottom,
+            )
+            return
+        renderer.solid(self._limb(*ends, (0, 0.034), (0.28, 0.037), (0.6, 0.03), (1, 0.019)), appearance.skin)
+        renderer.solid(self._limb(*ends, (0.8, 0.023), (1, 0.021)), appearance.socks)
+
+    def _skirt(self, renderer: Renderer) -> None:
         p, girth = self.body.points, self.body.proportions.girth
-        waist = self.view.circle(p["pelvis"] + 0.2 * (p["waist"] - p["pelvis"]), 0.07 * girth)
+        waist = self.camera.circle(p["pelvis"] + 0.2 * (p["waist"] - p["pelvis"]), 0.07 * girth)
         hem = [
-            self.view.circle(p[f"{s}_hip"] + 0.75 * (p[f"{s}_knee"] - p[f"{s}_hip"]), 0.055 * self.look.loose)
+            self.camera.circle(p[f"{s}_hip"] + 0.75 * (p[f"{s}_knee"] - p[f"{s}_hip"]), 0.055 * self.appearance.loose)
             for s in _SIDES
         ]
-        canvas.solid([[waist, *hem]], self.look.bottom)
+        renderer.solid([[waist, *hem]], self.appearance.bottom)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 
-Vector = npt.NDArray[np.float64]
-Rotation = npt.NDArray[np.float64]
-Rng = np.random.Generator
+Point3D = npt.NDArray[np.float64]  # (3,)
+RotationMatrix = npt.NDArray[np.float64]  # (3, 3)
 
 
 @dataclass
@@ -33,17 +33,6 @@ class Proportions:
     hip: float
     head: float
     girth: float
-
-
-@dataclass
-class Pose:
-    """Joint angles in degrees; limbs are (left, right)."""
-
-    root: tuple[float, float, float]  # yaw, pitch forward, roll
-    spine: tuple[float, float, float]  # flexion, sideways, twist
-    neck: tuple[float, float, float]  # flexion, sideways, turn
-    arms: tuple[Arm, Arm]
-    legs: tuple[Leg, Leg]
 
 
 @dataclass
@@ -80,13 +69,24 @@ class Leg:
 
 
 @dataclass
+class Pose:
+    """Joint angles in degrees; limbs are (left, right)."""
+
+    root: tuple[float, float, float]  # yaw, pitch forward, roll
+    spine: tuple[float, float, float]  # flexion, sideways, twist
+    neck: tuple[float, float, float]  # flexion, sideways, turn
+    arms: tuple[Arm, Arm]
+    legs: tuple[Leg, Leg]
+
+
+@dataclass
 class Body:
     """Points of a posed body (3D, camera axes) and the frames its parts are drawn in."""
 
-    points: dict[str, Vector]
-    pelvis: Rotation
-    chest: Rotation
-    head: Rotation
+    points: dict[str, Point3D]
+    pelvis: RotationMatrix
+    chest: RotationMatrix
+    head: RotationMatrix
     proportions: Proportions
 
 
@@ -98,8 +98,8 @@ MPII_POINTS = (
 )  # fmt: skip
 
 
-def sample_proportions(rng: Rng) -> Proportions:
-    """Draw a build around the average adult's."""
+def sample_proportions(rng: Generator) -> Proportions:
+    """Draw proportions around the average adult's."""
     limb, width = rng.normal(1, 0.035, 5), rng.normal(1, 0.07, 3)
     return Proportions(
         thigh=0.242 * limb[0],
@@ -114,7 +114,7 @@ def sample_proportions(rng: Rng) -> Proportions:
     )
 
 
-def sample_pose(rng: Rng, variety: float = 1.0) -> Pose:
+def sample_pose(rng: Generator, variety: float = 1.0) -> Pose:
     """Draw a pose: a way of standing, two arms, a view.
 
     Below 1, ``variety`` is how much of the unusual remains: views from the side and the back, lying, legs other
@@ -165,7 +165,7 @@ def build(pose: Pose, size: Proportions, camera_pitch: float = 0.0) -> Body:
     neck_turn = chest @ _x(bend * 0.5 + 8)
     head = neck_turn @ _x(bend * 0.5 - 8) @ _z(tilt) @ _y(turn)
 
-    points: dict[str, Vector] = {"pelvis": np.zeros(3)}
+    points: dict[str, Point3D] = {"pelvis": np.zeros(3)}
     points["waist"] = waist_turn @ np.array([0, 0.42 * size.torso, 0])
     points["thorax"] = points["waist"] + chest @ np.array([0, 0.58 * size.torso, 0])
     points["upper_neck"] = points["thorax"] + neck_turn @ np.array([0, 0.052, 0.008])
@@ -201,73 +201,73 @@ def build(pose: Pose, size: Proportions, camera_pitch: float = 0.0) -> Body:
     return Body(points, pelvis, chest, head, size)
 
 
-# Two legs, and how far the trunk leans forward.
+# Ways of standing: two legs, and how far the trunk leans forward.
 Legs = tuple[tuple[Leg, Leg], float]
 
 
-def _n(rng: Rng, deviation: float) -> float:
+def _n(rng: Generator, deviation: float) -> float:
     return float(rng.normal(0, deviation))
 
 
-def _legs_stand(rng: Rng) -> Legs:
+def _legs_stand(rng: Generator) -> Legs:
     spread = abs(_n(rng, 5))
     a, b = (Leg(_n(rng, 5) + 2, 2 + spread + _n(rng, 2), 2 + abs(_n(rng, 6))) for _ in range(2))
     return (a, b), _n(rng, 4)
 
 
-def _legs_relaxed(rng: Rng) -> Legs:
+def _legs_relaxed(rng: Generator) -> Legs:
     bent = 15 + abs(_n(rng, 15))
     return (Leg(_n(rng, 3), 4, 2), Leg(bent * 0.7, 8 + _n(rng, 4), bent, -0.3 * bent)), _n(rng, 4)
 
 
-def _legs_walk(rng: Rng) -> Legs:
+def _legs_walk(rng: Generator) -> Legs:
     stride = rng.uniform(12, 32)
     ahead = Leg(stride, 2, 6 + abs(_n(rng, 6)), -5)
     behind = Leg(-0.7 * stride, 2, 8 + abs(_n(rng, 15)), 15)
     return (ahead, behind), 3 + _n(rng, 3)
 
 
-def _legs_run(rng: Rng) -> Legs:
+def _legs_run(rng: Generator) -> Legs:
     front, back = rng.uniform(35, 80), rng.uniform(35, 100)
     return (Leg(front, 2, front + _n(rng, 15)), Leg(-18 + _n(rng, 6), 2, back, 25)), 12 + _n(rng, 6)
 
 
-def _legs_sit(rng: Rng) -> Legs:
+def _legs_sit(rng: Generator) -> Legs:
     spread, knee = abs(_n(rng, 9)), rng.uniform(60, 105)
     a, b = (Leg(85 + _n(rng, 8), 4 + spread, knee + _n(rng, 10)) for _ in range(2))
     return (a, b), _n(rng, 9)
 
 
-def _legs_squat(rng: Rng) -> Legs:
+def _legs_squat(rng: Generator) -> Legs:
     deep = rng.uniform(55, 115)
     a, b = (Leg(deep + _n(rng, 5), 14 + abs(_n(rng, 8)), 1.05 * deep + _n(rng, 6), -18) for _ in range(2))
     return (a, b), 22 + _n(rng, 9)
 
 
-def _legs_lunge(rng: Rng) -> Legs:
+def _legs_lunge(rng: Generator) -> Legs:
     deep = rng.uniform(40, 85)
     return (Leg(deep, 4, deep, 0), Leg(-22, 4, rng.uniform(5, 45), 20)), 5 + _n(rng, 9)
 
 
-def _legs_wide(rng: Rng) -> Legs:
+def _legs_wide(rng: Generator) -> Legs:
     spread = rng.uniform(18, 42)
     a, b = (Leg(_n(rng, 8) + 5, spread + _n(rng, 5), abs(_n(rng, 12))) for _ in range(2))
     return (a, b), _n(rng, 8)
 
 
-def _legs_kick(rng: Rng) -> Legs:
+def _legs_kick(rng: Generator) -> Legs:
     raised = Leg(rng.uniform(45, 100), 6 + abs(_n(rng, 14)), abs(_n(rng, 40)))
     return (raised, Leg(-4, 3, 8, 5)), -5 + _n(rng, 6)
 
 
-def _legs_bend(rng: Rng) -> Legs:
+def _legs_bend(rng: Generator) -> Legs:
     lean = rng.uniform(35, 85)
     # Leaning tips the pelvis by part of the lean; the hips give way so that the legs stay upright.
     a, b = (Leg(0.4 * lean + _n(rng, 6), 5 + abs(_n(rng, 5)), 8 + abs(_n(rng, 10))) for _ in range(2))
     return (a, b), lean
 
 
-_LEGS: dict[str, Callable[[Rng], Legs]] = {
+_LEGS: dict[str, Callable[[Generator], Legs]] = {
     "stand": _legs_stand,
     "relaxed": _legs_relaxed,
     "walk": _legs_walk,
@@ -283,7 +283,7 @@ _LEG_NAMES = tuple(_LEGS)
 _USUAL_LEGS = ("stand", "relaxed", "walk", "wide")
 _LEG_SHARES = (0.20, 0.12, 0.16, 0.10, 0.11, 0.06, 0.07, 0.08, 0.05, 0.05)
 
-# (flexion, abduction, internal rotation, elbow) and their deviations.
+# Ways of holding an arm: how often, the mean of (flexion, abduction, internal rotation, elbow), their deviations.
 _ARM_KINDS: tuple[tuple[float, tuple[float, float, float, float], tuple[float, float, float, float]], ...] = (
     (0.30, (2, 9, 15, 14), (12, 5, 20, 10)),  # hanging
     (0.08, (-12, 42, 55, 95), (8, 6, 10, 10)),  # hand on the hip
@@ -300,8 +300,8 @@ _USUAL_ARMS = range(5)
 _ARM_SHARES = tuple(share for share, _, _ in _ARM_KINDS)
 
 
-def _arm_kind(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Rng], Arm]:
-    def draw(rng: Rng) -> Arm:
+def _arm_kind(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Generator], Arm]:
+    def draw(rng: Generator) -> Arm:
         return Arm(*(float(v) for v in rng.normal(mean, deviation)))
 
     return draw
@@ -310,16 +310,16 @@ def _arm_kind(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable
 _ARMS = tuple(_arm_kind(mean, deviation) for _, mean, deviation in _ARM_KINDS)
 
 
-def _x(degrees: float) -> Rotation:
+def _x(degrees: float) -> RotationMatrix:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
-def _y(degrees: float) -> Rotation:
+def _y(degrees: float) -> RotationMatrix:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
-def _z(degrees: float) -> Rotation:
+def _z(degrees: float) -> RotationMatrix:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])

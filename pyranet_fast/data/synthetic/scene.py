@@ -8,16 +8,15 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator
 
-from .kinematics import Rng
-
-Picture = npt.NDArray[np.uint8]
+from ..dataset import Image
 
 _BANK = 640
 
 
 @lru_cache(maxsize=1)
-def _noise_bank() -> tuple[Picture, Picture]:
+def _noise_bank() -> tuple[Image, Image]:
     """Return a smooth fractal (640, 640) and white noise (640, 640, 3) around 128, always the same."""
     rng = np.random.default_rng(20170803)
     field = np.zeros((_BANK, _BANK), dtype=np.float32)
@@ -30,7 +29,7 @@ def _noise_bank() -> tuple[Picture, Picture]:
     return smooth, white
 
 
-def background(rng: Rng, height: int, width: int) -> Picture:
+def background(rng: Generator, height: int, width: int) -> Image:
     """Draw a place: one surface, or wall and floor; things in it; perhaps out of focus."""
     kind = rng.random()
     image = texture(rng, height, width) if kind < 0.85 else _gradient(rng, height, width)
@@ -51,7 +50,7 @@ def background(rng: Rng, height: int, width: int) -> Picture:
     return image
 
 
-def texture(rng: Rng, height: int, width: int) -> Picture:
+def texture(rng: Generator, height: int, width: int) -> Image:
     """Draw a surface: fractal noise seen through a random palette of related colors."""
     bank, _ = _noise_bank()
     zoom = rng.uniform(0.35, 2.2)
@@ -69,7 +68,7 @@ def texture(rng: Rng, height: int, width: int) -> Picture:
     return _u8(cv2.LUT(cv2.merge([field, field, field]), table))
 
 
-def _gradient(rng: Rng, height: int, width: int) -> Picture:
+def _gradient(rng: Generator, height: int, width: int) -> Image:
     corners = rng.uniform(20, 240) + rng.normal(0, 40, (2, 2, 3))
     small = np.clip(corners, 0, 255).astype(np.float32)
     grown = cv2.resize(small, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
@@ -77,7 +76,7 @@ def _gradient(rng: Rng, height: int, width: int) -> Picture:
     return np.asarray(inner, dtype=np.uint8)
 
 
-def _grid(rng: Rng, image: Picture) -> None:
+def _grid(rng: Generator, image: Image) -> None:
     """Draw bars, tiles or a fence."""
     height, width = image.shape[:2]
     color = rng.uniform(0, 255, 3).tolist()
@@ -90,7 +89,7 @@ def _grid(rng: Rng, image: Picture) -> None:
             cv2.line(image, (0, y), (width, y), color, thick, cv2.LINE_AA)
 
 
-def _thing(rng: Rng, image: Picture, at: tuple[float, float] | None = None, size: float | None = None) -> None:
+def _thing(rng: Generator, image: Image, at: tuple[float, float] | None = None, size: float | None = None) -> None:
     """Draw one object: a box, a ball, a pole or a shard, shaded a little."""
     height, width = image.shape[:2]
     x, y = at if at is not None else (rng.uniform(0, width), rng.uniform(0, height))
@@ -122,7 +121,7 @@ def _thing(rng: Rng, image: Picture, at: tuple[float, float] | None = None, size
         cv2.fillPoly(image, [np.rint(points * 16).astype(np.int32)], color, cv2.LINE_AA, 4)
 
 
-def foreground(rng: Rng, image: Picture, box: tuple[float, float, float, float], share: float) -> None:
+def foreground(rng: Generator, image: Image, box: tuple[float, float, float, float], share: float) -> None:
     """Perhaps put a thing in front of the person whose joints lie in ``box`` (x0, y0, x1, y1)."""
     if rng.random() > share:
         return
@@ -132,21 +131,21 @@ def foreground(rng: Rng, image: Picture, box: tuple[float, float, float, float],
     _thing(rng, image, at, rng.uniform(0.06, 0.15) * long)
 
 
-def shadow(rng: Rng, image: Picture, x: float, y: float, width: float) -> None:
+def shadow(rng: Generator, image: Image, x: float, y: float, width: float) -> None:
     """Darken the ground under a person."""
     half = (max(2, round(0.5 * width * rng.uniform(0.8, 1.3))), max(1, round(0.09 * width)))
     top, bottom = max(0, round(y) - 4 * half[1]), min(image.shape[0], round(y) + 4 * half[1])
     if bottom - top < 3:
         return
     strip = image[top:bottom]
-    mask: Picture = np.full(strip.shape[:2], 255, dtype=np.uint8)
+    mask: Image = np.full(strip.shape[:2], 255, dtype=np.uint8)
     dark = rng.uniform(110, 190)
     cv2.ellipse(mask, (round(x), round(y) - top), half, 0, 0, 360, dark, -1)
     mask = _u8(cv2.GaussianBlur(mask, (0, 0), 0.4 * half[1] + 1))
     cv2.multiply(strip, cv2.merge([mask, mask, mask]), dst=strip, scale=1 / 255)
 
 
-def photograph(rng: Rng, image: Picture) -> Picture:
+def photograph(rng: Generator, image: Image) -> Image:
     """Add what a camera does: uneven light, exposure, contrast, color cast, blur and noise."""
     height, width = image.shape[:2]
     if rng.random() < 0.5:
@@ -167,6 +166,6 @@ def photograph(rng: Rng, image: Picture) -> Picture:
     return _u8(cv2.addWeighted(image, 1.0, grain, strength, -128 * strength))
 
 
-def _u8(image: npt.NDArray[Any]) -> Picture:
+def _u8(image: npt.NDArray[Any]) -> Image:
     """Tell the type checker what OpenCV returned; nothing is copied."""
     return np.asarray(image, dtype=np.uint8)

@@ -12,9 +12,9 @@ from ...keypoints import MPII
 from ...metrics import PCKH
 from ..dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
 from . import scene
-from .canvas import Painting, View
-from .figure import Figure, sample_look
+from .figure import Figure, sample_appearance
 from .kinematics import MPII_POINTS, build, sample_pose, sample_proportions
+from .renderer import Camera, Renderer
 
 _HEIGHT = 256
 _WIDEST = 384
@@ -22,7 +22,7 @@ _SPLITS = {"train": 0, "val": 1, "test": 2}
 # The joints' box fills this share of the crop, whose side is never below this share of the standing height.
 _FILL = 0.75
 _STANDING = 0.85
-# People kept after they were rendered; more than the threads that may ask at once.
+# People cached after they were rendered; more than the threads that may ask at once.
 _RECENT = 64
 
 
@@ -63,7 +63,7 @@ class SyntheticSource(PeopleSource):
             raise ValueError(f"variety is {variety}; it must lie in 0..1")
         self.count, self.seed, self.split, self.variety = count, seed, split, variety
         self.name = f"demo {split}"
-        # A sample asks for image and labels one after the other: keep the last few.
+        # A sample asks for image and labels one after the other: the last few stay in memory.
         self._recent: OrderedDict[int, _Rendered] = OrderedDict()
 
     def __len__(self) -> int:
@@ -95,22 +95,22 @@ class SyntheticSource(PeopleSource):
 
 def _render(rng: np.random.Generator, variety: float) -> _Rendered:
     body = build(sample_pose(rng, variety), sample_proportions(rng), camera_pitch=float(rng.normal(4, 7)))
-    look = sample_look(rng)
+    appearance = sample_appearance(rng)
     # Every point of the body decides how large it is drawn, joints alone where it is cropped.
-    view = View(zoom=1.0, distance=float(rng.uniform(3.5, 9.0)))
-    points = np.array([view.project(point)[:2] for point in body.points.values()])
+    camera = Camera(zoom=1.0, distance=float(rng.uniform(3.5, 9.0)))
+    points = np.array([camera.project(point)[:2] for point in body.points.values()])
     low, high = points.min(axis=0) - 0.03, points.max(axis=0) + 0.03
     extent = high - low
     zoom = _HEIGHT * rng.uniform(0.6, 0.94) / max(extent[1], extent[0] * 0.8)
-    view.zoom = float(zoom)
+    camera.zoom = float(zoom)
     needed = zoom * extent[0]
     width = int(np.clip(max(rng.uniform(150, 290), needed * rng.uniform(1.08, 1.6)), needed + 6, _WIDEST))
     room = np.array([width, _HEIGHT]) - zoom * extent
     corner = room * rng.uniform(0.05, 0.95, 2)
-    view.x, view.y = (float(v) for v in corner - zoom * low)
+    camera.x, camera.y = (float(v) for v in corner - zoom * low)
 
-    figure = Figure(body, look, view)
-    joints = np.array([view.project(body.points[name])[:2] for name in MPII_POINTS])
+    figure = Figure(body, appearance, camera)
+    joints = np.array([camera.project(body.points[name])[:2] for name in MPII_POINTS])
     box_low, box_high = joints.min(axis=0), joints.max(axis=0)
     place = scene.background(rng, _HEIGHT, width)
     if rng.random() < 0.5:
@@ -118,9 +118,9 @@ def _render(rng: np.random.Generator, variety: float) -> _Rendered:
         scene.shadow(rng, place, float(feet[:, 0].mean()), float(box_high[1] + 0.03 * zoom), 0.35 * zoom)
     angle = rng.uniform(-np.pi, 0)  # light comes from above
     light = (float(np.cos(angle)), float(np.sin(angle)))
-    canvas = Painting(place, light, contrast=float(rng.uniform(0.6, 1.25)))
-    figure.draw(canvas)
-    image = canvas.finish()
+    renderer = Renderer(place, light, contrast=float(rng.uniform(0.6, 1.25)))
+    figure.draw(renderer)
+    image = renderer.render()
     scene.foreground(rng, image, (*box_low.tolist(), *box_high.tolist()), 0.28 * variety)
     image = scene.photograph(rng, image)
 

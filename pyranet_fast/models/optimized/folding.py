@@ -16,7 +16,8 @@ from ...nn.hourglass import max_pool
 from ...nn.layers import BatchNormReLU
 from ...nn.pyramid import DilatedPyramid, PooledPyramid, PyramidResidualModule, draw_samples, level_sizes
 from ...nn.residual import BNReLUConv, ResidualUnit
-from ...ops import add_affine_relu, fractional_max_pool_pyramid, fused_pointwise, pooled_pyramid, upsample_sum, winograd
+from ...ops import add_affine_relu, fractional_max_pool_pyramid, upsample_sum
+from ...ops.cpu import fused_pointwise, policy, pooled_pyramid, winograd
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,10 +51,6 @@ def _packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
-SMALL = 300
-"""Pixels up to which a 1x1 convolution of ours, which costs less to call, is faster than oneDNN's."""
-
-
 class FoldedConv(nn.Module):
     """relu?(conv(x) + other?), without gradient.
 
@@ -83,9 +80,9 @@ class FoldedConv(nn.Module):
         """Forget what was packed for another device or dtype."""
         self._packed: Tensor | None = None
         self._winograd: Tensor | None = None
-        self._pointwise: fused_pointwise.Packed | None = None
+        self._pointwise: fused_pointwise.PrepackedBranches | None = None
         self._can_pack = _packs(self.weight)
-        self._can_winograd = self._small and winograd.serves(self.weight)
+        self._can_winograd = self._small and policy.supports_winograd(self.weight)
 
     def __getstate__(self) -> dict[str, Any]:
         packed = dict.fromkeys(("_packed", "_winograd", "_pointwise"))  # opaque tensors cannot be copied
@@ -99,15 +96,14 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None, *, overwrite: bool = True) -> Tensor:
         """(N, inputs, H, W) and (N, outputs, h, w) to (N, outputs, h, w); ``overwrite``: into ``other``'s memory."""
         padding, stride, dilation = self.geometry
-        if self._can_winograd and winograd.pays(x):
+        if self._can_winograd and policy.winograd_pays(x):
             if self._winograd is None:
-                self._winograd = winograd.pack(self.weight)
+                self._winograd = winograd.prepack(self.weight)
             return winograd.conv3x3(x, self._winograd, self.bias, other, relu=self.relu)
-        pixels = x.shape[0] * x.shape[2] * x.shape[3]
-        if self._is_pointwise and pixels <= SMALL and fused_pointwise.serves(x, self.weight):
+        if self._is_pointwise and policy.fused_pointwise_alone_pays(x, self.weight):
             if self._pointwise is None:
-                self._pointwise = fused_pointwise.pack([(None, None)], [(self.weight, self.bias, self.relu)])
-            return fused_pointwise.run(x, None, self._pointwise, residual=other)[0]
+                self._pointwise = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])
+            return fused_pointwise.fused_pointwise(x, None, self._pointwise, residual=other)[0]
         if not self._can_pack:
             y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)
             if other is not None:
@@ -147,7 +143,7 @@ class Entry(nn.Module):
         self.convs = nn.ModuleList(convs)
         self.register_buffer("scale", torch.stack([s.detach() for s, _ in folded]) if folded else torch.empty(0, 0))
         self.register_buffer("shift", torch.stack([t.detach() for _, t in folded]) if folded else torch.empty(0, 0))
-        self._fused: fused_pointwise.Packed | None = None
+        self._fused: fused_pointwise.PrepackedBranches | None = None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -164,12 +160,12 @@ class Entry(nn.Module):
         ``pool``: x is max-pooled by 2 first; without ``other``.
         """
         convs = cast(list[FoldedConv], list(self.convs))
-        if fused_pointwise.serves(x, convs[0].weight):
+        if policy.supports_fused_pointwise(x, convs[0].weight):
             if self._fused is None:
                 rows = [(None, None) if place < 0 else (self.scale[place], self.shift[place]) for place in self.places]
-                self._fused = fused_pointwise.pack(rows, [(c.weight, c.bias, c.relu) for c in convs])
+                self._fused = fused_pointwise.prepack(rows, [(c.weight, c.bias, c.relu) for c in convs])
             keep = self.keep and (other is not None or pool)
-            made = fused_pointwise.run(x, other, self._fused, keep=keep, pool=pool)
+            made = fused_pointwise.fused_pointwise(x, other, self._fused, keep=keep, pool=pool)
             total = made.pop(0) if keep else x
             return total if self.keep else None, made
         if pool:
@@ -218,7 +214,7 @@ class FoldedPooledPyramid(nn.Module):
         self.expand = FoldedConv(
             *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
         )
-        self._fused: pooled_pyramid.Packed | None = None
+        self._fused: pooled_pyramid.PrepackedPyramid | None = None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -230,12 +226,12 @@ class FoldedPooledPyramid(nn.Module):
         size = (full.shape[2], full.shape[3])
         sizes = level_sizes(size, self.levels)
         fusible = len(entries) == 1 and not self.concatenate
-        if fusible and pooled_pyramid.serves(entries[0], full, self.expand.weight):
+        if fusible and policy.supports_pooled_pyramid(entries[0], full, self.expand.weight):
             if self._fused is None:
                 filters = cast(list[FoldedConv], list(self.filters))
                 ends = (self.expand.weight, self.expand.bias)
-                self._fused = pooled_pyramid.pack([(f.weight, f.bias) for f in filters], ends)
-            return pooled_pyramid.run_(entries[0], sizes, self._fused, full)
+                self._fused = pooled_pyramid.prepack([(f.weight, f.bias) for f in filters], ends)
+            return pooled_pyramid.pooled_pyramid_(entries[0], sizes, self._fused, full)
         samples = draw_samples(entries[0], self.levels, self.windows, False)
         if len(entries) == 1:
             maps = fractional_max_pool_pyramid(entries[0], sizes, samples)

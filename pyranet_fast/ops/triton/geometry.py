@@ -1,23 +1,14 @@
-"""Where windows and bilinear taps lie, for the kernels; how tiles are laid over maps, for who launches them.
+"""Where windows and bilinear taps lie, for the kernels of pool and upsample-sum.
 
-Windows and taps follow csrc/common/window.h and bilinear.h operation by operation, so that they round alike. Kernels
-that use them are launched with `EXACT`: a product and a sum fused into one operation would round differently.
+They follow csrc/common/window.h and bilinear.h operation by operation, so that they round alike. `tiles.launch` keeps
+products and sums apart: fused into one operation they would round differently.
 """
 # mypy: allow-untyped-defs
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-EXACT = {"enable_fp_fusion": False}
-MOST_LEVELS = 32
 
 
 @triton.jit
@@ -148,109 +139,3 @@ def receivers(j, size, out, ratio, inverse, ALIGN_CORNERS: tl.constexpr, MARGIN:
     first = _first_tap(j, j - 1, size, out, ratio, inverse, True, ALIGN_CORNERS, MARGIN)
     end = _first_tap(j + 1, j + 1, size, out, ratio, inverse, False, ALIGN_CORNERS, MARGIN)
     return first, end
-
-
-@triton.jit
-def tile_count(height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Tiles that cover one map."""
-    return tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
-
-
-@triton.jit
-def tile_pixels(tile, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows (ROWS, 1, 1) and columns (1, COLUMNS, 1) of a tile of a map of this width."""
-    across = tl.cdiv(width, COLUMNS)
-    row = tile // across * ROWS + tl.arange(0, ROWS)
-    column = tile % across * COLUMNS + tl.arange(0, COLUMNS)
-    return row[:, None, None], column[None, :, None]
-
-
-@triton.jit
-def offset(c, y, x, stride_c, stride_y, stride_x, OFFSET: tl.constexpr, VECTOR: tl.constexpr):
-    """Where elements of one sample lie; strides as `Layout.strides` gives them."""
-    if VECTOR == 0:
-        return c.to(OFFSET) * stride_c + (y.to(OFFSET) * stride_y + x.to(OFFSET) * stride_x)
-    else:
-        return c.to(OFFSET) + (y.to(OFFSET) * stride_y + x.to(OFFSET) * stride_x) * VECTOR
-
-
-@triton.jit
-def dense_offset(n, c, y, x, channels, height, width, OFFSET: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Where elements of a dense map lie; n is an int64."""
-    if CHANNELS_LAST:
-        inside = (y.to(OFFSET) * width + x.to(OFFSET)) * channels + c.to(OFFSET)
-    else:
-        inside = (c.to(OFFSET) * height + y.to(OFFSET)) * width + x.to(OFFSET)
-    return n * height * width * channels + inside
-
-
-def strides_of(x: Tensor) -> tuple[int, ...]:
-    """A tensor's strides, 0 where they say nothing because there is one element."""
-    return tuple(0 if size == 1 else stride for size, stride in zip(x.shape, x.stride(), strict=True))
-
-
-class Layout(NamedTuple):
-    """How the programs of a launch divide maps of (N, C) among them, and how the maps are addressed.
-
-    A tile is (rows, columns, channels) of one sample, all powers of two. ``vector`` > 0 promises that the channels of
-    all maps lie side by side and that their other strides are multiples of it: then that many channels are read at
-    once. The kernels get strides divided by it, which shows the compiler that they are multiples.
-    """
-
-    rows: int
-    columns: int
-    channels: int
-    vector: int
-    offset: Any  # the integer type that holds every offset inside a sample
-
-    @classmethod
-    def of(
-        cls, channels_last: bool, out: Tensor, maps: Sequence[Tensor], may_vector: bool = True, elements: int = 512
-    ) -> Layout:
-        """Of tiles of ``elements`` at most, for dense outputs no larger than ``out`` and for maps of any strides."""
-        c, h, w = out.shape[1:]
-        channels = min(triton.next_power_of_2(c), 64) if channels_last else 1
-        columns = min(triton.next_power_of_2(w), max(8, elements // 16 // channels))
-        rows = min(triton.next_power_of_2(h), max(1, elements // (channels * columns)))
-        vector = 0
-        if channels_last and may_vector and all(x.shape[1] == 1 or x.stride(1) == 1 for x in maps):
-            others = [s for x in maps for s in (*strides_of(x)[:1], *strides_of(x)[2:])]
-            vector = math.gcd(16 // out.element_size(), c, *others)
-        last = max(sum((size - 1) * s for size, s in zip(x.shape[1:], x.stride()[1:], strict=True)) for x in maps)
-        wide = max(last, c * (h + 1) * (w + 1)) >= 2**31
-        return cls(rows, columns, channels, vector, tl.int64 if wide else tl.int32)
-
-    def tiles(self, height: int, width: int) -> int:
-        """`tile_count`."""
-        return triton.cdiv(height, self.rows) * triton.cdiv(width, self.columns)
-
-    def groups(self, channels: int) -> int:
-        """Programs side by side along the channels."""
-        return triton.cdiv(channels, self.channels)
-
-    def strides(self, x: Tensor | None) -> tuple[int, ...]:
-        """Of (N, C, H, W) as kernels take them; 0 where there is no map."""
-        return (0,) * 4 if x is None else tuple(s // max(1, self.vector) for s in strides_of(x))
-
-    def options(self) -> dict[str, Any]:
-        """The layout as a kernel's arguments, and how it is launched: four elements a thread or more."""
-        return {
-            "VECTOR": self.vector,
-            "OFFSET": self.offset,
-            "ROWS": self.rows,
-            "COLUMNS": self.columns,
-            "CHANNELS": self.channels,
-            "num_warps": max(1, min(4, self.rows * self.columns * self.channels // 128)),
-            **EXACT,
-        }
-
-
-def wide_type(x: Tensor) -> Any:
-    """What arithmetic is done in."""
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
-
-
-def check_levels(name: str, levels: int) -> None:
-    """Every level is a part of the kernel's code, so their number is bounded, as in the CUDA kernels."""
-    if levels > MOST_LEVELS:
-        raise ValueError(f"{name} was given {levels} levels; at most {MOST_LEVELS} are accepted on CUDA")

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gaussian_heatmaps import channel_group, offset_dtype, on_device_of, tile
-from .geometry import EXACT, wide_type
+from ..checks import wide_dtype
+from .heatmap_tiles import Tile, channel_group, offset_dtype
+from .tiles import launch, power_of_two, wide_type
 
 
 @triton.jit
@@ -31,7 +32,7 @@ def _values(maps, mirrored, y, x, width, mask, strides, mirrored_strides, WIDE: 
 
 @triton.jit
 def _quarter_step(ahead, behind):
-    """A quarter of a pixel toward the larger neighbour; equal neighbours, or a NaN, do not move it."""
+    """A quarter of a pixel toward the larger neighbor; equal neighbors, or a NaN, do not move it."""
     return 0.25 * ((ahead > behind).to(tl.float32) - (ahead < behind).to(tl.float32))
 
 
@@ -128,33 +129,30 @@ def forward(heatmaps: Tensor, quarter: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 def forward_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor, quarter: bool) -> tuple[Tensor, Tensor]:
     """``pyranet_fast::heatmap_argmax_mirrored``."""
-    wide = torch.promote_types(heatmaps.dtype, torch.float32)
-    return _search(heatmaps, mirrored, swap.contiguous(), quarter, wide, None)
+    return _search(heatmaps, mirrored, swap.contiguous(), quarter, wide_dtype(heatmaps), None)
 
 
 def backward(grad_scores: Tensor, indices: Tensor, height: int, width: int) -> Tensor:
     """``pyranet_fast::heatmap_argmax_backward``."""
-    n, k = indices.shape
     area = height * width
-    grad = torch.empty((n, k, height, width), dtype=grad_scores.dtype, device=grad_scores.device)
-    if grad.numel() == 0:
-        return grad
-    block = min(2048, triton.next_power_of_2(area))
+    grad = torch.empty((*indices.shape, height, width), dtype=grad_scores.dtype, device=grad_scores.device)
+    block = min(2048, power_of_two(area))
     blocks = triton.cdiv(area, block)
-    with on_device_of(grad):
-        _gradient_kernel[(n * k * blocks,)](
-            grad_scores,
-            indices.contiguous(),
-            grad,
-            k,
-            area,
-            blocks,
-            grad_scores.stride(),
-            OFFSET=offset_dtype(grad),
-            BLOCK=block,
-            num_warps=max(1, block // 512),
-            **EXACT,
-        )
+    launch(
+        _gradient_kernel,
+        indices.numel() * blocks,
+        grad,
+        grad_scores,
+        indices.contiguous(),
+        grad,
+        indices.shape[1],
+        area,
+        blocks,
+        grad_scores.stride(),
+        OFFSET=offset_dtype(grad),
+        BLOCK=block,
+        num_warps=max(1, block // 512),
+    )
     return grad
 
 
@@ -169,31 +167,31 @@ def _search(
     n, k, h, w = heatmaps.shape
     coords = torch.empty((n, k, 2), dtype=torch.float32, device=heatmaps.device)
     scores = torch.empty((n, k), dtype=score_dtype, device=heatmaps.device)
-    if n * k == 0:
-        return coords, scores
     second = heatmaps if mirrored is None else mirrored
     channels = channel_group(heatmaps)
     # A program reads its maps alone: it gets threads enough to do so in a few steps.
-    of = tile(h, w, channels, elements=min(8192, max(2048, triton.next_power_of_2(h * w * channels) // 2)))
-    groups = triton.cdiv(k, channels)
-    with on_device_of(heatmaps):
-        _argmax_kernel[(n * groups,)](
-            heatmaps,
-            mirrored,
-            swap,
-            coords,
-            scores,
-            indices,
-            k,
-            h,
-            w,
-            h * w,
-            groups,
-            heatmaps.stride(),
-            second.stride(),
-            QUARTER=quarter,
-            WIDE=wide_type(heatmaps),
-            OFFSET=offset_dtype(heatmaps, second),
-            **of.options(),
-        )
+    tile = Tile.of(h, w, channels, elements=min(8192, max(2048, power_of_two(h * w * channels) // 2)))
+    groups = tile.groups(k)
+    launch(
+        _argmax_kernel,
+        n * groups,
+        heatmaps,
+        heatmaps,
+        mirrored,
+        swap,
+        coords,
+        scores,
+        indices,
+        k,
+        h,
+        w,
+        h * w,
+        groups,
+        heatmaps.stride(),
+        second.stride(),
+        QUARTER=quarter,
+        WIDE=wide_type(heatmaps),
+        OFFSET=offset_dtype(heatmaps, second),
+        **tile.options(),
+    )
     return coords, scores

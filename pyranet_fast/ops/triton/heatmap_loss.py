@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._common import memory_format
-from .gaussian_heatmaps import channel_group, gaussian, offset_dtype, on_device_of, tile
-from .geometry import EXACT
+from ..checks import memory_format
+from .heatmap_tiles import Tile, channel_group, gaussian, offset_dtype
+from .tiles import launch
 
 _PROGRAMS = 1024  # as many fill a GPU: maps are divided among programs until there are that many
 _SUMS = 1024  # that the last program adds at a time
@@ -140,30 +140,31 @@ def forward(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tenso
     if pred.numel() == 0:
         return loss.zero_()
     joints, weight = joints.contiguous(), weight.contiguous()
-    of = tile(h, w, channel_group(pred))
-    groups = triton.cdiv(k, of.channels)
-    row_tiles = triton.cdiv(h, of.rows)
-    part_rows = of.rows * triton.cdiv(row_tiles, triton.cdiv(_PROGRAMS, n * groups))
+    tile = Tile.of(h, w, channel_group(pred))
+    groups = tile.groups(k)
+    part_rows = tile.rows * triton.cdiv(tile.row_tiles(h), triton.cdiv(_PROGRAMS, n * groups))
     parts = triton.cdiv(h, part_rows)
     sums = torch.empty((n * k, parts), dtype=weight.dtype, device=pred.device)
-    with on_device_of(pred):
-        _sum_kernel[(n * groups * parts,)](
-            pred,
-            joints,
-            weight,
-            sums,
-            k,
-            h,
-            w,
-            groups,
-            parts,
-            part_rows,
-            pred.stride(),
-            2 * sigma * sigma,
-            OFFSET=offset_dtype(pred),
-            **of.options(),
-        )
-        _mean_kernel[(1,)](sums, weight, loss, sums.numel(), n * k, h * w, BLOCK=_SUMS, num_warps=4, **EXACT)
+    launch(
+        _sum_kernel,
+        n * groups * parts,
+        pred,
+        pred,
+        joints,
+        weight,
+        sums,
+        k,
+        h,
+        w,
+        groups,
+        parts,
+        part_rows,
+        pred.stride(),
+        2 * sigma * sigma,
+        OFFSET=offset_dtype(pred),
+        **tile.options(),
+    )
+    launch(_mean_kernel, 1, pred, sums, weight, loss, sums.numel(), n * k, h * w, BLOCK=_SUMS, num_warps=4)
     return loss
 
 
@@ -171,29 +172,28 @@ def backward(grad: Tensor, pred: Tensor, joints: Tensor, weight: Tensor, sigma: 
     """``pyranet_fast::heatmap_loss_backward``."""
     n, k, h, w = pred.shape
     grad_pred = torch.empty_like(pred, memory_format=memory_format(pred))
-    if pred.numel() == 0:
-        return grad_pred
-    of = tile(h, w, channel_group(pred))
-    groups = triton.cdiv(k, of.channels)
-    row_tiles = triton.cdiv(h, of.rows)
-    with on_device_of(pred):
-        _gradient_kernel[(n * groups * row_tiles,)](
-            grad,
-            pred,
-            joints.contiguous(),
-            weight.contiguous(),
-            weight.sum(),
-            grad_pred,
-            k,
-            h,
-            w,
-            groups,
-            row_tiles,
-            h * w,
-            pred.stride(),
-            grad_pred.stride(),
-            2 * sigma * sigma,
-            OFFSET=offset_dtype(pred, grad_pred),
-            **of.options(),
-        )
+    tile = Tile.of(h, w, channel_group(pred))
+    groups, row_tiles = tile.groups(k), tile.row_tiles(h)
+    launch(
+        _gradient_kernel,
+        n * groups * row_tiles,
+        pred,
+        grad,
+        pred,
+        joints.contiguous(),
+        weight.contiguous(),
+        weight.sum(),
+        grad_pred,
+        k,
+        h,
+        w,
+        groups,
+        row_tiles,
+        h * w,
+        pred.stride(),
+        grad_pred.stride(),
+        2 * sigma * sigma,
+        OFFSET=offset_dtype(pred, grad_pred),
+        **tile.options(),
+    )
     return grad_pred

@@ -1,0 +1,215 @@
+// 3x3 convolution, stride 1, padding 1, of channels_last float32 maps by Winograd's minimal filtering (Lavin and Gray,
+// CVPR 2016), F(4x4, 3x3): a quarter of the products of the direct method. Blocks of tiles go through the three steps
+// (input transform, 36 matrix products, output transform) in one thread's cache.
+#include "cpu/host.h"
+
+namespace pyranet_fast::cpu {
+
+struct WinogradJob {
+  const float* x;
+  const float* bias;
+  const float* other;
+  float* y;
+  int64_t height, width, rows, columns;  // of the map, and in tiles
+  int64_t inputs, outputs, padded;       // channels; outputs up to whole panels
+  bool relu;
+};
+
+}  // namespace pyranet_fast::cpu
+
+#define PF_KERNEL_FILE "cpu/fused/winograd_kernel.h"
+#include "cpu/multiversion.h"
+
+namespace pyranet_fast::cpu {
+namespace {
+
+// G: a filter's three taps to six.
+constexpr double kFilter[6][3] = {{1. / 4, 0, 0},
+                                  {-1. / 6, -1. / 6, -1. / 6},
+                                  {-1. / 6, 1. / 6, -1. / 6},
+                                  {1. / 24, 1. / 12, 1. / 6},
+                                  {1. / 24, -1. / 12, 1. / 6},
+                                  {0, 0, 1}};
+
+// The sum of three rows, `apart` from each other, with a row of kFilter.
+void combine(const double* weights, const float* rows, int64_t apart, int64_t count, float* to) {
+  const float a = static_cast<float>(weights[0]), b = static_cast<float>(weights[1]),
+              c = static_cast<float>(weights[2]);
+  for (int64_t i = 0; i < count; ++i) to[i] = a * rows[i] + b * rows[apart + i] + c * rows[2 * apart + i];
+}
+
+int64_t padded(int64_t outputs) {
+  const int64_t columns = PF_CHOOSE(winograd_columns)();
+  return (outputs + columns - 1) / columns * columns;
+}
+
+// (K, C, 3, 3) to (36, padded K / columns, C, columns). For the gradient of the input the filter is turned by half a
+// turn and inputs and outputs change places.
+Tensor winograd_pack(Tensor weight, bool backward) {
+  STD_TORCH_CHECK(
+      weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.scalar_type() == ScalarType::Float,
+      "winograd_pack: weight must be (K, C, 3, 3) in float32");
+  weight = torch::stable::contiguous(weight);
+  const int64_t k = weight.size(backward ? 1 : 0), c = weight.size(backward ? 0 : 1);
+  const int64_t columns = PF_CHOOSE(winograd_columns)(), panels = padded(k) / columns;
+  Tensor result = empty_nchw(weight, {36, panels, c, columns}, false, ScalarType::Float);
+  const float* w = weight.const_data_ptr<float>();
+  float* u = result.mutable_data_ptr<float>();
+  // Columns innermost, so that the compiler makes vectors of them; blocks of rows, so that the 36 places that are
+  // written, far apart, do not push each other out of the cache at every step.
+  constexpr int64_t kRows = 8;
+  parallel_for(0, (panels * c + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> taps(9 * columns), half(18 * kRows * columns);
+    for (int64_t first = begin * kRows; first < std::min(end * kRows, panels * c); first += kRows) {
+      const int64_t rows = std::min(kRows, panels * c - first);
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t panel = (first + row) / c, i = (first + row) % c;
+        for (int64_t j = 0; j < columns; ++j) {
+          const int64_t o = panel * columns + j;
+          const float* filter = o < k ? w + (backward ? (i * k + o) : (o * c + i)) * 9 : nullptr;
+          for (int t = 0; t < 9; ++t) taps[t * columns + j] = filter == nullptr ? 0.f : filter[backward ? 8 - t : t];
+        }
+        for (int a = 0; a < 6; ++a) {
+          for (int b = 0; b < 3; ++b) {
+            combine(kFilter[a], &taps[b * columns], 3 * columns, columns, &half[((3 * a + b) * kRows + row) * columns]);
+          }
+        }
+      }
+      for (int a = 0; a < 6; ++a) {
+        for (int b = 0; b < 6; ++b) {
+          combine(kFilter[b], &half[3 * a * kRows * columns], kRows * columns, rows * columns,
+                  u + (6 * a + b) * panels * c * columns + first * columns);
+        }
+      }
+    }
+  });
+  return result;
+}
+
+Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> other,
+                        int64_t outputs, bool relu) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float,
+                  "winograd_conv3x3: x must be (N, C, H, W) in float32");
+  x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), wide = padded(outputs);
+  STD_TORCH_CHECK(packed.dim() == 4 && packed.size(0) == 36 && packed.size(2) == c &&
+                      packed.size(1) * packed.size(3) == wide && packed.scalar_type() == ScalarType::Float &&
+                      packed.is_contiguous(),
+                  "winograd_conv3x3: packed must come from winograd_pack on this machine, for the channels of x");
+  Tensor y = empty_nchw(x, {n, outputs, h, w}, true, ScalarType::Float);
+  if (y.numel() == 0) return y;
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->numel() == outputs && bias->scalar_type() == ScalarType::Float,
+                    "winograd_conv3x3: bias must be (K,) in float32");
+    bias = torch::stable::contiguous(*bias);
+  }
+  if (other.has_value()) {
+    STD_TORCH_CHECK(other->dim() == 4 && other->size(0) == n && other->size(1) == outputs && other->size(2) == h &&
+                        other->size(3) == w && other->scalar_type() == ScalarType::Float,
+                    "winograd_conv3x3: other must have the output's shape, in float32");
+    other = torch::stable::contiguous(*other, MemoryFormat::ChannelsLast);
+  }
+  const WinogradJob job{x.const_data_ptr<float>(),
+                        bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
+                        other.has_value() ? other->const_data_ptr<float>() : nullptr,
+                        y.mutable_data_ptr<float>(),
+                        h,
+                        w,
+                        (h + 3) / 4,
+                        (w + 3) / 4,
+                        c,
+                        outputs,
+                        wide,
+                        relu};
+  const float* u = packed.const_data_ptr<float>();
+  const int64_t tiles = n * job.rows * job.columns;
+  constexpr int64_t kBlock = 36;
+  // Equal blocks: a short last one would leave threads waiting.
+  const int64_t blocks = std::max<int64_t>((tiles + kBlock - 1) / kBlock, std::min<int64_t>(tiles / 12, 2));
+  const int64_t block = blocks == 0 ? tiles : (tiles + blocks - 1) / blocks;
+  parallel_for(0, (tiles + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<float[]> scratch(new float[36 * block * (c + wide) + 64]);
+    float* v = scratch.get() + (16 - reinterpret_cast<uintptr_t>(scratch.get()) / 4 % 16) % 16;
+    float* m = v + 36 * block * c;
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t t0 = b * block, t1 = std::min(tiles, t0 + block);
+      PF_CHOOSE(winograd_gather)(job, t0, t1, t0, t1 - t0, v);
+      for (int64_t p = 0; p < 36; ++p) {
+        PF_CHOOSE(winograd_product)
+        (v + p * (t1 - t0) * c, u + p * c * wide, t1 - t0, c, wide, m + p * (t1 - t0) * wide);
+      }
+      PF_CHOOSE(winograd_scatter)(job, t0, t1, m);
+    }
+  });
+  return y;
+}
+
+// The gradient of the weight, (K, C, 3, 3): products of transformed inputs and transformed gradients summed over all
+// tiles, in one order whatever the number of threads, then transformed back.
+Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
+  STD_TORCH_CHECK(x.dim() == 4 && gradient.dim() == 4 && x.scalar_type() == ScalarType::Float &&
+                      gradient.scalar_type() == ScalarType::Float && x.size(0) == gradient.size(0) &&
+                      x.size(2) == gradient.size(2) && x.size(3) == gradient.size(3),
+                  "winograd_weight_gradient: x and gradient must be float32 maps of one batch and size");
+  x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
+  gradient = torch::stable::contiguous(gradient, MemoryFormat::ChannelsLast);
+  const int64_t n = x.size(0), c = x.size(1), k = gradient.size(1), h = x.size(2), w = x.size(3), wide = padded(k);
+  Tensor result = empty_nchw(x, {k, c, 3, 3}, false, ScalarType::Float);
+  const WinogradJob job{
+      x.const_data_ptr<float>(), nullptr, nullptr, nullptr, h, w, (h + 3) / 4, (w + 3) / 4, c, k, wide, false};
+  const float* g = gradient.const_data_ptr<float>();
+  const int64_t tiles = n * job.rows * job.columns;
+  const int64_t chunk = std::min<int64_t>(tiles, 256);  // both transforms of a chunk stay in a shared cache
+  const std::unique_ptr<float[]> scratch(new float[36 * (chunk * (c + wide) + c * wide)]);
+  float* v = scratch.get();
+  float* d = v + 36 * chunk * c;
+  float* u = d + 36 * chunk * wide;
+  std::fill(u, u + 36 * c * wide, 0.f);
+  for (int64_t first = 0; first < tiles; first += chunk) {
+    const int64_t count = std::min(chunk, tiles - first);
+    parallel_for(first, first + count, 8, [&](int64_t begin, int64_t end) {
+      PF_CHOOSE(winograd_gather)(job, begin, end, first, count, v);
+      PF_CHOOSE(winograd_gather_gradient)(job, g, begin, end, first, count, d);
+    });
+    parallel_for(0, 36, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        PF_CHOOSE(winograd_outer)(v + p * count * c, d + p * count * wide, count, c, wide, u + p * c * wide);
+      }
+    });
+  }
+  float* to = result.mutable_data_ptr<float>();
+  parallel_for(0, c, 8, [&](int64_t begin, int64_t end) {
+    std::vector<double> half(18 * wide);
+    for (int64_t i = begin; i < end; ++i) {
+      for (int a = 0; a < 3; ++a) {
+        for (int b = 0; b < 6; ++b) {
+          double* sum = half.data() + (6 * a + b) * wide;
+          std::fill(sum, sum + wide, 0.0);
+          for (int e = 0; e < 6; ++e) {
+            const float* from = u + (6 * e + b) * c * wide + i * wide;
+            for (int64_t o = 0; o < wide; ++o) sum[o] += kFilter[e][a] * static_cast<double>(from[o]);
+          }
+        }
+      }
+      for (int a = 0; a < 3; ++a) {
+        for (int b = 0; b < 3; ++b) {
+          for (int64_t o = 0; o < k; ++o) {
+            double sum = 0;
+            for (int e = 0; e < 6; ++e) sum += kFilter[e][b] * half[(6 * a + e) * wide + o];
+            to[(o * c + i) * 9 + 3 * a + b] = static_cast<float>(sum);
+          }
+        }
+      }
+    }
+  });
+  return result;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
+  m.impl("winograd_pack", TORCH_BOX(&winograd_pack));
+  m.impl("winograd_weight_gradient", TORCH_BOX(&winograd_weight_gradient));
+  m.impl("winograd_conv3x3", TORCH_BOX(&winograd_conv3x3));
+}
+
+}  // namespace
+}  // namespace pyranet_fast::cpu

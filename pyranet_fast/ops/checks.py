@@ -1,0 +1,107 @@
+"""Argument checks that the operators share, and how their results are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_map(name: str, x: Tensor, dtypes: Sequence[torch.dtype] = FLOATS) -> None:
+    """Require a 4-D floating-point tensor (N, C, H, W)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; a 4-D tensor (N, C, H, W) is accepted")
+    if x.dim() != 4:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; a 4-D tensor (N, C, H, W) is accepted")
+    check_dtype(name, x, dtypes)
+
+
+def check_dtype(name: str, x: Tensor, dtypes: Sequence[torch.dtype] = FLOATS) -> None:
+    """Require one of the given dtypes."""
+    if x.dtype not in dtypes:
+        accepted = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise TypeError(f"{name} has dtype {str(x.dtype).removeprefix('torch.')}; accepted are {accepted}")
+
+
+def check_same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Require two tensors on one device."""
+    if x.device != other.device:
+        raise ValueError(f"{name} is on {x.device} but {other_name} is on {other.device}; one device is accepted")
+
+
+def check_shape(name: str, x: Tensor, shape: Sequence[int], meaning: str) -> None:
+    """Require an exact shape; ``meaning`` spells it, e.g. ``"(N, K, 2)"``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; a tensor {meaning} is accepted")
+    if tuple(x.shape) != tuple(shape):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; {meaning} = {tuple(shape)} is accepted")
+
+
+def check_channel_vectors(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> None:
+    """Require one value a channel of ``x``, a folded batch norm, in each that is given."""
+    c = x.shape[1]
+    for name, vector in (("scale", scale), ("shift", shift)):
+        if vector is not None:
+            if vector.shape != (c,):
+                raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
+            check_dtype(name, vector)
+            check_same_device(name, vector, "x", x)
+
+
+def check_joints(joints: Tensor, weight: Tensor, sigma: float, batch: Sequence[int], other: Tensor) -> None:
+    """Require joints (N, K, 2) and weight (N, K), both on the device of the maps ``other``, and a positive sigma."""
+    n, k = batch
+    for name, x, shape, meaning in (("joints", joints, (n, k, 2), "(N, K, 2)"), ("weight", weight, (n, k), "(N, K)")):
+        if not isinstance(x, Tensor) or tuple(x.shape) != shape:
+            raise ValueError(f"{name} has shape {_shape_or_type(x)}; {meaning} = {shape} is accepted")
+    for name, x in (("joints", joints), ("weight", weight)):
+        check_dtype(name, x, (torch.float32, torch.float64))
+        check_same_device(name, x, "the maps", other)
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}; a number above 0, in map pixels, is accepted")
+
+
+def _shape_or_type(x: object) -> tuple[int, ...] | str:
+    return tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+
+
+def check_size(name: str, size: Sequence[int]) -> tuple[int, int]:
+    """Require (height, width), both at least 1."""
+    if len(size) != 2:
+        raise ValueError(f"{name} is {tuple(size)}; two numbers (height, width) are accepted")
+    h, w = size
+    if h < 1 or w < 1:
+        raise ValueError(f"{name} is ({h}, {w}); height and width of at least 1 are accepted")
+    return h, w
+
+
+def check_joints_dim(joints: Tensor) -> None:
+    """Require joints of three axes, before there is a batch to compare them with."""
+    if not isinstance(joints, Tensor) or joints.dim() != 3:
+        raise ValueError(f"joints has shape {_shape_or_type(joints)}; (N, K, 2) is accepted")
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last where x is dense NHWC and not also dense NCHW; the kernels' outputs follow it."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def empty_map(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """A dense map (N, C, H, W) in the layout and on the device of another, and in its dtype unless one is given."""
+    dtype = like.dtype if dtype is None else dtype
+    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format(like))
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """What arithmetic is done in: float32, float64 for float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd will ask for the gradient of one of them."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

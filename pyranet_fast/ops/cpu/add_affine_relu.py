@@ -1,0 +1,70 @@
+"""A sum and the folded batch norms that read it, in one pass: where residual units meet, in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import dispatch, reference
+from ..checks import check_map, check_same_device, wide_dtype
+from ..registration import describe
+
+
+def add_affine_relu(
+    x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, *, keep: bool = False
+) -> list[Tensor]:
+    """relu(sum * scale[j] + shift[j]) for every j, of the sum of x and another map.
+
+    What stands between residual units in evaluation: the addition (in the hourglass of a map of half the size,
+    upsampled) and the batch norms with ReLU of all branches that read it. Every map is read once and written once.
+
+    Args:
+        x: (N, C, H, W) float32, float64, bfloat16 or float16.
+        other: the second term, (N, C, H, W), or (N, C, 2H, 2W), to which x is upsampled (nearest neighbor); its dtype
+            is that of x. None: x alone.
+        scale, shift: (J, C), folded batch norms, in float32 (float64 for float64 x). J can be 0 if the sum is kept.
+        keep: return the sum too, first.
+
+    Returns:
+        J maps, or J + 1, of the sum's shape in the dtype of x. No gradient flows through them.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the sentence names it.
+    """
+    check_map("x", x)
+    n, c, h, w = x.shape
+    if other is not None:
+        check_map("other", other, [x.dtype])
+        check_same_device("other", other, "x", x)
+        if tuple(other.shape) not in ((n, c, h, w), (n, c, 2 * h, 2 * w)):
+            raise ValueError(
+                f"other has shape {tuple(other.shape)}; that of x, {tuple(x.shape)}, or twice its height and width is "
+                "accepted"
+            )
+    wide = wide_dtype(x)
+    for name, vector in (("scale", scale), ("shift", shift)):
+        if vector.dim() != 2 or vector.shape[1] != c or vector.shape[0] != scale.shape[0]:
+            raise ValueError(
+                f"{name} has shape {tuple(vector.shape)}; (J, {c}), a row for each output, is accepted, in both alike"
+            )
+        if vector.dtype != wide:
+            raise TypeError(f"{name} has dtype {vector.dtype}; {wide} is accepted with x in {x.dtype}")
+        check_same_device(name, vector, "x", x)
+    if scale.shape[0] == 0 and not keep:
+        raise ValueError("scale has no rows and keep is False: nothing is asked for")
+    if x.device.type == "cpu" and dispatch.choose(x) == "native":
+        result: Sequence[Tensor] = torch.ops.pyranet_fast.add_affine_relu(x.detach(), other, scale, shift, keep)
+        return list(result)
+    with torch.no_grad():
+        return reference.add_affine_relu(x, other, scale, shift, keep)
+
+
+def _fake(x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, keep: bool) -> list[Tensor]:
+    like = x if other is None else other
+    count = scale.shape[0] + int(keep)
+    return [like.new_empty(like.shape).to(memory_format=torch.channels_last) for _ in range(count)]
+
+
+describe("add_affine_relu", _fake, only="pyranet_fast")

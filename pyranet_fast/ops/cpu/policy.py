@@ -1,0 +1,147 @@
+"""When which CPU fusion runs: every threshold with the measurement behind it, and the rules that read them.
+
+Quotations name rows of bench/NOTES.md, where machine and conditions are described; to change a threshold, measure it
+again there first. Without a threshold, wherever there is a kernel, run `fused_pointwise` ("norms and first 1×1s of a
+unit in one pass": 79 to 65 ms a pass at batch 1), `pooled_pyramid` in float32 ("pool, filters, upsampling, sum, ReLU
+and 1×1 of a pyramid in one call": 62 to 54 ms), `add_affine_relu` ("all norms of a unit's entry in one pass": 1.25
+times eager at batch 4, with two more) and shared norms ("norms of one unit share statistics and passes": 3-5 % of the
+training step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from ..checks import FLOATS, memory_format, wide_dtype
+
+WINOGRAD_LEAST_CHANNELS = 32
+WINOGRAD_LEAST_TILES = 32
+"""Inference, "3×3 by Winograd's F(4×4, 3×3) in float32": 2.1-2.3 times oneDNN at 64² and 32², 0.9 at 8²; "Winograd from
+16 tiles on": 1.3 times alone at 16², no difference in the network."""
+
+WINOGRAD_LEAST_TILES_OF_WEIGHT_GRADIENT = 64
+"""Training, "Winograd for the gradient of the weight": 1.85 times at 64², 1.6 at 32², 1.04 at 16², 0.7 at 8²."""
+
+POINTWISE_MOST_PIXELS = 2048
+"""Training, "1×1s of small maps, up to 2048 pixels of a batch, as matrix products": 1.03 and 1.04 times the step; up to
+8192 pixels 1.01. "1×1s of large maps as matrix products": 0.9-1.03."""
+
+FUSED_POINTWISE_ALONE_MOST_PIXELS = 300
+"""Inference, "the last 1×1 of our own up to 300 pixels": 94 to 68 µs a call at 16², 47 to 14 µs at 8²; for larger maps
+"the same kernel for the last 1×1 with its addition": 0.5-1.0 times oneDNN."""
+
+PYRAMID_MOST_PIXELS_CONVERTED = 4096
+"""Inference, "the same in bf16, on float32 copies": 1.05 and 1.02 times at batch 1 and 4; without it 1.02 and 0.96."""
+
+LOWER_PRECISIONS = (torch.bfloat16, torch.float16)
+
+
+def native_cpu(x: Tensor) -> bool:
+    """Whether a tensor lies where the fusions run, on the CPU with the native backend in use."""
+    return x.device.type == "cpu" and dispatch.native.here and dispatch.choose(x) == "native"
+
+
+def _eager_native_cpu(x: Tensor) -> bool:
+    """As `native_cpu`, for what trains in eager mode only: compilers see PyTorch's own operators there."""
+    return not torch.compiler.is_compiling() and native_cpu(x)
+
+
+def _pixels(x: Tensor) -> int:
+    """Of all maps of a batch."""
+    return x.shape[0] * x.shape[2] * x.shape[3]
+
+
+def _channels_last(x: Tensor) -> bool:
+    return memory_format(x) == torch.channels_last
+
+
+def _winograd_tiles(x: Tensor) -> int:
+    return x.shape[0] * (-(-x.shape[2] // 4)) * (-(-x.shape[3] // 4))
+
+
+def supports_winograd(weight: Tensor) -> bool:
+    """Whether 3x3 filters (K, C, 3, 3) can be transformed, and have channels enough to pay."""
+    return weight.dtype == torch.float32 and min(weight.shape[:2]) >= WINOGRAD_LEAST_CHANNELS and native_cpu(weight)
+
+
+def winograd_pays(x: Tensor) -> bool:
+    """Whether a map is large enough for its tiles of 4x4 to outweigh the reading of 36 / 9 times the weights."""
+    return _winograd_tiles(x) >= WINOGRAD_LEAST_TILES
+
+
+def winograd_weight_gradient_pays(x: Tensor) -> bool:
+    """As `winograd_pays`, of the gradient of the weight."""
+    return _winograd_tiles(x) >= WINOGRAD_LEAST_TILES_OF_WEIGHT_GRADIENT
+
+
+def trains_with_winograd(x: Tensor, weight: Tensor) -> bool:
+    """Whether `winograd.differentiable_conv3x3` is the faster convolution of a map."""
+    return (
+        not torch.compiler.is_compiling()  # first: in a graph sizes may be symbols
+        and x.dtype == torch.float32
+        and supports_winograd(weight)
+        and winograd_pays(x)
+        and not torch.is_autocast_enabled("cpu")
+        and _channels_last(x)
+    )
+
+
+def trains_with_pointwise(x: Tensor, weight: Tensor) -> bool:
+    """Whether `pointwise.conv1x1` is the faster 1x1 convolution of a map."""
+    return (
+        not torch.compiler.is_compiling()  # first: in a graph sizes may be symbols
+        and x.dim() == 4
+        and x.dtype == weight.dtype == torch.float32
+        and x.shape[1] == weight.shape[1]
+        and _pixels(x) <= POINTWISE_MOST_PIXELS
+        and not torch.is_autocast_enabled("cpu")
+        and _channels_last(x)
+        and native_cpu(x)
+    )
+
+
+def supports_fused_pointwise(x: Tensor, weight: Tensor) -> bool:
+    """Whether `fused_pointwise` has a kernel for a map and the weights of its 1x1 convolutions."""
+    return x.dtype == weight.dtype == torch.float32 and native_cpu(x)
+
+
+def fused_pointwise_alone_pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether `fused_pointwise` alone, which costs less to call, is faster than oneDNN's 1x1 convolution."""
+    return _pixels(x) <= FUSED_POINTWISE_ALONE_MOST_PIXELS and supports_fused_pointwise(x, weight)
+
+
+def supports_pooled_pyramid(x: Tensor, y: Tensor, weight: Tensor) -> bool:
+    """Whether `pooled_pyramid` is for the pyramid's input, the map that is added to, and weights."""
+    return (
+        x.dtype == y.dtype == weight.dtype
+        and (x.dtype == torch.float32 or (x.dtype in LOWER_PRECISIONS and _pixels(x) <= PYRAMID_MOST_PIXELS_CONVERTED))
+        and _channels_last(y)
+        and native_cpu(x)
+    )
+
+
+def supports_batch_norm_relu(x: Tensor, vectors: Sequence[Tensor | None], batches: Tensor | None) -> bool:
+    """Whether there is a kernel for one norm: weight, bias, running mean and variance in the precision of its sums, a
+    counter beside averages. On CUDA cuDNN's batch norm and a ReLU run."""
+    if dispatch.choose(x) != "native" or x.device.type == "cuda" or x.dtype not in FLOATS:
+        return False
+    wide, (_, _, mean, var) = wide_dtype(x), vectors
+    counted = batches is not None and mean is not None and var is not None
+    averages = mean is None or (counted and all(v is not None and v.is_contiguous() for v in (mean, var)))
+    return averages and all(v is None or v.dtype == wide for v in vectors)
+
+
+def supports_shared_batch_norm_relu(x: Tensor, *vectors: Tensor | None) -> bool:
+    """Whether there is a kernel for several norms of one map: channels_last, contiguous vectors."""
+    wide = wide_dtype(x)
+    return (
+        _eager_native_cpu(x)
+        and x.dtype in FLOATS
+        and x.numel() > x.shape[1]
+        and _channels_last(x)
+        and all(v is not None and v.dtype == wide and v.is_contiguous() for v in vectors)
+    )

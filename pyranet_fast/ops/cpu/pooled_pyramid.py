@@ -1,0 +1,59 @@
+"""A unit's pooled pyramid in one call, for inference: pool, 3x3 filters, upsample, add, ReLU, 1x1, add, ReLU.
+
+Pooled and upsampled maps exist only row by row in a core's cache, and the many small maps of an hourglass cost one call
+instead of a dozen. It computes in float32; small maps in bfloat16 or float16 are converted, two passes that cost less
+than the calls. On the CPU with windows of evaluation; elsewhere `fractional_max_pool_pyramid`, convolutions and
+`upsample_sum` do the same in more passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PrepackedPyramid:
+    """Convolutions as the kernel of this machine reads them; see `prepack`."""
+
+    filters: list[Tensor]
+    biases: list[Tensor]
+    expand: Tensor
+    expand_bias: Tensor
+
+
+def prepack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]) -> PrepackedPyramid:
+    """Prepare the convolutions.
+
+    Args:
+        filters: weight (K, C, 3, 3) and bias (K,): one for all levels, or one for each.
+        expand: weight (D, K, 1, 1) and bias (D,).
+    """
+    weight, bias = (v.detach().float() for v in expand)
+    return PrepackedPyramid(
+        filters=[torch.ops.pyranet_fast.pyramid_pack(w.detach().float()) for w, _ in filters],
+        biases=[b.detach().float().contiguous() for _, b in filters],
+        expand=torch.ops.pyranet_fast.pointwise_pack(weight.flatten(1)),
+        expand_bias=bias.contiguous(),
+    )
+
+
+def pooled_pyramid_(x: Tensor, sizes: Sequence[tuple[int, int]], convs: PrepackedPyramid, y: Tensor) -> Tensor:
+    """relu(y + expand(relu(sum over levels of the upsampled filter(pooled x)))), into ``y``, without gradient.
+
+    Args:
+        x: (N, C, H, W) float32, bfloat16 or float16, best channels_last.
+        sizes: (h, w) of every level, each below (H, W); equation 3.
+        convs: of `prepack`.
+        y: (N, D, H, W) in the dtype of x, channels_last; overwritten, rounded once.
+
+    Returns:
+        ``y``.
+    """
+    p, flat = convs, [side for size in sizes for side in size]
+    wide = y.float()  # y itself where it is float32
+    torch.ops.pyranet_fast.pooled_pyramid_(x.float(), flat, p.filters, p.biases, p.expand, p.expand_bias, wide)
+    return y if wide is y else y.copy_(wide)

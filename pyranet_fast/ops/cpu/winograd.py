@@ -1,0 +1,94 @@
+"""3x3 convolutions in a quarter of the products: Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, CVPR 2016).
+
+On a CPU without matrix units a convolution is bound by its products, and oneDNN's direct 3x3 already runs at the speed
+of a matrix product: fewer products are the only way to be faster. Rounding grows a few times, to about 2e-6 of the
+result's norm, in float32; lower precisions are not served.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import policy
+
+
+def prepack(weight: Tensor, *, backward: bool = False) -> Tensor:
+    """The transformed filters, in the order that the kernel of this machine reads them.
+
+    Args:
+        weight: (K, C, 3, 3) float32.
+        backward: for the gradient of the convolution's input.
+    """
+    filters: Tensor = torch.ops.pyranet_fast.winograd_pack(weight.detach(), backward)
+    return filters
+
+
+def conv3x3(
+    x: Tensor, filters: Tensor, bias: Tensor | None = None, other: Tensor | None = None, *,
+    outputs: int | None = None, relu: bool = False,
+) -> Tensor:  # fmt: skip
+    """relu?(conv(x) + bias + other), stride 1, padding 1, without gradient.
+
+    Args:
+        x: (N, C, H, W) float32, best channels_last.
+        filters: what `prepack` made of the weight.
+        bias: (K,) float32.
+        other: (N, K, H, W) float32, added.
+        outputs: K; may be left out where there is a bias.
+        relu: apply ReLU at the end.
+
+    Returns:
+        (N, K, H, W), channels_last.
+    """
+    if outputs is None:
+        assert bias is not None
+        outputs = len(bias)
+    y: Tensor = torch.ops.pyranet_fast.winograd_conv3x3(x, filters, bias, other, outputs, relu)
+    return y
+
+
+class _Conv3x3(torch.autograd.Function):
+    """Forward and both gradients in the transformed domain: several operators each, so none of them has the gradient.
+
+    1.06 times the step for the input's gradient and 1.6-1.85 times for a large weight's (bench/NOTES.md, training).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        return conv3x3(x, prepack(weight), bias, outputs=len(weight))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        grad_x = grad_weight = grad_bias = None
+        if wants_x:
+            grad_x = conv3x3(grad, prepack(weight, backward=True), outputs=weight.shape[1])
+        if wants_weight and not policy.winograd_weight_gradient_pays(x):
+            _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, wants_bias]
+            )
+        else:
+            if wants_weight:
+                grad_weight = torch.ops.pyranet_fast.winograd_weight_gradient(x, grad)
+            if wants_bias:
+                grad_bias = grad.sum((0, 2, 3))
+        return grad_x, grad_weight, grad_bias
+
+
+def differentiable_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.conv2d(x, weight, bias, padding=1), with its gradients (once), where `policy.trains_with_winograd`.
+
+    Args:
+        x: (N, C, H, W) float32 on the CPU.
+        weight: (K, C, 3, 3) float32.
+        bias: (K,) float32 or None.
+    """
+    y: Tensor = _Conv3x3.apply(x, weight, bias)
+    return y
