@@ -1,4 +1,7 @@
-"""Variances of responses and gradients through networks at initialization: the paper's figures 5, 6, equation 15."""
+"""Variances of responses and gradients through networks at initialization: the paper's figures 5, 6, equation 15.
+
+From top to bottom: measuring at places of a network, the networks of the paper, and the tables and pictures of all.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from ..nn.init import initialize_
 from .contest import new_figure
 
 RULES = ("xavier", "kaiming", "paper")
+LABELS = {"xavier": "Xavier", "kaiming": "MSR (Kaiming)", "torch": "PyTorch's own", "paper": "equation 15"}
 
 
 @dataclass(frozen=True)
@@ -161,9 +165,6 @@ def stacked_hourglasses(rule: str, *, stacks: int = 8, features: int = 64, seed:
     initialize_(model, rule, x)
     places = {f"stack {i + 1}": stack.get_submodule("hourglass") for i, stack in enumerate(model.stacks)}
     return trace(model, places, x, backward=True)
-
-
-LABELS = {"xavier": "Xavier", "kaiming": "MSR (Kaiming)", "torch": "PyTorch's own", "paper": "equation 15"}
 
 
 def growth(values: list[float]) -> float:
