@@ -86,7 +86,7 @@ demo: build ## train a small model on synthetic people, evaluate it, draw its pr
 	$(PYTHON) -m pyranet_fast.predict $(DEMO)/people/*.png --checkpoint $(DEMO)/last.pt --output $(DEMO)/predictions
 	@echo "pictures: $(CURDIR)/$(DEMO)/predictions (people it has not seen), $(CURDIR)/$(DEMO)/pictures, $(DEMO)/curves.png"
 
-# An hour and a half on two cores with bf16 products; goes on after an interruption.
+# An hour and a half on two cores with bf16 products; rerun it to resume.
 weights: build ## the weights in the package, from the data sets below ROOT, into output/lsp
 	@test -n "$(ROOT)" || { echo "make: name the folder that holds lsp_dataset/ and lspet_dataset/: make weights ROOT=DATA" >&2; exit 1; }
 	@PYTHON=$(PYTHON) sh recipes/lsp.sh "$(ROOT)"
