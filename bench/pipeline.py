@@ -31,7 +31,8 @@ from bench.runner import significant
 from pyranet_fast import cli
 from pyranet_fast.data import Augmentation, CachedSource, CropDataset, Subset, open_dataset
 from pyranet_fast.data.crops import worker_init
-from pyranet_fast.data.dataset import PeopleSource, with_images
+from pyranet_fast.data.dataset import PeopleSource
+from pyranet_fast.data.left_out import with_images
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import evaluate_pose
 from pyranet_fast.inference.heatmaps import SIX_SCALES, prepare_model

@@ -18,6 +18,18 @@ class UserError(ValueError):
     """
 
 
+class UnreadableImage(UserError):
+    """An image that a person's labels name is not there, or cannot be used.
+
+    Attributes:
+        reason: goes on after "whose picture", such as ``"is missing"``: people left out are counted by it.
+    """
+
+    def __init__(self, message: str, reason: str = "cannot be read") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class DataWarning(UserWarning):
     """Something about a data set that a user should know: what was left out, what is an estimate."""
 

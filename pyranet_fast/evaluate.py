@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,20 @@ import numpy.typing as npt
 
 from . import cli
 from .cli import keep_pages
-from .data import PeopleSource, open_dataset
+from .data import PeopleSource, Subset, open_dataset
+from .data.dataset import digest_of_people
+from .data.left_out import missing_images
 from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose
+from .evaluation.oks import oks_precision, oks_unavailable
 from .evaluation.prediction_reader import read_pair, score_pair
-from .evaluation.report import mpii_numbers, write_curves, write_metrics, write_predictions, write_worst
+from .evaluation.report import (
+    mpii_numbers,
+    published_points,
+    write_curves,
+    write_metrics,
+    write_predictions,
+    write_worst,
+)
 from .inference.heatmaps import SIX_SCALES, prepare_model
 from .io import output_folder
 from .keypoints import Skeleton, resolve_skeleton
@@ -161,6 +172,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     # What an interrupted evaluation must have been of for its predictions to be kept.
     identity = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}
     identity |= {"file": f"{file} {file.stat().st_mtime_ns}", "root": str(arguments.root)}
+    identity["labels"] = digest_of_people(people).hex()
     state = EvaluationState(
         len(people),
         len(people.skeleton),
@@ -171,6 +183,10 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     if state.done.any():
         done = f"{int(state.done.sum())} of {len(people)} people were done before"
         logger.info(f"{done}; --resume none starts again")
+    elif state.refused:
+        logger.info(f"an interrupted evaluation in {output} is not resumed: {state.refused}")
+    if arguments.on_error == "skip" and (missing := missing_images(people)):
+        logger.warning(f"{people.name}: {missing.sentence(len(people))}")
     try:
         score, predictions = evaluate_pose(
             model,
@@ -191,9 +207,29 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         logger.warning(f"{done}; rerun the same command to resume")
         raise
     score.settings.update(settings)
-    _report(arguments, formats, output, people, score, predictions, f"{file.parent.name}/{file.name}")
+    oks = _add_oks(people, predictions, state.readable, score)
+    _report(arguments, formats, output, people, score, predictions, f"{file.parent.name}/{file.name}", oks)
+    if left_out := state.left_out(people):
+        logger.warning(f"{people.name}: {left_out.sentence(len(people))}")
     state.finish()
     return 0
+
+
+def _add_oks(
+    people: PeopleSource, predictions: npt.NDArray[np.float32], readable: npt.NDArray[np.bool_], score: Score
+) -> str:
+    """Put COCO's average precision among the settings of the score; returns what is said of it."""
+    if people.record(0).box is None:
+        return ""
+    why = oks_unavailable(people)
+    if why is not None:
+        return f"no OKS-based average precision: {why}"
+    chosen = np.flatnonzero(readable)
+    points = published_points(people, predictions)[chosen]
+    found = oks_precision(Subset(people, chosen.tolist()), points, predictions[chosen, :, 2])
+    score.settings["oks"] = {"boxes": "of the labels", "sigmas": people.metric.oks_sigmas, **found}
+    shown = ", ".join(f"{key} {100 * value:.1f}" for key, value in found.items() if not math.isnan(value))
+    return f"COCO's OKS-based precision and recall by pycocotools, in the boxes of the labels: {shown}"
 
 
 def _people_for(parser: argparse.ArgumentParser, arguments: argparse.Namespace, skeleton: Skeleton) -> PeopleSource:
@@ -216,6 +252,7 @@ def _report(
     score: Score,
     predictions: npt.NDArray[np.float32],
     default_name: str,
+    oks: str,
 ) -> None:
     """Write the results and print them."""
     how = f"{'six scales' if arguments.scales == 6 else 'one scale'}, {'flip' if arguments.flip else 'no flip'}"
@@ -227,12 +264,10 @@ def _report(
     text, more = write_metrics(output, people.metric, score, name, people.name, note)
     files += [*more, *write_worst(output, people, predictions, name, people.name, arguments.worst)]
     print(f"{people.name}: {len(people)} people, {how}")
-    print(text)
+    print(f"{text}\n{oks}" if oks else text)
     share = score.settings.get("network_share")
     of_network = "" if share is None else f", {100 * share:.0f} % of the time in the network"
     print(f"{score.settings['people_per_second']:g} people a second{of_network}")
-    if unreadable:
-        logger.warning(f"{unreadable} people with missing or unreadable images are not in the score")
     _print_files(files)
 
 

@@ -63,6 +63,8 @@ class Metric:
         fine: a tighter threshold that is reported beside it.
         settings: what a score's settings say beside all that.
         published: figures at ``threshold`` to set beside a result.
+        oks_sigmas: K constants of COCO's object keypoint similarity, the standard deviation of people who label a
+            joint over the square root of the person's area; None where they are not known.
     """
 
     key: str
@@ -81,6 +83,7 @@ class Metric:
     fine: float = 0.1
     settings: Mapping[str, str] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
+    oks_sigmas: tuple[float, ...] | None = None
 
     def at(self, threshold: float | None = None) -> str:
         """The name with a threshold, such as ``"PCKh@0.5"``; None is the published tables'."""
@@ -221,7 +224,7 @@ PCK = Metric(
 )
 
 
-def box_metric(skeleton: Skeleton) -> Metric:
+def box_metric(skeleton: Skeleton, oks_sigmas: tuple[float, ...] | None = None) -> Metric:
     """PCK in units of the person's box, for skeletons of which no other length is known.
 
     A flip pair is one column, called by the joints' name without the side, the mean of the two; any other joint is a
@@ -242,6 +245,7 @@ def box_metric(skeleton: Skeleton) -> Metric:
         strict=False,
         threshold=0.05,
         fine=0.02,
+        oks_sigmas=oks_sigmas,
     )
 
 

@@ -45,11 +45,13 @@ def _train(config: PoseConfig, device: torch.device) -> None:
             f"of {parameters / 1e6:.3f} M parameters on {device}{processes}; {task.steps_per_epoch} steps an epoch",
         )
     results = Trainer(task, config).fit()
-    corrupt = set().union(*distributed.all_gather(task.corrupt))
+    corrupt: dict[int, str] = {}
+    for share in distributed.all_gather(task.corrupt):
+        corrupt |= share
     if not distributed.is_main_process():
         return
     if corrupt:
-        logger.warning(f"{len(corrupt)} unreadable images were left out")
+        logger.warning(f"{task.people.name}: {task.left_out(corrupt).sentence(len(task.people))}")
     print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {config.output}/last.pt, curves.png, pictures/")
     if results:
         print(f"validation {results['metric']} (single scale, no flip): {results['mean']:.2f}")

@@ -115,7 +115,10 @@ def test_missing_images_are_said(checkpoint, root, tmp_path, capsys):
         assert cli.run(evaluate.main, flags(checkpoint, root, tmp_path, "--on-error", "skip")) == 0
     finally:
         name.write_bytes(content)
-    assert "1 people with missing or unreadable images are not in the score" in capsys.readouterr().err
+    said = "1 of 7 people, in 1 picture, is left out: 1 whose picture is truncated (im1003.jpg)"
+    assert said in capsys.readouterr().err
+    settings = json.loads((tmp_path / "metrics.json").read_text())["settings"]
+    assert settings["unreadable_reasons"] == {"whose picture is truncated": 1} and settings["unreadable_pictures"] == 1
     assert json.loads((tmp_path / "metrics.json").read_text())["count"] == 6
 
 

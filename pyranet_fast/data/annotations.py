@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from .dataset import Image, PeopleSource, Person
+from .dataset import Image, PeopleSource, Person, PersonRecord
 from .image_io import read_image
 
 
@@ -30,6 +30,7 @@ class Annotations:
         centers: (N, 2) float64, scales: (N,) float64: the crop, as in ``Person``.
         lengths: (N,) float64, the metric's unit in pixels; NaN where not known.
         numbers: (N, 2) int64, the image's and the person's place in a published list, from 1; None: not known.
+        records: N, what the file calls each person; None: the image's name and ``numbers`` are all there is.
     """
 
     names: list[str]
@@ -39,6 +40,7 @@ class Annotations:
     scales: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.float64]
     numbers: npt.NDArray[np.int64] | None = None
+    records: list[PersonRecord] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,6 +54,13 @@ class Annotations:
             scale=float(self.scales[index]),
         )
 
+    def record(self, index: int) -> PersonRecord:
+        """Return what the file calls a person."""
+        if self.records is not None:
+            return self.records[index]
+        place = None if self.numbers is None else (int(self.numbers[index, 0]), int(self.numbers[index, 1]))
+        return PersonRecord(self.names[index], place=place)
+
     def select(self, mask: Sequence[bool] | npt.NDArray[np.bool_]) -> Annotations:
         """Return the people for whom ``mask`` (N,) is true."""
         rows = np.flatnonzero(np.asarray(mask, dtype=bool))
@@ -63,6 +72,7 @@ class Annotations:
             self.scales[rows],
             self.lengths[rows],
             None if self.numbers is None else self.numbers[rows],
+            None if self.records is None else [self.records[row] for row in rows],
         )
 
 
@@ -80,6 +90,9 @@ class AnnotatedSource(PeopleSource):
 
     def image_name(self, index: int) -> str:
         return self._annotations.names[index]
+
+    def record(self, index: int) -> PersonRecord:
+        return self._annotations.record(index)
 
     def person(self, index: int) -> Person:
         return self._annotations.person(index)
@@ -117,9 +130,15 @@ def read_json(path: Path) -> Any:
 
 
 def number_field(
-    entry: Mapping[str, Any], field: str, shape: tuple[int, ...], where: str, *, above: float | None = None
+    entry: Mapping[str, Any],
+    field: str,
+    shape: tuple[int, ...],
+    where: str,
+    *,
+    above: float | None = None,
+    finite: bool = True,
 ) -> npt.NDArray[np.float64]:
-    """Return a field of a JSON object as finite numbers of a shape.
+    """Return a field of a JSON object as numbers of a shape.
 
     Args:
         entry: the object.
@@ -127,6 +146,7 @@ def number_field(
         shape: its shape; () is a single number.
         where: what messages call the object.
         above: the numbers must lie above this.
+        finite: neither NaN nor infinity is among them.
 
     Raises:
         UserError: the field is missing or holds anything else.
@@ -143,7 +163,7 @@ def number_field(
         short = text if len(text) <= 80 else f"{text[:77]}..."
         raise UserError(f"{where}: field {field!r} is {short}; {accepted} is accepted")
     result = value.astype(np.float64)
-    if not np.all(np.isfinite(result)):
+    if finite and not np.all(np.isfinite(result)):
         raise UserError(f"{where}: field {field!r} holds a value that is not finite; {accepted} is accepted")
     if above is not None and not np.all(result > above):
         raise UserError(f"{where}: field {field!r} is {entry[field]!r}; a number above {above:g} is accepted")

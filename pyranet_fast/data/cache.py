@@ -143,7 +143,7 @@ class CachedSource(DerivedSource):
     counted or moved. Labels are in the pixels of the cached region; ``to_original`` leads back.
 
     Attributes:
-        failures: message by index, for images that could not be read; ``image`` raises it again.
+        failures: error by index, for images that could not be read; ``image`` raises it again.
         nbytes: size of the cached pixels.
     """
 
@@ -170,14 +170,14 @@ class CachedSource(DerivedSource):
         self.skeleton, self.name, self.metric = source.skeleton, source.name, source.metric
         self._reach = (augmentation.reach if augmentation else 0.5) if crop else math.inf
         self._detail = math.inf if input_size is None else 2.0 * input_size
-        self.failures: dict[int, str] = {}
+        self.failures: dict[int, UserError] = {}
         self.nbytes = 0
         self._blocks: list[Image] = []
         self._used = _BLOCK
         self._regions: list[ImageRegion | None] = []
         with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
             for index, result in enumerate(pool.map(self._read, range(len(source)))):
-                if isinstance(result, str):
+                if isinstance(result, UserError):
                     self.failures[index] = result
                     self._regions.append(None)
                 else:
@@ -186,11 +186,11 @@ class CachedSource(DerivedSource):
         self.reach = min(source.reach, self._reach if any(region.cut for region in regions) else math.inf)
         self.detail = min(source.detail, self._detail if any(region.ratio > 1 for region in regions) else math.inf)
 
-    def _read(self, index: int) -> ImageRegion | str:
+    def _read(self, index: int) -> ImageRegion | UserError:
         try:
             return crop_region(self.source, index, self._reach, self._detail)
         except UserError as error:
-            return str(error)
+            return error
 
     def _store(self, image: Image) -> Image:
         if self._used + image.size > _BLOCK:
@@ -206,7 +206,7 @@ class CachedSource(DerivedSource):
     def _region(self, index: int) -> ImageRegion:
         region = self._regions[index]
         if region is None:
-            raise UserError(self.failures[index])
+            raise self.failures[index]
         return region
 
     def __len__(self) -> int:

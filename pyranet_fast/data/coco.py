@@ -2,36 +2,88 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..errors import UserError
-from ..keypoints import Skeleton, flip_pairs_from_names
+from ..errors import UnreadableImage, UserError
+from ..keypoints import Skeleton, flip_pairs_from_names, split_side
 from ..metrics import box_metric
 from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
-from .dataset import PIXELS_PER_SCALE
+from .dataset import PIXELS_PER_SCALE, Image, PersonRecord
+from .image_io import image_size
+from .left_out import LeftOut
 
 # The crop's side in longer sides of the person's box, as for boxes given to the predictor.
 _MARGIN = 1.25
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """One annotation that has keypoints.
+
+    Attributes:
+        name: of the image, with slashes.
+        where: what messages call the annotation.
+        points: (K, 3) x, y, v.
+        box: (4,) x, y, width, height, as the file has them.
+        size: width and height of the image as the file has them, or None.
+        record: ids, category, box and area.
+    """
+
+    name: str
+    where: str
+    points: Float64Array
+    box: Float64Array
+    size: tuple[float, float] | None
+    record: PersonRecord
+
+    @property
+    def labeled(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.points[:, 2] > 0)
+
+    @property
+    def center(self) -> Float64Array:
+        return self.box[:2] + self.box[2:] / 2 - 0.5
+
+    @property
+    def side(self) -> float:
+        return float(self.box[2:].max())
+
+    def in_crop(self) -> npt.NDArray[np.bool_]:
+        """(K,) which labeled joints lie inside the crop that the network sees."""
+        apart = np.abs(self.points[:, :2] - self.center).max(axis=1)
+        return np.asarray(self.labeled & (apart <= _MARGIN * self.side / 2))
 
 
 class COCOSource(AnnotatedSource):
     """People of a COCO keypoint file.
 
-    ``images`` lists ``id`` and ``file_name`` (which may hold folders), ``annotations`` the people: ``image_id``,
-    ``category_id``, ``keypoints`` [x, y, v] for each joint, labeled where v > 0, and ``bbox`` [x, y, width,
-    height]. ``categories`` gives the joints, see ``skeleton_from_category``.
+    ``images`` lists ``id`` and ``file_name`` (which may hold folders; backslashes are taken for slashes where there is
+    no such file), ``annotations`` the people: ``image_id``, ``category_id``, ``keypoints`` [x, y, v] for each joint,
+    labeled where v > 0, and ``bbox`` [x, y, width, height]. ``categories`` gives the joints, see
+    ``skeleton_from_category``; several categories may have them, if they are the same.
 
     Keypoints are taken as 0-based pixel indices: (0, 0) is the center of the first pixel. The box counts from
     the picture's corner, as the predictor's does: its center is half a pixel less. The crop is the square of 1.25
     times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
 
+    People whose labels cannot be right are left out: a box without size, outside of the picture, in shares of it, or
+    given as two corners; labeled joints that are no numbers, or none of them in the crop; a picture of another size
+    than the file says, after its EXIF orientation. ``notes`` counts them by reason.
+
     Attributes:
-        skipped: number of annotations left out, by reason; ``notes`` lists them.
+        left_out: number of people left out, by reason.
+        categories: by id, names of the categories that have joints.
     """
 
     def __init__(self, path: str | Path, root: str | Path = ".", part: str = "all") -> None:
@@ -40,13 +92,13 @@ class COCOSource(AnnotatedSource):
         Args:
             path: the JSON file, relative to ``root`` or absolute; ``.json.gz`` too.
             root: folder of the images; they are looked for there, in ``root/images`` and beside the JSON file:
-                in the first of these that has the first image.
+                in the one that holds most of them.
             part: ``"all"``, ``"train"`` or ``"val"``: all images, nine tenths of them, or the tenth
                 that is held out by a hash of its file name and so is always the same.
 
         Raises:
             UserError: a file or folder is missing, the JSON or one of its fields is not as described, the part
-                is empty, or there is not a single image.
+                is empty, nobody is left, or there is not a single image.
         """
         if part not in ("all", "train", "val"):
             raise UserError(f"unknown part {part!r}; all, train and val are accepted")
@@ -55,96 +107,283 @@ class COCOSource(AnnotatedSource):
         if not isinstance(content, dict):
             raise UserError(f"{self.path} holds a {type(content).__name__}; a COCO object is accepted")
         lists = {name: _objects(content, name, self.path) for name in ("images", "annotations", "categories")}
-        self.skeleton, self._has_keypoints, self.notes = _read_categories(lists["categories"], self.path)
-        self.metric = box_metric(self.skeleton)
-        self.skipped: Counter[str] = Counter()
-        self._outside = 0
-        self._annotations = self._read(lists["annotations"], _images_by_id(lists["images"], self.path))
-        if not len(self._annotations):
-            raise UserError(f"{self.path} holds no annotation with keypoints{_counts(self.skipped)}")
-        if part != "all":
-            self._choose(part)
+        categories = _read_categories(lists["categories"], self.path)
+        self.skeleton, self.categories = categories.skeleton, categories.names
+        self.metric = box_metric(self.skeleton, categories.oks_sigmas)
         self.name = f"coco {self.path.name}" + ("" if part == "all" else f" {part}")
-        notes = [f"{count} annotations {reason} were left out" for reason, count in sorted(self.skipped.items())]
-        if self._outside:
-            notes.append(f"{self._outside} labeled joints lie outside their image; they count like all others")
-        self.notes += tuple(f"{self.path}: {note}" for note in notes)
-        self._image_folder = self._find_images(Path(root))
 
-    def _read(self, annotations: Sequence[Mapping[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> Annotations:
-        names, joints, labeled, centers, scales, sides = [], [], [], [], [], []
-        self._ids = {image["file_name"]: key for key, image in images.items()}
-        count = len(self.skeleton)
+        self._reasons, self._total = LeftOut(), 0
+        people = self._read(lists["annotations"], _images_by_id(lists["images"], self.path), categories, part)
+        people = _without_wrong_boxes(people, self._reasons)
+        if not people:
+            self._raise_nobody(part)
+        self._image_folder, found = _find_images(self.path, Path(root), [person.name for person in people])
+        people = [replace(person, name=name) for person, name in zip(people, found, strict=True)]
+        self._sizes = {person.name: person.size for person in people if person.size is not None}
+        people = self._without_wrong_sizes(people)
+        if not people:
+            self._raise_nobody(part)
+        self._annotations = _as_annotations(people, len(self.skeleton))
+        self.left_out = self._reasons.counts()
+        self.notes = (*categories.notes, *self._notes(people))
+
+    def _read(
+        self,
+        annotations: Sequence[Mapping[str, Any]],
+        images: Mapping[Any, Mapping[str, Any]],
+        categories: _Categories,
+        part: str,
+    ) -> list[_Labels]:
+        """The people of a part that have labels which are numbers; the others are counted."""
+        people: list[_Labels] = []
+        count, self._images = len(self.skeleton), set()
         for number, entry in enumerate(annotations):
             where = f"{self.path}: annotation {entry.get('id', f'number {number}')}"
-            reason = self._reason_to_skip(entry, where)
-            if reason:
-                self.skipped[reason] += 1
-                continue
-            points = number_field(entry, "keypoints", (3 * count,), where).reshape(count, 3)
-            if not np.any(points[:, 2] > 0):
-                self.skipped["without labeled keypoints"] += 1
-                continue
-            key = entry.get("image_id")
-            image = images.get(key) if isinstance(key, int | str) else None
-            if image is None:
-                raise UserError(f"{where}: image_id is {key!r}; the id of one of the images is accepted")
-            x, y, width, height = number_field(entry, "bbox", (4,), where)
-            if width <= 0 or height <= 0:
-                raise UserError(f"{where}: bbox has width {width:g} and height {height:g}; both must be above 0")
-            self._outside += _joints_outside(points, image)
-            names.append(image["file_name"])
-            joints.append(points[:, :2])
-            labeled.append(points[:, 2] > 0)
-            centers.append((x + width / 2 - 0.5, y + height / 2 - 0.5))
-            sides.append(max(width, height))
-            scales.append(_MARGIN * sides[-1] / PIXELS_PER_SCALE)
-        return Annotations(
-            names,
-            np.array(joints, dtype=np.float64).reshape(-1, count, 2),
-            np.array(labeled, dtype=bool).reshape(-1, count),
-            np.array(centers, dtype=np.float64).reshape(-1, 2),
-            np.array(scales, dtype=np.float64),
-            np.array(sides, dtype=np.float64),
-        )
+            image = _of(images, entry.get("image_id"))
+            name = "" if image is None else str(image["file_name"])
+            if part != "all" and image is not None:
+                self._images.add(name)
+                if is_held_out(name) != (part == "val"):
+                    continue
+            self._total += 1
+            person = _read_person(entry, where, image, categories, count)
+            if isinstance(person, str):
+                self._reasons.add(person, name, first=where.removeprefix(f"{self.path}: "))
+            else:
+                people.append(person)
+        return people
 
-    def _reason_to_skip(self, entry: Mapping[str, Any], where: str) -> str | None:
-        if entry.get("iscrowd"):
-            return "of crowds"
-        category = entry.get("category_id")
-        if not isinstance(category, int | str) or category not in self._has_keypoints:
-            raise UserError(f"{where}: category_id is {category!r}; the id of one of the categories is accepted")
-        if not self._has_keypoints[category]:
-            return "of categories without keypoints"
-        return None if entry.get("keypoints") else "without keypoints"
-
-    def _choose(self, part: str) -> None:
-        """Keep the people of a part."""
-        names = self._annotations.names
-        self._annotations = self._annotations.select([is_held_out(name) == (part == "val") for name in names])
-        if not len(self._annotations):
+    def _raise_nobody(self, part: str) -> None:
+        if part != "all" and not self._total:
             raise UserError(
-                f"{self.path}: none of its {len(set(names))} images with people falls into part {part!r} (a "
+                f"{self.path}: none of its {len(self._images)} images with people falls into part {part!r} (a "
                 "tenth of the images is held out by their names); give two files: coco:TRAIN.json,VAL.json"
             )
+        raise UserError(f"{self.path}: not one of {self._total} annotations can be used: {self._reasons.reasons()}")
 
-    def _find_images(self, root: Path) -> Path:
-        folders = [root, root / "images", self.path.parent]
-        first = self._annotations.names[0]
-        for folder in folders:
-            if (folder / first).is_file():
-                return folder
-        tried = ", ".join(dict.fromkeys(map(str, folders)))
-        raise UserError(f"{self.path}: its first image {first} is in none of {tried}")
+    def _without_wrong_sizes(self, people: list[_Labels]) -> list[_Labels]:
+        """Those whose picture has the size that the file says, so far as its header tells without decoding it."""
+        names = sorted(self._sizes)
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            found = dict(zip(names, pool.map(lambda name: image_size(self._image_folder / name), names), strict=True))
+        kept = []
+        for person in people:
+            size = found.get(person.name)
+            if size is not None and person.size is not None and not _same_size(size, person.size):
+                first = f"{person.name} has {size[0]} x {size[1]} pixels, the file says {_times(person.size)}"
+                self._reasons.add("whose picture has another size than the file says", person.name, first=first)
+            else:
+                kept.append(person)
+        return kept
+
+    def _notes(self, people: list[_Labels]) -> list[str]:
+        notes = [self._reasons.sentence(self._total)] if self._reasons else []
+        outside = sum(map(_joints_outside, people))
+        if outside:
+            notes.append(f"{outside} labeled joints lie outside their image; they count like all others")
+        return [f"{self.path}: {note}" for note in notes]
+
+    def image(self, index: int) -> Image:
+        image = super().image(index)
+        name = self._annotations.names[index]
+        said = self._sizes.get(name)
+        if said is not None and not _same_size((image.shape[1], image.shape[0]), said):
+            raise UnreadableImage(
+                f"image {self._image_folder / name} has {image.shape[1]} x {image.shape[0]} pixels, "
+                f"{self.path.name} says {_times(said)}",
+                "has another size than the file says",
+            )
+        return image
 
     def available(self) -> list[int]:
         """Return the indices of the people whose image is there."""
         there = {name: (self._image_folder / name).is_file() for name in set(self._annotations.names)}
         return [index for index, name in enumerate(self._annotations.names) if there[name]]
 
-    def image_id(self, index: int) -> int | str:
-        found: int | str = self._ids[self._annotations.names[index]]
-        return found
+
+def _same_size(size: tuple[float, float], said: tuple[float, float]) -> bool:
+    return abs(size[0] - said[0]) < 1 and abs(size[1] - said[1]) < 1
+
+
+def _times(size: tuple[float, float]) -> str:
+    return f"{size[0]:g} x {size[1]:g}"
+
+
+def _of(images: Mapping[Any, Mapping[str, Any]], key: Any) -> Mapping[str, Any] | None:
+    return images.get(key) if isinstance(key, int | str) else None
+
+
+def _read_person(
+    entry: Mapping[str, Any], where: str, image: Mapping[str, Any] | None, categories: _Categories, count: int
+) -> _Labels | str:
+    """The labels of an annotation, or why it is left out."""
+    if _flag(entry.get("iscrowd"), f"{where}: iscrowd"):
+        return "of crowds"
+    category = entry.get("category_id")
+    if not isinstance(category, int | str) or category not in categories.has_joints:
+        raise UserError(f"{where}: category_id is {category!r}; the id of one of the categories is accepted")
+    if not categories.has_joints[category]:
+        return "of categories without keypoints"
+    if not entry.get("keypoints"):
+        return "without keypoints"
+    points = _keypoints(entry, count, where)
+    if image is None:
+        key = entry.get("image_id")
+        raise UserError(f"{where}: image_id is {key!r}; the id of one of the images is accepted")
+    seen = points[:, 2] > 0
+    if not seen.any():
+        return "without labeled keypoints"
+    if not np.isfinite(points[seen]).all():
+        return "with a labeled joint that is not a number"
+    box = number_field(entry, "bbox", (4,), where, finite=False)
+    if not np.isfinite(box).all() or box[2:].min() <= 0:
+        return "whose box has no size"
+    sides = [image.get("width"), image.get("height")]
+    known = all(isinstance(side, int | float) and math.isfinite(side) and side > 0 for side in sides)
+    area, own = entry.get("area"), entry.get("id")
+    record = PersonRecord(
+        image_id=image["id"],
+        category_id=category,
+        annotation_id=own if isinstance(own, int | str) else None,
+        box=tuple(box.tolist()),
+        area=float(area) if isinstance(area, int | float) and math.isfinite(area) and area > 0 else None,
+    )
+    points[~seen, :2] = 0
+    size = (float(sides[0]), float(sides[1])) if known else None  # type: ignore[arg-type]
+    return _Labels(str(image["file_name"]), where, points, box, size, record)
+
+
+def _keypoints(entry: Mapping[str, Any], count: int, where: str) -> Float64Array:
+    """(K, 3) x, y, v; x and y are NaN where there is no number, v is 0 there."""
+    given = entry["keypoints"]
+    if isinstance(given, list) and None in given:  # how JSON says NaN
+        entry = {**entry, "keypoints": [math.nan if value is None else value for value in given]}
+    points = number_field(entry, "keypoints", (3 * count,), where, finite=False).reshape(count, 3)
+    points[np.isnan(points[:, 2]), 2] = 0
+    return points
+
+
+def _flag(value: Any, where: str) -> bool:
+    """A truth value as people write them: 0 and 1, true and false, also as texts."""
+    if isinstance(value, str):
+        value = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}.get(value.strip().lower(), value)
+    if value is None or isinstance(value, bool | int | float):
+        return bool(value)
+    raise UserError(f"{where} is {value!r}; 0 or 1 is accepted")
+
+
+# Labels that cannot be right. Each rule gives a reason for leaving a person out, or None.
+
+_SHARES = "whose box is given in shares of the picture, not in pixels"
+_JOINTS_IN_SHARES = "whose joints are given in shares of the picture, not in pixels"
+_CORNERS = "whose box is given as x1, y1, x2, y2, not as x, y, width, height"
+_OUTSIDE = "whose box lies outside the picture"
+_NO_JOINT = "without a labeled joint in the crop around their box"
+
+
+def _without_wrong_boxes(people: list[_Labels], left_out: LeftOut) -> list[_Labels]:
+    """The people whose box can be right; the others are counted."""
+    reasons = [_box_fault(person) for person in people]
+    # A box of two corners is seen as such only where it would reach far out of the picture. Where most do, all that
+    # could be corners are.
+    corners = reasons.count(_CORNERS)
+    if corners and 2 * corners >= len(people) - sum(r is not None and r != _CORNERS for r in reasons):
+        reasons = [_CORNERS if r is None and _fits_as_corners(p) else r for p, r in zip(people, reasons, strict=True)]
+    kept = []
+    for person, reason in zip(people, reasons, strict=True):
+        if reason is None:
+            kept.append(person)
+        else:
+            box = ", ".join(f"{value:.4g}" for value in person.box)
+            left_out.add(reason, person.name, first=f"{person.where.rsplit(': ', 1)[-1]}, bbox {box}")
+    return kept
+
+
+def _box_fault(person: _Labels) -> str | None:
+    joints = person.points[person.labeled, :2]
+    if person.side <= 1.5 and np.abs(person.box[:2]).max() <= 1.5:
+        return _SHARES
+    if len(joints) > 1 and person.side > 4 and np.abs(joints).max() <= 1.5:
+        return _JOINTS_IN_SHARES
+    if person.size is not None:
+        low, high, size = person.box[:2], person.box[:2] + person.box[2:], np.array(person.size)
+        if np.any(high > 1.1 * size + 2) and _fits_as_corners(person):
+            return _CORNERS
+        if np.any(low >= size) or np.any(high <= 0) or person.side > 100 * size.max():
+            return _OUTSIDE
+    return None if person.in_crop().any() else _NO_JOINT
+
+
+def _fits_as_corners(person: _Labels) -> bool:
+    """Whether a box makes sense as two corners: in the picture, with the joints inside but for a tenth of its side."""
+    if person.size is None:
+        return False
+    low, high = person.box[:2], person.box[2:]
+    joints, slack = person.points[person.labeled, :2], 0.1 * float((high - low).max())
+    return bool(
+        np.all(high > low)
+        and np.all(high <= np.array(person.size) + 1)
+        and np.all(joints >= low - slack)
+        and np.all(joints <= high + slack)
+    )
+
+
+def _joints_outside(person: _Labels) -> int:
+    """How many labeled joints lie outside an image whose size the file gives."""
+    if person.size is None:
+        return 0
+    places = person.points[:, :2]
+    inside = np.all((places >= -0.5) & (places <= np.array(person.size) - 0.5), axis=1)
+    return int(np.sum(person.labeled & ~inside))
+
+
+def _as_annotations(people: Sequence[_Labels], count: int) -> Annotations:
+    sides = np.array([person.side for person in people], dtype=np.float64)
+    return Annotations(
+        [person.name for person in people],
+        np.array([person.points[:, :2] for person in people], dtype=np.float64).reshape(-1, count, 2),
+        np.array([person.labeled for person in people], dtype=bool).reshape(-1, count),
+        np.array([person.center for person in people], dtype=np.float64).reshape(-1, 2),
+        _MARGIN * sides / PIXELS_PER_SCALE,
+        sides,
+        records=[person.record for person in people],
+    )
+
+
+def _find_images(path: Path, root: Path, names: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder that holds most of the images, and their names there.
+
+    Args:
+        path: the JSON file.
+        root: folder of the images or of ``images``.
+        names: of the people's images as the file has them.
+
+    Raises:
+        UserError: not one of the images is there.
+    """
+    folders = list(dict.fromkeys([root, root / "images", path.parent]))
+    distinct = list(dict.fromkeys(names))
+    best: tuple[int, Path, dict[str, str]] = (0, root, {})
+    for folder in folders:
+        found = {name: _name_there(folder, name) for name in distinct}
+        count = sum(there is not None for there in found.values())
+        if count > best[0]:
+            best = (count, folder, {name: there or name.replace("\\", "/") for name, there in found.items()})
+    if best[0] == 0:
+        tried = ", ".join(map(str, folders))
+        raise UserError(f"{path}: not one of its {len(distinct)} images is in any of {tried}; the first is {names[0]}")
+    return best[1], [best[2][name] for name in names]
+
+
+def _name_there(folder: Path, name: str) -> str | None:
+    """An image's name below a folder, with slashes for Windows' backslashes; None where it is not there."""
+    try:
+        if (folder / name).is_file():
+            return name
+        slashes = name.replace("\\", "/")
+        return slashes if slashes != name and (folder / slashes).is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        return None
 
 
 def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
@@ -176,7 +415,7 @@ def read_skeleton(path: Path) -> Skeleton:
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; a COCO object is accepted")
-    return _read_categories(_objects(content, "categories", path), path)[0]
+    return _read_categories(_objects(content, "categories", path), path).skeleton
 
 
 def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
@@ -189,25 +428,63 @@ def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[dict[str
     return value
 
 
-def _read_categories(categories: list[dict[str, Any]], path: Path) -> tuple[Skeleton, dict[Any, bool], tuple[str, ...]]:
-    """The one skeleton of the categories, by id whether a category has keypoints, and notes."""
-    found: list[tuple[Skeleton, tuple[str, ...]]] = []
-    ids: dict[Any, bool] = {}
+@dataclass(frozen=True)
+class _Categories:
+    """What the categories of a file say.
+
+    Attributes:
+        skeleton: the joints, the same in all categories that have any.
+        has_joints: by id, whether a category has joints.
+        names: by id, of those that have.
+        oks_sigmas: constants of COCO's similarity, as in ``Metric``.
+        notes: for the user.
+    """
+
+    skeleton: Skeleton
+    has_joints: dict[int | str, bool]
+    names: dict[int | str, str]
+    oks_sigmas: tuple[float, ...] | None
+    notes: tuple[str, ...]
+
+
+def _read_categories(categories: list[dict[str, Any]], path: Path) -> _Categories:
+    found: list[tuple[Skeleton, tuple[str, ...], tuple[float, ...] | None]] = []
+    has_joints: dict[int | str, bool] = {}
+    names: dict[int | str, str] = {}
     for category in categories:
-        if not isinstance(category.get("id"), int | str):
-            raise UserError(f"{path}: a category has id {category.get('id')!r}; a number is accepted")
-        ids[category["id"]] = bool(category.get("keypoints"))
-        if ids[category["id"]]:
-            found.append(skeleton_from_category(category, f"{path}: category {category.get('name')!r}"))
+        key = category.get("id")
+        if not isinstance(key, int | str):
+            raise UserError(f"{path}: a category has id {key!r}; a number is accepted")
+        has_joints[key] = bool(category.get("keypoints"))
+        if has_joints[key]:
+            where = f"{path}: category {category.get('name')!r}"
+            skeleton, notes = skeleton_from_category(category, where)
+            found.append((skeleton, notes, _oks_sigmas(category, skeleton, where)))
+            names[key] = skeleton.name.removeprefix("coco:")
     if not found:
         raise UserError(f"{path}: no category has keypoints; one needs a list of joint names")
-    first = found[0]
-    for skeleton, _ in found[1:]:
-        if (skeleton.joints, skeleton.flip_pairs) != (first[0].joints, first[0].flip_pairs):
+    first, notes, sigmas = found[0]
+    for skeleton, _, _ in found[1:]:
+        if (skeleton.joints, skeleton.flip_pairs) != (first.joints, first.flip_pairs):
             raise UserError(
-                f"{path}: categories {first[0].name} and {skeleton.name} have different joints; all need the same"
+                f"{path}: categories {first.name} and {skeleton.name} have different joints; all need the same"
             )
-    return first[0], ids, first[1]
+    return _Categories(first, has_joints, names, sigmas, notes)
+
+
+# Constants of COCO's object keypoint similarity: COCO's own, and CrowdPose's for neck and top of the head.
+_OKS_SIGMAS = {
+    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
+    "knee": 0.087, "ankle": 0.089, "neck": 0.079, "head": 0.079, "head top": 0.079, "top head": 0.079,
+}  # fmt: skip
+
+
+def _oks_sigmas(category: Mapping[str, Any], skeleton: Skeleton, where: str) -> tuple[float, ...] | None:
+    """A category's own ``sigmas``, or those that are published for its joints' names; None where there are none."""
+    if "sigmas" in category:
+        return tuple(number_field(category, "sigmas", (len(skeleton),), where, above=0).tolist())
+    known = [_OKS_SIGMAS.get(split_side(joint)[1]) for joint in skeleton.joints]
+    return None if None in known else tuple(known)  # type: ignore[arg-type]
 
 
 def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Skeleton, tuple[str, ...]]:
@@ -231,8 +508,7 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
         raise UserError(f"{where}: name is {name!r}; a text is accepted")
     if not isinstance(joints, list) or not joints or not all(isinstance(j, str) and j.strip() for j in joints):
         raise UserError(f"{where}: keypoints is {joints!r}; a list of joint names is accepted")
-    bones = _bones(category.get("skeleton") or [], joints, where)
-    notes: tuple[str, ...] = ()
+    bones, notes = _bones(category.get("skeleton"), len(joints), where)
     if "flip_pairs" in category:
         flip_pairs = _given_flip_pairs(category["flip_pairs"], joints, where)
     else:
@@ -243,7 +519,7 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
                 "give the category a field flip_pairs: pairs of joint names, or [] for none"
             )
         if not flip_pairs:
-            notes = (
+            notes += (
                 f"{where}: no left and right found in the joint names, so a mirrored picture keeps every joint's "
                 "name; if joints have sides, give the category a field flip_pairs, or [] to say that there are none",
             )
@@ -253,13 +529,22 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
         raise UserError(f"{where}: {error}") from error
 
 
-def _bones(value: Any, joints: Sequence[str], where: str) -> list[tuple[int, int]]:
-    bones = []
-    for pair in _list_of_pairs(value, f"{where}: skeleton", "joint numbers from 1"):
-        if not all(type(number) is int and 1 <= number <= len(joints) for number in pair):
-            raise UserError(f"{where}: skeleton holds {pair!r}; pairs of joint numbers 1 to {len(joints)} are accepted")
-        bones.append((pair[0] - 1, pair[1] - 1))
-    return bones
+def _bones(value: Any, joints: int, where: str) -> tuple[list[tuple[int, int]], tuple[str, ...]]:
+    """Bones, and notes on those that are left out: only pictures use them, so that none of them refuses a file."""
+    bones: dict[frozenset[int], tuple[int, int]] = {}
+    wrong = []
+    for pair in value if isinstance(value, list) else [] if value is None else [value]:
+        fits = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        fits = fits and all(1 <= number <= joints for number in pair) and pair[0] != pair[1]
+        if fits and frozenset(pair) not in bones:
+            bones[frozenset(pair)] = (pair[0] - 1, pair[1] - 1)
+        else:
+            wrong.append(pair)
+    if not wrong:
+        return list(bones.values()), ()
+    which = f"{len(wrong)} of {len(wrong) + len(bones)} bones left out, first {wrong[0]!r}"
+    note = f"{where}: skeleton: {which}; different pairs of joint numbers from 1 to {joints} are accepted"
+    return list(bones.values()), (note,)
 
 
 def _given_flip_pairs(value: Any, joints: Sequence[str], where: str) -> list[tuple[int, int]]:
@@ -299,21 +584,8 @@ def _images_by_id(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[st
         if not isinstance(name, str) or not name:
             raise UserError(f"{path}: image {key!r}: file_name is {name!r}; a path is accepted")
         if not isinstance(key, int | str):
-            raise UserError(f"{path}: image number {number} has id {key!r}; a number is accepted")
+            raise UserError(f"{path}: image number {number} has id {key!r}; a number or a text is accepted")
         if key in records:
             raise UserError(f"{path}: two images have id {key!r}; each needs an id of its own")
         records[key] = image
     return records
-
-
-def _joints_outside(points: np.ndarray, image: Mapping[str, Any]) -> int:
-    """How many labeled joints lie outside an image whose size the file gives."""
-    size = [image.get("width"), image.get("height")]
-    if not all(isinstance(side, int | float) for side in size):
-        return 0
-    inside = np.all((points[:, :2] >= -0.5) & (points[:, :2] <= np.array(size, dtype=np.float64) - 0.5), axis=1)
-    return int(np.sum((points[:, 2] > 0) & ~inside))
-
-
-def _counts(skipped: Mapping[str, int]) -> str:
-    return "".join(f"; {count} {reason}" for reason, count in sorted(skipped.items()))

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from ..errors import UserError
 from .cache import check_coverage
 from .dataset import PIXELS_PER_SCALE, PeopleSource
+from .left_out import unreadable_reason
 from .transforms import (
     MAP_STRIDE,
     MEAN,
@@ -51,7 +52,8 @@ class CropDataset(Dataset[dict[str, Any]]):
     - ``weight`` (K,) float32, 1 where the joint is labeled and inside the crop, else 0;
     - ``index`` int;
     - ``inverse`` (2, 3) float32, input pixels to image pixels (it undoes the mirroring too);
-    - ``valid`` bool, False where a corrupt image was replaced by a gray one of weight 0.
+    - ``valid`` bool, False where a corrupt image was replaced by a gray one of weight 0;
+    - ``why`` text, in that case the reason for which the person is left out, as in ``LeftOut``, else empty.
 
     Its randomness comes from (seed, epoch, index) alone: a resumed run sees the same pictures,
     whatever the number of workers.
@@ -104,10 +106,10 @@ class CropDataset(Dataset[dict[str, Any]]):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1} of {self.source.name}")
         try:
             return self._sample(epoch, index)
-        except UserError:
+        except UserError as error:
             if self.on_error == "raise":
                 raise
-            return self._gray(epoch, index)
+            return self._gray(epoch, index, unreadable_reason(error))
 
     def size(self, epoch: int) -> int:
         """Side of the pictures of an epoch (0-based)."""
@@ -140,9 +142,10 @@ class CropDataset(Dataset[dict[str, Any]]):
             "index": index,
             "inverse": torch.from_numpy(invert(matrix).astype(np.float32)),
             "valid": True,
+            "why": "",
         }
 
-    def _gray(self, epoch: int, index: int) -> dict[str, Any]:
+    def _gray(self, epoch: int, index: int, why: str) -> dict[str, Any]:
         joints = len(self.source.skeleton)
         return {
             "image": _gray_image(self.size(epoch)),
@@ -151,6 +154,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             "index": index,
             "inverse": torch.eye(2, 3),
             "valid": False,
+            "why": why,
         }
 
 
@@ -165,7 +169,8 @@ class ScaledCrops(Dataset[dict[str, Any]]):
     - ``frame`` (4,) float64, x and y of the published image's corner, its width and height, see
       ``PeopleSource.frame``;
     - ``index`` int;
-    - ``valid`` bool, False where an image that cannot be read was replaced by gray.
+    - ``valid`` bool, False where an image that cannot be read was replaced by gray;
+    - ``why`` text, in that case the reason for which the person is left out, as in ``LeftOut``, else empty.
     """
 
     def __init__(
@@ -203,7 +208,7 @@ class ScaledCrops(Dataset[dict[str, Any]]):
         size = self.input_size
         try:
             person, image = self.source.person(index), self.source.image(index)
-        except UserError:
+        except UserError as error:
             if self.on_error == "raise":
                 raise
             return {
@@ -214,6 +219,7 @@ class ScaledCrops(Dataset[dict[str, Any]]):
                 "frame": torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64),
                 "index": index,
                 "valid": False,
+                "why": unreadable_reason(error),
             }
         images = np.empty((len(self.scales), 3, size, size), np.uint8)
         for place, scale in zip(images, self.scales, strict=True):
@@ -227,6 +233,7 @@ class ScaledCrops(Dataset[dict[str, Any]]):
             "frame": torch.from_numpy(self.source.frame(index, image)),
             "index": index,
             "valid": True,
+            "why": "",
         }
 
 

@@ -6,6 +6,7 @@ Pixels are 0-based everywhere and an integer coordinate is a pixel's center.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,29 @@ class Person:
     scale: float
 
 
+@dataclass(frozen=True)
+class PersonRecord:
+    """What the dataset's own files call a person, and say of them beside joints and crop.
+
+    It goes with the person through subsets, caches and packed files to the files of results.
+
+    Attributes:
+        image_id: of the image: a number, or its name where the dataset has none.
+        category_id: of the person's class; 1 where there are no classes.
+        annotation_id: of the person; None where people have no ids.
+        box: x, y of the top left corner, width and height in pixels of the published image, or None.
+        area: of the person's segment in square pixels of the published image, or None.
+        place: in MPII's list, the numbers of image and person from 1, or None.
+    """
+
+    image_id: int | str
+    category_id: int | str = 1
+    annotation_id: int | str | None = None
+    box: tuple[float, float, float, float] | None = None
+    area: float | None = None
+    place: tuple[int, int] | None = None
+
+
 class PeopleSource(ABC):
     """A dataset: people, each with an image; index i counts people from 0.
 
@@ -79,9 +103,19 @@ class PeopleSource(ABC):
     def image_name(self, index: int) -> str:
         """Return the name of the image for reports."""
 
-    def image_id(self, index: int) -> int | str:
-        """Return what identifies the image in files of results: its name, or a number that the dataset gives it."""
-        return self.image_name(index)
+    def record(self, index: int) -> PersonRecord:
+        """Return what the dataset's own files call the person."""
+        return PersonRecord(self.image_name(index))
+
+    def digest(self, index: int) -> bytes:
+        """Return 8 bytes that tell the person's image and labels from other ones, for runs that are resumed."""
+        name = self.image_name(index)
+        try:
+            person = self.person(index)
+        except UserError:  # labels that need the image
+            return digest_of(name)
+        joints = np.where(person.labeled[:, None], person.joints, 0)
+        return digest_of(name, joints, person.labeled, person.center, person.scale, self.reference_length(index))
 
     def available(self) -> list[int]:
         """Return the indices of the people whose image is there; it may still be corrupt."""
@@ -106,6 +140,22 @@ class PeopleSource(ABC):
             (4,) float64: x and y of its corner, width and height; it covers x - 0.5 to x - 0.5 + width.
         """
         return np.array([0, 0, image.shape[1], image.shape[0]], dtype=np.float64)
+
+
+def digest_of(name: str, *values: npt.ArrayLike) -> bytes:
+    """Return 8 bytes that depend on a name and on the bits of numbers, taken in float32."""
+    found = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
+    for value in values:
+        found.update(np.ascontiguousarray(value, dtype="<f4").tobytes())
+    return found.digest()
+
+
+def digest_of_people(source: PeopleSource) -> bytes:
+    """Return 16 bytes that tell a dataset's people and their order from other ones."""
+    found = hashlib.blake2b(repr((source.skeleton.joints, source.skeleton.flip_pairs)).encode(), digest_size=16)
+    for index in range(len(source)):
+        found.update(source.digest(index))
+    return found.digest()
 
 
 def folder_below(root: str | Path, name: str, witness: str) -> Path:
@@ -159,9 +209,13 @@ class DerivedSource(PeopleSource):
         source, local = self.locate(index)
         return source.image_name(local)
 
-    def image_id(self, index: int) -> int | str:
+    def record(self, index: int) -> PersonRecord:
         source, local = self.locate(index)
-        return source.image_id(local)
+        return source.record(local)
+
+    def digest(self, index: int) -> bytes:
+        source, local = self.locate(index)
+        return source.digest(local)
 
     def available(self) -> list[int]:
         """Return the indices of the people whose image is there."""
@@ -234,21 +288,6 @@ class Subset(DerivedSource):
 
     def locate(self, index: int) -> tuple[PeopleSource, int]:
         return self.source, self.indices[index]
-
-
-class FirstPeople(Subset):
-    """The first ``count`` people of a dataset, for pictures."""
-
-    def __init__(self, source: PeopleSource, count: int) -> None:
-        super().__init__(source, range(min(count, len(source))))
-
-
-def with_images(source: PeopleSource) -> PeopleSource:
-    """The people of a dataset whose image is there; UserError where there is none."""
-    indices = source.available()
-    if not indices:
-        raise UserError(f"{source.name}: the image of not one of the {len(source)} people is there")
-    return source if len(indices) == len(source) else Subset(source, indices)
 
 
 # By joint of the new skeleton: the joints of the old one whose mean it is.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UnreadableImage, UserError
 from ..io import atomic_write
 from .dataset import Image
 from .transforms import MEAN
@@ -44,34 +44,34 @@ def read_image(path: str | Path) -> Image:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UserError: no such file, a folder, no permission, not an image, truncated, or too large.
+        UnreadableImage: no such file, a folder, no permission, not an image, truncated, or too large.
     """
     path = Path(path)
     data = _read_bytes(path)
     fault = truncation(data)
     if fault is not None:
-        raise UserError(f"image {path} is truncated: {fault}")
+        raise UnreadableImage(f"image {path} is truncated: {fault}", "is truncated")
     try:
         return decode(data)
     except MemoryError as error:
-        raise UserError(f"image {path} is too large for the memory of this machine") from error
+        raise UnreadableImage(f"image {path} is too large for the memory of this machine", "is too large") from error
     except (cv2.error, ValueError) as error:
         reason = "it has more pixels than OpenCV reads (2^30)" if "PIXELS" in str(error) else _NOT_AN_IMAGE
-        raise UserError(f"image {path} cannot be read: {reason}") from error
+        raise UnreadableImage(f"image {path} cannot be read: {reason}", "is damaged or no image") from error
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"image {path} does not exist") from error
+        raise UnreadableImage(f"image {path} does not exist", "is missing") from error
     except IsADirectoryError as error:
-        raise UserError(f"image {path} is a folder; a file is accepted") from error
+        raise UnreadableImage(f"image {path} is a folder; a file is accepted") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"image {path} cannot be read: {reason}") from error
+        raise UnreadableImage(f"image {path} cannot be read: {reason}") from error
     if not data:
-        raise UserError(f"image {path} is empty (0 bytes)")
+        raise UnreadableImage(f"image {path} is empty (0 bytes)", "is damaged or no image")
     return data
 
 
@@ -146,6 +146,51 @@ def _png_ends(data: bytes) -> bool:
             return True
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return False
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of a JPEG or PNG file as it is read, from its header alone; None where that does not tell."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(1 << 16)
+    except (OSError, ValueError):
+        return None
+    if data.startswith(_PNG) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return int(width), int(height)
+    return _jpeg_size(data) if data.startswith(b"\xff\xd8") else None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    at, turned = 2, False
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        mark = data[at + 1]
+        if mark == 0xFF:
+            at += 1
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if mark == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            turned = exif_orientation(data[at + 10 : at + 2 + length]) >= 5
+        if 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC):  # a frame header
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return (height, width) if turned else (width, height)
+        at += 2 + length
+    return None
+
+
+def exif_orientation(data: bytes) -> int:
+    """The orientation in EXIF data that begin with their TIFF header, 1 to 8; 1 where there is none. From 5 on width
+    and height change places."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 8:
+        return 1
+    at = struct.unpack(order + "I", data[4:8])[0]
+    count = struct.unpack(order + "H", data[at : at + 2])[0] if at + 2 <= len(data) else 0
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(data) - 11), 12):
+        if struct.unpack(order + "H", data[entry : entry + 2])[0] == 0x0112:
+            value = struct.unpack(order + "H", data[entry + 8 : entry + 10])[0]
+            return int(value) if 1 <= value <= 8 else 1
+    return 1
 
 
 def as_rgb(image: Any) -> Image:

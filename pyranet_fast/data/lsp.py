@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..errors import UserError
 from ..keypoints import LSP
 from ..metrics import PCK, torso_length
-from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person, folder_below
+from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person, digest_of, folder_below
 from .image_io import read_image
 
 _NAME = re.compile(r"im0*(\d+)\.(jpe?g|png)", re.IGNORECASE)
@@ -57,6 +57,10 @@ class _LeedsSource(PeopleSource):
 
     def image_name(self, index: int) -> str:
         return self._paths[index].name
+
+    def digest(self, index: int) -> bytes:
+        # Of LSP, the crop is the image's, which would have to be decoded.
+        return digest_of(self.image_name(index), self._joints[index], self._flags[index])
 
     def reference_length(self, index: int) -> float:
         person = self.person(index)

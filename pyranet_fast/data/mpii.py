@@ -48,8 +48,6 @@ class MPIISource(AnnotatedSource):
     Attributes:
         form: ``"json"``, ``"hdf5"`` or ``"mat"``.
         left_out: number of people left out, by reason.
-        numbers: (N, 2), places in MPII's list of each person's image and of the person in it, from 1; None where the
-            annotations do not tell.
         estimated: number of people whose head size is an estimate; ``name`` says so too.
     """
 
@@ -89,7 +87,6 @@ class MPIISource(AnnotatedSource):
         if unknown:
             notes.append(f"{unknown} people have no head size and are not scored")
         self.notes = tuple(f"{title}: {note}" for note in notes)
-        self.numbers = self._annotations.numbers
         self._image_folder = self.folder / "images"
         self._there = self._list_images()
 

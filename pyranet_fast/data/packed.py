@@ -33,13 +33,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ..errors import UserError, one_line
+from ..errors import UnreadableImage, UserError, one_line
 from ..io import atomic_write, output_folder
 from ..keypoints import resolve_skeleton
 from ..metrics import resolve_metric
 from .cache import crop_region
-from .dataset import SPLITS, Image, PeopleSource, Person
+from .dataset import SPLITS, Image, PeopleSource, Person, PersonRecord
 from .image_io import decode
+from .left_out import LeftOut, missing_images
 from .transforms import MAP_STRIDE, Augmentation, transform_points
 
 MAGIC = b"PRMpeopl"
@@ -143,7 +144,7 @@ class PackedSource(PeopleSource):
     """One split of a packed file. People have the order of the source that was packed.
 
     The file is mapped into memory; a copy in another process, forked or spawned, opens the same file again.
-    ``reach`` and ``detail`` tell what part of the images was packed. ``numbers`` are those of ``MPIISource``, or None.
+    ``reach`` and ``detail`` tell what part of the images was packed.
 
     Attributes:
         failures: by index, why a person was packed without a picture.
@@ -164,6 +165,8 @@ class PackedSource(PeopleSource):
         about = splits[self._group]
         self.skeleton = resolve_skeleton(about["skeleton"])
         self.metric = resolve_metric(about["metric"], self.skeleton)
+        if about.get("oks_sigmas"):
+            self.metric = dataclasses.replace(self.metric, oks_sigmas=tuple(about["oks_sigmas"]))
         if not about.get("published", not about["name"].startswith("demo")):  # files without it are of version 0.1.0
             self.metric = dataclasses.replace(self.metric, published=())
         self.name = f"{about['name']}, packed"
@@ -172,9 +175,10 @@ class PackedSource(PeopleSource):
         self._arrays = {name: self._array(name) for name in ARRAYS}
         texts = json.loads(self._file.array(f"{self._group}/texts").tobytes())
         self._names: list[str] = texts["names"]
-        self._ids: list[int | str] = texts["ids"] or self._names
         self.failures: dict[int, str] = {int(index): why for index, why in texts["failures"].items()}
-        self.numbers = self._array("numbers") if about["numbers"] else None
+        self._places = self._array("numbers") if about["numbers"] else None
+        # Files of version 0.1.0 have the ids of the images alone.
+        self._records: dict[str, list[Any]] = texts.get("records") or {"image_id": texts["ids"] or self._names}
         self.notes = tuple(about["notes"])
         if self.failures:
             self.notes += (f"{self.name}: {len(self.failures)} of {self._count} people were packed without a picture",)
@@ -200,17 +204,26 @@ class PackedSource(PeopleSource):
         try:
             return decode(self._file.picture(start, end, int(self._arrays["crc32"][index])))
         except (cv2.error, ValueError) as error:
-            raise UserError(f"packed file {self.path}: picture of {self._names[index]} is damaged: {error}") from error
+            raise UnreadableImage(
+                f"packed file {self.path}: picture of {self._names[index]} is damaged: {error}", "is damaged"
+            ) from error
 
-    def _missing(self, index: int) -> UserError:
+    def _missing(self, index: int) -> UnreadableImage:
         why = self.failures.get(index, "unknown")
-        return UserError(f"packed file {self.path} has no picture of {self._names[index]}; when packed: {why}")
+        return UnreadableImage(
+            f"packed file {self.path} has no picture of {self._names[index]}; when packed: {why}", "was not packed"
+        )
 
     def image_name(self, index: int) -> str:
         return self._names[index]
 
-    def image_id(self, index: int) -> int | str:
-        return self._ids[index]
+    def record(self, index: int) -> PersonRecord:
+        known = {name: values[index] for name, values in self._records.items()}
+        if known.get("box") is not None:
+            known["box"] = tuple(known["box"])
+        if self._places is not None:
+            known["place"] = (int(self._places[index, 0]), int(self._places[index, 1]))
+        return PersonRecord(**known)
 
     def available(self) -> list[int]:
         """Return the indices of the people who were packed with a picture."""
@@ -304,7 +317,7 @@ def write_packed(
         held_out_quality: of the other people's.
         on_error: ``"skip"`` packs people whose image cannot be read without a picture.
         about: further texts for the header: ``dataset``, ``command``, ``written_by``.
-        say: called with a line for each person packed without a picture, and for the number of missing images.
+        say: called with a line for each person packed without a picture, and with how many they are before and after.
         progress: show a bar.
 
     Returns:
@@ -371,7 +384,7 @@ class _PackedPerson:
 
     row: dict[str, Any]
     picture: bytes = b""
-    failure: str | None = None
+    failure: UserError | None = None
     cut: bool = False
     reduced: bool = False
     quality: int = 0
@@ -398,23 +411,29 @@ def _write_split(
     """
     there = set(source.available())
     if say and len(there) < len(source):
-        say(f"{source.name}: the image of {len(source) - len(there)} of {len(source)} people is not there")
+        say(f"{source.name}: {missing_images(source).sentence(len(source))}")
+    left_out = LeftOut()
     offsets, sums, people = [pictures.tell()], [], []
     bar = tqdm(total=len(source), unit="person", desc=split, disable=not progress or None, dynamic_ncols=True)
     with bar, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for index, person in enumerate(_in_order(pool, partial(_pack_person, source, settings), len(source))):
             if person.failure is not None:
                 if not skip:
-                    raise UserError(person.failure)
+                    raise person.failure
+                left_out.add_unreadable(person.failure, source.image_name(index))
                 if say and index in there:
-                    say(f"without a picture: {source.image_name(index)}: {person.failure}")
+                    say(f"without a picture: {source.image_name(index)}: {one_line(str(person.failure))}")
             pictures.write(person.picture)
             offsets.append(pictures.tell())
             sums.append(zlib.crc32(person.picture))
             people.append(dataclasses.replace(person, picture=b""))
             bar.update()
-    if all(person.failure is not None for person in people):
-        raise UserError(f"{source.name}: the image of not one of the {len(source)} people can be read")
+    if len(left_out) == len(people):
+        raise UserError(
+            f"{source.name}: the image of not one of the {len(source)} people can be read: {left_out.reasons()}"
+        )
+    if say and left_out:
+        say(f"{source.name}: {left_out.sentence(len(source))}".replace("left out", "packed without a picture"))
     about = _split_header(source, settings, people, offsets[-1] - offsets[0])
     return about, _split_arrays(source, people, offsets, sums)
 
@@ -445,7 +464,8 @@ def _split_header(
         "metric": source.metric.key,
         "published": bool(source.metric.published),
         "notes": list(source.notes),
-        "numbers": getattr(source, "numbers", None) is not None,
+        "oks_sigmas": source.metric.oks_sigmas,
+        "numbers": _places(source) is not None,
         "skeleton": source.skeleton.as_dict(),
     }
 
@@ -457,21 +477,34 @@ def _split_arrays(
     columns |= {"offsets": offsets, "crc32": sums}
     arrays = {name: np.array(columns[name], kind) for name, kind in ARRAYS.items()}
     names = [source.image_name(index) for index in range(len(source))]
-    ids = [source.image_id(index) for index in range(len(source))]
-    failures = {index: person.failure for index, person in enumerate(people) if person.failure is not None}
-    texts = {"names": names, "ids": None if ids == names else ids, "failures": failures}
+    records = [source.record(index) for index in range(len(source))]
+    ids = [record.image_id for record in records]
+    failures = {i: one_line(str(person.failure)) for i, person in enumerate(people) if person.failure is not None}
+    texts: dict[str, Any] = {"names": names, "ids": None if ids == names else ids, "failures": failures}
+    if any(record != PersonRecord(name, place=record.place) for name, record in zip(names, records, strict=True)):
+        texts["records"] = {
+            field.name: [getattr(record, field.name) for record in records]
+            for field in dataclasses.fields(PersonRecord)
+            if field.name != "place"
+        }
     arrays["texts"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
-    numbers = getattr(source, "numbers", None)
-    if numbers is not None:
-        arrays["numbers"] = np.asarray(numbers, np.int64)
+    places = _places(source)
+    if places is not None:
+        arrays["numbers"] = np.array(places, np.int64)
     return arrays
+
+
+def _places(source: PeopleSource) -> list[tuple[int, int]] | None:
+    """Places in MPII's list, where all people have one."""
+    places = [source.record(index).place for index in range(len(source))]
+    return None if None in places else places  # type: ignore[return-value]
 
 
 def _pack_person(source: PeopleSource, settings: PictureSettings, index: int) -> _PackedPerson:
     try:
         region = crop_region(source, index, settings.reach, settings.detail)
     except UserError as error:
-        return _PackedPerson(_row_without_picture(source, index), failure=one_line(str(error)))
+        return _PackedPerson(_row_without_picture(source, index), failure=error)
     picture, quality = _encode(region.pixels, settings)
     origin, right, down = source.to_original(index, region.to_image(_CORNERS))
     transform = np.stack([right - origin, down - origin, origin], axis=1)

@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from ..data.crops import ScaledCrops, worker_init
 from ..data.dataset import PeopleSource
+from ..data.left_out import LeftOut
 from ..errors import UserError
 from ..inference.heatmaps import decode, decode_scales, score_maps
 from ..io import atomic_write
 from ..metrics import Score
 
 SECONDS = 20.0  # between two states on the disk
-_ARRAYS = ("predictions", "done", "readable", "frames")
+_ARRAYS = ("predictions", "done", "readable", "frames", "why")
 
 
 class EvaluationState:
@@ -37,6 +38,8 @@ class EvaluationState:
         done: (N,) bool, whose turn has been.
         readable: (N,) bool, whose image could be read.
         frames: (N, 4) where the published images lie in those, see ``PeopleSource.frame``.
+        refused: why the file that was there was not resumed from; empty where it was, or there was none.
+        why: (N,) text, the reason for which a person is left out, as in ``LeftOut``; empty where the image was read.
     """
 
     def __init__(
@@ -57,11 +60,12 @@ class EvaluationState:
             identity: says which evaluation this is; a file that says something else is not used.
             resume: false starts anew in any case.
         """
-        self.path, self._identity = path, json.dumps(identity or {}, sort_keys=True)
+        self.path, self._identity, self.refused = path, json.dumps(identity or {}, sort_keys=True), ""
         self.predictions = np.full((people, joints, 3), np.nan, np.float32)
         self.done = np.zeros(people, bool)
         self.readable = np.zeros(people, bool)
         self.frames = np.zeros((people, 4))
+        self.why = np.zeros(people, "<U80")
         self._saved = time.monotonic()
         if resume and path is not None and path.is_file():
             self._load(path)
@@ -70,8 +74,11 @@ class EvaluationState:
         try:
             with np.load(path, allow_pickle=False) as file:
                 same = str(file["what"]) == self._identity and file["predictions"].shape == self.predictions.shape
-                if same:
-                    self.predictions, self.done, self.readable, self.frames = (np.array(file[name]) for name in _ARRAYS)
+                if not same:
+                    self.refused = _difference(str(file["what"]), self._identity)
+                else:
+                    for name in _ARRAYS:
+                        setattr(self, name, np.array(file[name]))
         except Exception as error:  # NumPy raises many kinds on a damaged file
             raise UserError(f"{path}, the state of an interrupted evaluation, cannot be read; delete it") from error
 
@@ -85,11 +92,13 @@ class EvaluationState:
         rows: npt.NDArray[np.float32],
         valid: npt.NDArray[np.bool_],
         frames: npt.NDArray[np.float64],
+        why: Sequence[str],
     ) -> None:
-        """Take (n, K, 3) predictions of people ``index``; those of unreadable images are left NaN."""
+        """Take (n, K, 3) predictions of people ``index``; those of unreadable images are left NaN, ``why`` says why."""
         self.predictions[index[valid]] = rows[valid]
         self.frames[index] = frames
         self.readable[index] = valid
+        self.why[index] = why
         self.done[index] = True
         if self.path is not None and time.monotonic() - self._saved > SECONDS:
             self.save()
@@ -101,10 +110,25 @@ class EvaluationState:
             atomic_write(self.path, lambda file: np.savez(file, what=self._identity, **state))
         self._saved = time.monotonic()
 
+    def left_out(self, people: PeopleSource) -> LeftOut:
+        """The people whose turn has been and whose image could not be read."""
+        found = LeftOut()
+        for index in map(int, np.flatnonzero(self.done & ~self.readable)):
+            name = people.image_name(index)
+            found.add(str(self.why[index]), name, first=name)
+        return found
+
     def finish(self) -> None:
         """Remove the file: the results are written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _difference(before: str, now: str) -> str:
+    """In what two descriptions of an evaluation differ."""
+    then, here = json.loads(before), json.loads(now)
+    names = [name for name in here if then.get(name) != here[name]] or ["its people"]
+    return f"it had other {', '.join(names)}"
 
 
 T = TypeVar("T")
@@ -163,6 +187,7 @@ def evaluate_pose(
     )
     try:
         for batch in prefetch(loader):
+            why = batch.pop("why")
             index, valid, frames = (batch[name].numpy() for name in ("index", "valid", "frame"))
             rows = np.full((len(index), len(people.skeleton), 3), np.nan, np.float32)
             if valid.any():
@@ -173,18 +198,19 @@ def evaluate_pose(
                 in_network += time.perf_counter() - before
                 joints, scores = _decode(maps, scales, some)
                 rows[valid] = np.concatenate([joints, scores[..., None]], -1)
-            state.add(index, rows, valid, frames)
+            state.add(index, rows, valid, frames, why)
             bar.update(len(rows))
     finally:
         bar.close()
         state.save()
     if len(people) and not state.readable.any():
-        raise UserError(f"{people.name}: the image of not one of the {len(people)} people can be read")
+        why = state.left_out(people).reasons()
+        raise UserError(f"{people.name}: the image of not one of the {len(people)} people can be read: {why}")
     seconds = time.perf_counter() - started
     score = score_predictions(people, state.predictions, state.readable, state.frames)
-    score.settings.update(
-        scales=list(scales), flip=flip, input_size=input_size, unreadable=int((~state.readable).sum())
-    )
+    left_out = state.left_out(people)
+    score.settings.update(scales=list(scales), flip=flip, input_size=input_size, unreadable=len(left_out))
+    score.settings.update(unreadable_pictures=left_out.pictures, unreadable_reasons=left_out.counts())
     score.settings["people_per_second"] = round(int(state.readable[todo].sum()) / seconds, 2)
     if torch.device(device).type == "cpu":  # a GPU's work is not done when the call returns
         score.settings["network_share"] = round(in_network / seconds, 3)

@@ -187,7 +187,8 @@ def write_coco_json(
     scores: npt.ArrayLike | None,
     image_ids: Sequence[int | str],
     *,
-    category_id: int = 1,
+    category_id: int | str | Sequence[int | str] = 1,
+    annotation_ids: Sequence[int | str | None] | None = None,
 ) -> int:
     """Write COCO's list of keypoint results: image_id, category_id, keypoints [x, y, v] x K, score.
 
@@ -200,7 +201,9 @@ def write_coco_json(
         points: (N, K, 2), 0-based pixels.
         scores: (N, K), or None.
         image_ids: N ids, numbers or names.
-        category_id: COCO's category; 1 is "person".
+        category_id: COCO's category, one for all or N; 1 is "person".
+        annotation_ids: N ids of the labels that the people were predicted for, None where there is none; written as
+            annotation_id, which COCO's own tools pass over.
 
     Returns:
         The number of people written.
@@ -212,24 +215,32 @@ def write_coco_json(
     places, certainty = _checked(points, scores, None)
     if len(image_ids) != len(places):
         raise ValueError(f"image_ids has {len(image_ids)} ids for {len(places)} people; one each is accepted")
+    categories = [category_id] * len(places) if isinstance(category_id, int | str) else list(category_id)
+    labels = [None] * len(places) if annotation_ids is None else list(annotation_ids)
+    for name, given in (("category_id", categories), ("annotation_ids", labels)):
+        if len(given) != len(places):
+            raise ValueError(f"{name} has {len(given)} ids for {len(places)} people; one each is accepted")
     results = []
     known = np.asarray(np.isfinite(places).all(axis=-1))
     for index in map(int, np.flatnonzero(np.asarray(known).any(axis=1))):
         seen = known[index]
         triples = np.where(seen[:, None], np.column_stack([places[index], seen]), 0.0)
         usable = np.zeros(0) if certainty is None else certainty[index][seen & np.isfinite(certainty[index])]
-        chosen = image_ids[index]
-        results.append(
-            {
-                "image_id": chosen if isinstance(chosen, str) else int(chosen),
-                "category_id": int(category_id),
-                "keypoints": [int(v) if i % 3 == 2 else round(float(v), 3) for i, v in enumerate(triples.ravel())],
-                "score": round(float(usable.mean()), 6) if usable.size else 1.0,
-            }
-        )
+        result = {
+            "image_id": _plain(image_ids[index]),
+            "category_id": _plain(categories[index]),
+            "keypoints": [int(v) if i % 3 == 2 else round(float(v), 3) for i, v in enumerate(triples.ravel())],
+            "score": round(float(usable.mean()), 6) if usable.size else 1.0,
+        }
+        own = labels[index]
+        results.append(result if own is None else {**result, "annotation_id": _plain(own)})
     text = json.dumps(results, allow_nan=False)
     atomic_write(Path(path), lambda file: file.write(text.encode()))
     return len(results)
+
+
+def _plain(key: Any) -> int | str:
+    return key if isinstance(key, str) else int(key)
 
 
 def _checked(

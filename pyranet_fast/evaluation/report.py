@@ -279,14 +279,20 @@ def write_predictions(
     Raises:
         UserError: ``"mpii"`` for people whose numbers in MPII's list are not known.
     """
-    points, scores = predictions[..., :2].astype(np.float64), predictions[..., 2]
-    for index in np.flatnonzero(np.isfinite(points).any(axis=(1, 2))):
-        points[index] = people.to_original(int(index), points[index])
+    points, scores = published_points(people, predictions), predictions[..., 2]
     files = [folder / "predictions.h5"]
     write_hdf5(files[0], points, scores, skeleton=people.skeleton, attrs={k: str(v) for k, v in (attrs or {}).items()})
     if "coco" in also:
         files.append(folder / "coco_results.json")
-        write_coco_json(files[-1], points, scores, [people.image_id(i) for i in range(len(people))])
+        records = [people.record(i) for i in range(len(people))]
+        write_coco_json(
+            files[-1],
+            points,
+            scores,
+            [record.image_id for record in records],
+            category_id=[record.category_id for record in records],
+            annotation_ids=[record.annotation_id for record in records],
+        )
     if "mpii" in also:
         numbers = mpii_numbers(people)
         files.append(folder / "mpii_pred.mat")
@@ -294,12 +300,20 @@ def write_predictions(
     return files
 
 
+def published_points(people: PeopleSource, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Predictions (N, K, 2 or 3) in the pixels of ``people.image(i)`` as (N, K, 2) in those of the published images."""
+    points = predictions[..., :2].astype(np.float64)
+    for index in np.flatnonzero(np.isfinite(points).any(axis=(1, 2))):
+        points[index] = people.to_original(int(index), points[index])
+    return points
+
+
 def mpii_numbers(people: PeopleSource) -> npt.NDArray[np.int64]:
     """Places of people in MPII's list, (N, 2): image and person, from 1; UserError where they are not known."""
-    numbers = getattr(people, "numbers", None)
-    if numbers is None:
+    places = [people.record(index).place for index in range(len(people))]
+    if None in places:
         raise UserError(f"{people.name}: the places of these people in MPII's list are not known; write coco instead")
-    return np.asarray(numbers, dtype=np.int64)
+    return np.array(places, dtype=np.int64)
 
 
 def write_calibration(

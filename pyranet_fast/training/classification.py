@@ -166,3 +166,13 @@ class ClassificationTask:
                 "std": list(self.data.std),
             },
         )
+
+    def compare_data(self, checkpoint: Checkpoint, source: str | Path) -> None:
+        """UserError where a checkpoint to resume from has other classes."""
+        then, now = list(checkpoint.images.get("classes", [])), list(self.data.classes)
+        if then != now:
+            raise UserError(
+                f"checkpoint {source} was trained on other classes than {self.config.dataset} has now: "
+                f"{', '.join(map(str, then))} then, {', '.join(now)} now; use the images of that training, or another "
+                "--output"
+            )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from ..checkpoint import POSE, Checkpoint
 from ..data import open_dataset
 from ..data.cache import CachedSource
 from ..data.crops import CropDataset, EpochBatchSampler, worker_init
-from ..data.dataset import FirstPeople, PeopleSource, with_images
+from ..data.dataset import PeopleSource, Subset
 from ..data.image_io import write_image
+from ..data.left_out import LeftOut, with_images
 from ..data.transforms import Augmentation, normalize
-from ..errors import UserError
+from ..errors import DataWarning, UserError
 from ..evaluation.evaluator import evaluate_pose
 from ..keypoints import Skeleton, resolve_skeleton
 from ..models import PyraNet
@@ -79,6 +82,7 @@ class PoseTask:
             color=config.color_noise,
         )
         people, held_out = (open_dataset(config.dataset, config.root, split) for split in ("train", "val"))
+        self._digests = frozenset(people.digest(index) for index in range(len(people)))
         self.people = prepare_people(people, config, augmentation)
         self.held_out = prepare_people(held_out, config, None)
         self.data = CropDataset(
@@ -98,7 +102,7 @@ class PoseTask:
         network = initial_network(config, self.people.skeleton)
         self.architecture = network.config
         self.model: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.corrupt: set[int] = set()
+        self.corrupt: dict[int, str] = {}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
@@ -136,12 +140,22 @@ class PoseTask:
         except UserError as error:  # from a worker it carries that process's traceback; the sentence is its last line
             raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
 
-    def _name_corrupt(self, batch: dict[str, Tensor]) -> None:
-        for index in batch["index"][~batch["valid"]].tolist():
+    def _name_corrupt(self, batch: dict[str, Any]) -> None:
+        for place in (~batch["valid"]).nonzero().flatten().tolist():
+            index = int(batch["index"][place])
             if index not in self.corrupt:
-                self.corrupt.add(index)
+                self.corrupt[index] = batch["why"][place]
                 name = self.people.image_name(index)
-                logger.warning(f"left out: {name} cannot be read ({len(self.corrupt)} so far)")
+                why = self.corrupt[index].removeprefix("whose picture ")
+                logger.warning(f"left out: picture {name} {why} ({len(self.corrupt)} people so far)")
+
+    def left_out(self, corrupt: dict[int, str]) -> LeftOut:
+        """People by index, with the reason for which their image could not be used."""
+        found = LeftOut()
+        for index, why in corrupt.items():
+            name = self.people.image_name(index)
+            found.add(why, name, first=name)
+        return found
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         """Sum over the stacks of the mean squared error (paper, 3.1)."""
@@ -173,7 +187,7 @@ class PoseTask:
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
         """Predictions on the first validation people, seen at the epoch's size."""
         c = self.config
-        some = FirstPeople(self.held_out, PICTURES)
+        some = Subset(self.held_out, self._people_to_draw())
         _, predictions = evaluate_pose(
             model,
             some,
@@ -190,6 +204,19 @@ class PoseTask:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, contact_sheet(cells, columns=4))
 
+    def _people_to_draw(self) -> list[int]:
+        """The first validation people, without those whose image cannot be read where ``--on-error`` allows that."""
+        if self.config.on_error == "raise":
+            return list(range(min(PICTURES, len(self.held_out))))
+        found: list[int] = []
+        for index in range(len(self.held_out)):
+            if len(found) == PICTURES:
+                break
+            with contextlib.suppress(UserError):
+                self.held_out.image(index)
+                found.append(index)
+        return found
+
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
         """Network configuration, weights, skeleton (whole, where it came with the data) and input size."""
         return Checkpoint(
@@ -197,7 +224,51 @@ class PoseTask:
             weights=weights,
             skeleton=self.people.skeleton.as_value(),
             input_size=self.config.input_size,
+            training={"labels": torch.tensor(sorted(map(_as_number, self._digests)), dtype=torch.int64)},
         )
+
+    def compare_data(self, checkpoint: Checkpoint, source: str | Path) -> None:
+        """Refuse to resume from other joints; say how many people are new, and how many are gone.
+
+        Raises:
+            UserError: the joints, their order or their mirror pairs are not those of the checkpoint.
+        """
+        then, now = resolve_skeleton(checkpoint.skeleton), self.people.skeleton
+        if (then.joints, then.flip_pairs) != (now.joints, now.flip_pairs):
+            what = "mirror pairs" if then.joints == now.joints else "joints"
+            raise UserError(
+                f"checkpoint {source} was trained on other {what} than {self.config.dataset} has now: "
+                f"{_difference(then, now)}; use the labels of that training, or another --output"
+            )
+        labels = checkpoint.training.get("labels")
+        if labels is None or not distributed.is_main_process():  # a checkpoint of version 0.1.0
+            return
+        before, here = set(labels.tolist()), set(map(_as_number, self._digests))
+        new, gone = len(here - before), len(before - here)
+        if new or gone:
+            logger.warning(
+                f"the training people have changed since {source} was saved: {new} of {len(here)} are new or have "
+                f"other labels, {gone} of those before are gone"
+            )
+
+
+def _as_number(digest: bytes) -> int:
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _difference(then: Skeleton, now: Skeleton) -> str:
+    """Where two skeletons differ first, in words."""
+    if len(then) != len(now):
+        return f"{len(then)} then and {len(now)} now"
+    for number, (old, new) in enumerate(zip(then.joints, now.joints, strict=True), 1):
+        if old != new:
+            return f"joint {number} of {len(now)} was {old!r} then and is {new!r} now"
+
+    def pairs(skeleton: Skeleton) -> set[str]:
+        return {"/".join(skeleton.joints[joint] for joint in pair) for pair in skeleton.flip_pairs}
+
+    changed = sorted(pairs(then) ^ pairs(now))
+    return f"{changed[0]} is one of them only {'then' if changed[0] in pairs(then) else 'now'}"
 
 
 def prepare_people(people: PeopleSource, config: PoseConfig, augmentation: Augmentation | None) -> PeopleSource:
@@ -214,8 +285,13 @@ def prepare_people(people: PeopleSource, config: PoseConfig, augmentation: Augme
         return people
     # Decoded once, before loader processes start.
     kept = CachedSource(people, augmentation=augmentation, input_size=config.input_size)
-    if kept.failures and config.on_error == "raise":
-        raise UserError(next(iter(kept.failures.values())))
+    if kept.failures:
+        if config.on_error == "raise":
+            raise next(iter(kept.failures.values()))
+        left_out = LeftOut()
+        for index, error in kept.failures.items():
+            left_out.add_unreadable(error, people.image_name(index))
+        warnings.warn(f"{people.name}: {left_out.sentence(len(people))}", DataWarning, stacklevel=2)
     return kept
 
 

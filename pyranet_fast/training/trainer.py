@@ -55,7 +55,10 @@ class Task(Protocol):
         """A picture of predictions on validation samples after an epoch (0-based)."""
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
-        """A checkpoint that describes the network and how to feed it."""
+        """A checkpoint that describes the network and how to feed it, and in ``training`` what it learns from."""
+
+    def compare_data(self, checkpoint: Checkpoint, source: str | Path) -> None:
+        """Raise UserError where a checkpoint to resume from was trained on data of another kind; say what changed."""
 
 
 class Diverged(UserError):
@@ -198,7 +201,7 @@ class Trainer:
             return
         checkpoint = self.task.checkpoint(_on_cpu(self.network))
         checkpoint.metrics = self.results
-        checkpoint.training = self.state_dict()
+        checkpoint.training |= self.state_dict()
         save_checkpoint(self.output / LAST, checkpoint)
         logger.debug(f"saved {self.output / LAST} at step {self.step}")
 
@@ -213,6 +216,7 @@ class Trainer:
             checkpoint = load_checkpoint(path, self.task.kind)
             if not checkpoint.training:
                 raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot go on from it")
+            self.task.compare_data(checkpoint, path)
             self.load_state_dict(checkpoint.training, checkpoint.weights, path)
             self.results = checkpoint.metrics
             if distributed.is_main_process():

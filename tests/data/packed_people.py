@@ -24,7 +24,7 @@ def same_labels(source, packed, index, atol=1e-3):
     expected = source.reference_length(index)
     assert packed.reference_length(index) * ratio[0] == pytest.approx(expected, rel=1e-6, nan_ok=True)
     assert packed.image_name(index) == source.image_name(index)
-    assert packed.image_id(index) == source.image_id(index)
+    assert packed.record(index) == source.record(index)
     return ratio[0]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 
 import numpy as np
 import pytest
 
 from pyranet_fast.data import COCOSource, open_dataset
 from pyranet_fast.data.annotations import is_held_out
+from pyranet_fast.data.dataset import PersonRecord
 from pyranet_fast.errors import DataWarning, UserError
 from pyranet_fast.evaluation.evaluator import score_predictions
 from tests.data.coco_people import DOG, changed, dogs, write
@@ -31,7 +33,10 @@ def test_labels(root):
     np.testing.assert_allclose(person.center, [10 + 30 - 0.5, 15 + 25.25 - 0.5])
     assert person.scale == pytest.approx(1.25 * 60 / 200) and source.reference_length(1) == 60
     assert source.image(1).shape == (80, 100, 3) and source.image_name(1) == "pack/001.jpg"
-    assert source.notes == () and not source.skipped
+    assert source.notes == () and not source.left_out and source.categories == {7: "dog"}
+    annotation = dogs()["annotations"][1]
+    box = tuple(map(float, annotation["bbox"]))
+    assert source.record(1) == PersonRecord(1, 7, 101, box=box)
 
 
 def test_a_tenth_is_held_out_by_name(tmp_path):
@@ -82,7 +87,14 @@ def test_images_are_found_beside_the_file(tmp_path):
     with pytest.raises(UserError, match=r"004\.jpg does not exist"):
         source.image(4)
     (tmp_path / "labels" / "pack" / "000.jpg").unlink()
-    with pytest.raises(UserError, match=r"its first image pack/000\.jpg is in none of .*root, .*images, .*labels"):
+    assert COCOSource(tmp_path / "labels" / "dogs.json", tmp_path / "root").available() == [1, 2, 3, *range(5, 12)]
+    # The folder that holds most decides, not the first.
+    (tmp_path / "root" / "pack").mkdir()
+    shutil.copy(tmp_path / "labels" / "pack" / "001.jpg", tmp_path / "root" / "pack" / "001.jpg")
+    assert len(COCOSource(tmp_path / "labels" / "dogs.json", tmp_path / "root").available()) == 10
+    shutil.rmtree(tmp_path / "labels" / "pack")
+    (tmp_path / "root" / "pack" / "001.jpg").unlink()
+    with pytest.raises(UserError, match=r"not one of its 12 images is in any of .*root, .*images, .*labels; the first"):
         COCOSource(tmp_path / "labels" / "dogs.json", tmp_path / "root")
 
 
@@ -98,21 +110,26 @@ def test_what_is_left_out_is_counted_and_said(root):
     content["categories"].append({"id": 3, "name": "cat"})
     write(root, content)
     source = COCOSource("dogs.json", root)
-    assert len(source) == 7 and dict(source.skipped) == {
+    assert len(source) == 7 and source.left_out == {
         "of crowds": 1,
         "without keypoints": 2,
         "without labeled keypoints": 1,
         "of categories without keypoints": 1,
     }
-    assert sum("were left out" in note for note in source.notes) == 4
+    assert source.notes[0] == (
+        f"{root / 'dogs.json'}: 5 of 12 people, in 5 pictures, are left out: "
+        "2 without keypoints (first: annotation 102); 1 of crowds (annotation 100); "
+        "1 without labeled keypoints (annotation 104); "
+        "1 of categories without keypoints (annotation 105)"
+    )
     assert any("1 labeled joints lie outside their image" in note for note in source.notes)
     assert source.person(2).labeled[0]  # outside, and labeled like all others
-    with pytest.warns(DataWarning, match=r"dogs\.json: 1 annotations of crowds were left out"):
+    with pytest.warns(DataWarning, match=r"dogs\.json: 4 of 10 people, in 4 pictures, are left out: .* 1 of crowds"):
         open_dataset("coco:dogs.json", root, "train")
     for person in people:
         person["iscrowd"] = 1
     write(root, content)
-    with pytest.raises(UserError, match="holds no annotation with keypoints; 12 of crowds"):
+    with pytest.raises(UserError, match="not one of 12 annotations can be used: 12 of crowds"):
         COCOSource("dogs.json", root)
 
 
@@ -168,8 +185,6 @@ def test_names_decide_what_is_mirrored(root):
         ("categories.0.keypoints", KeyError, "no category has keypoints"),
         ("categories.0.keypoints", "nose", "keypoints is 'nose'; a list of joint names"),
         ("categories.0.keypoints", ["a", "a", "b", "c"], "two joints are called 'a'"),
-        ("categories.0.skeleton", [[0, 1]], r"skeleton holds \[0, 1\]; pairs of joint numbers 1 to 4"),
-        ("categories.0.skeleton", [[1, 5]], r"skeleton holds \[1, 5\]"),
         ("categories.0.name", 3, "name is 3; a text"),
         ("categories.0.id", None, "a category has id None"),
         ("images.3.file_name", 3, "image 3: file_name is 3; a path"),
@@ -182,10 +197,11 @@ def test_names_decide_what_is_mirrored(root):
         ("annotations.2.bbox", KeyError, "annotation 102: field 'bbox' is missing"),
         ("annotations.2.bbox", [1, 2, 3], r"field 'bbox' is \[1, 2, 3\]; numbers of shape \(4,\)"),
         ("annotations.2.bbox", [1, 2, 3, "4"], "field 'bbox' is"),
-        ("annotations.2.bbox", [1, 2, float("nan"), 4], "field 'bbox' holds a value that is not finite"),
-        ("annotations.2.bbox", [1, 2, 0, 4], "bbox has width 0 and height 4"),
+        ("annotations.2.iscrowd", "many", "annotation 102: iscrowd is 'many'; 0 or 1 is accepted"),
+        ("annotations.2.iscrowd", [], r"annotation 102: iscrowd is \[\]"),
+        ("categories.0.sigmas", [0.1, 0.1, 0.1], r"field 'sigmas' is .*\(4,\)"),
+        ("categories.0.sigmas", [0.1, 0.1, 0.1, 0], "a number above 0"),
         ("annotations.2.keypoints", [1, 2, 3], r"field 'keypoints' is .*\(12,\)"),
-        ("annotations.2.keypoints", [float("inf")] * 12, "not finite"),
     ],
 )
 def test_wrong_fields(root, path, value, message):

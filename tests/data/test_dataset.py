@@ -16,7 +16,8 @@ from pyranet_fast.data import (
     Subset,
     open_dataset,
 )
-from pyranet_fast.data.dataset import LSP_TO_MPII, FirstPeople, with_images
+from pyranet_fast.data.dataset import LSP_TO_MPII, PersonRecord
+from pyranet_fast.data.left_out import with_images
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import score_predictions
 from pyranet_fast.metrics import PCKH
@@ -37,8 +38,8 @@ class NotedSource(MemorySource):
         images[1] = None
         super().__init__(images, [person(seed=seed) for seed in range(4)])
 
-    def image_id(self, index):
-        return 100 + index
+    def record(self, index):
+        return PersonRecord(100 + index)
 
     def available(self):
         return [0, 2, 3]
@@ -52,7 +53,6 @@ class NotedSource(MemorySource):
 
 DERIVED = {
     "subset": (lambda source: Subset(source, [3, 1, 0]), [3, 1, 0]),
-    "first": (lambda source: FirstPeople(source, 2), [0, 1]),
     "concat": (lambda source: ConcatSource([Subset(source, [2]), source]), [2, 0, 1, 2, 3]),
     "mapped": (lambda source: MappedSource(source, MPII, LSP_TO_MPII, PCKH), [0, 1, 2, 3]),
     "cached": (lambda source: CachedSource(source, crop=False), [0, 1, 2, 3]),
@@ -70,7 +70,7 @@ def test_what_is_not_changed_comes_from_the_dataset_of_the_person(kind):
     assert set(derived.notes) == set(source.notes)
     assert (derived.reach, derived.detail) == (3.0, 300.0)
     for index, origin in enumerate(origins):
-        assert derived.image_name(index) == f"{origin}.jpg" and derived.image_id(index) == 100 + origin
+        assert derived.image_name(index) == f"{origin}.jpg" and derived.record(index).image_id == 100 + origin
         if origin == 1:
             with pytest.raises(UserError, match=r"image 1\.jpg cannot be read"):
                 derived.image(index)

@@ -47,7 +47,8 @@ def test_a_file_of_the_version_before_is_read(tmp_path):
     assert people.skeleton == Skeleton("dot", ("left", "right"), ((0, 1),), ((0, 1),))
     assert people.metric.key == "pck-box"
     assert [people.image_name(i) for i in range(2)] == ["0.jpg", "1.jpg"]
-    assert [people.image_id(i) for i in range(2)] == [7, 8] and np.array_equal(people.numbers, [[3, 1], [4, 2]])
+    records = [people.record(i) for i in range(2)]
+    assert [r.image_id for r in records] == [7, 8] and [r.place for r in records] == [(3, 1), (4, 2)]
     first, second = people.person(0), people.person(1)
     np.testing.assert_allclose(first.joints, [[1.7, 4.1], [6.7, 4.9]], atol=1e-6)
     assert first.labeled.tolist() == [True, True] and first.center.tolist() == [4.5, 4.5] and first.scale == 0.04
@@ -79,7 +80,10 @@ class TestUnreadableImages:
         said = []
         about = write_packed(tmp_path / "a.pack", {"val": self.source()}, on_error="skip", say=said.append)
         assert about["val"]["people"] == 3 and about["val"]["pictures"] == 2
-        assert said == ["without a picture: 1.jpg: image 1.jpg cannot be read"]
+        assert said == [
+            "without a picture: 1.jpg: image 1.jpg cannot be read",
+            "memory: 1 of 3 people, in 1 picture, is packed without a picture: 1 whose picture cannot be read (1.jpg)",
+        ]
         with pytest.warns(DataWarning, match="1 of 3 people were packed without a picture"):
             packed = open_dataset(f"packed:{tmp_path}/a.pack", None, "val")
         assert isinstance(packed, PackedSource) and packed.available() == [0, 2]

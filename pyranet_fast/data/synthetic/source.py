@@ -10,7 +10,7 @@ import numpy as np
 
 from ...keypoints import MPII
 from ...metrics import PCKH
-from ..dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person
+from ..dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person, digest_of
 from . import scene
 from .figure import Figure, sample_appearance
 from .kinematics import MPII_POINTS, build, sample_pose, sample_proportions
@@ -85,6 +85,9 @@ class SyntheticSource(PeopleSource):
 
     def image_name(self, index: int) -> str:
         return f"{self.split}-{self.seed}-{index:06d}"
+
+    def digest(self, index: int) -> bytes:
+        return digest_of(self.image_name(index), self.variety)
 
     def person(self, index: int) -> Person:
         return self._get(index).person

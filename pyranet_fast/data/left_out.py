@@ -1,0 +1,108 @@
+"""Who is left out of a run, and why: counted by reason, in people and in pictures, and said in one sentence."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+from ..errors import DataWarning, UnreadableImage, UserError
+from .dataset import PeopleSource, Subset
+
+
+@dataclass
+class _Reason:
+    people: int = 0
+    pictures: set[str] = field(default_factory=set)
+    first: str = ""
+
+
+class LeftOut:
+    """People left out, by reason.
+
+    Example::
+
+        left_out = LeftOut()
+        left_out.add("whose picture is missing", "im1.jpg", first="im1.jpg")
+        left_out.sentence(24)  # "1 of 24 people, in 1 picture, is left out: 1 whose picture is missing (im1.jpg)"
+    """
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, _Reason] = {}
+
+    def add(self, reason: str, picture: str, *, first: str = "") -> None:
+        """Count a person.
+
+        Args:
+            reason: goes on after "3 people", such as ``"whose picture is missing"``.
+            picture: name of the person's image.
+            first: what is said of the first person of this reason; the others' is not used.
+        """
+        entry = self._reasons.setdefault(reason, _Reason(first=first))
+        entry.people += 1
+        entry.pictures.add(picture)
+
+    def add_unreadable(self, error: UserError, picture: str) -> None:
+        """Count a person whose image raised ``error``."""
+        self.add(unreadable_reason(error), picture, first=picture)
+
+    def __len__(self) -> int:
+        """Return the number of people."""
+        return sum(entry.people for entry in self._reasons.values())
+
+    @property
+    def pictures(self) -> int:
+        """Number of different pictures that they are in."""
+        return len(set().union(*(entry.pictures for entry in self._reasons.values())))
+
+    def counts(self) -> dict[str, int]:
+        """People by reason, most of them first."""
+        ordered = sorted(self._reasons.items(), key=lambda item: -item[1].people)
+        return {reason: entry.people for reason, entry in ordered}
+
+    def reasons(self) -> str:
+        """The reasons with their counts, and the first person of each."""
+        parts = []
+        for reason, count in self.counts().items():
+            first = self._reasons[reason].first
+            more = "first: " if count > 1 else ""
+            parts.append(f"{count} {reason}" + (f" ({more}{first})" if first else ""))
+        return "; ".join(parts)
+
+    def sentence(self, total: int) -> str:
+        """How many of ``total`` people, in how many pictures, are left out, and why."""
+        pictures = f"{self.pictures} picture{'s' if self.pictures != 1 else ''}"
+        verb = "is" if len(self) == 1 else "are"
+        return f"{len(self)} of {total} people, in {pictures}, {verb} left out: {self.reasons()}"
+
+
+def unreadable_reason(error: UserError) -> str:
+    """Why a person is left out whose image raised ``error``."""
+    return f"whose picture {error.reason if isinstance(error, UnreadableImage) else 'cannot be read'}"
+
+
+def missing_images(source: PeopleSource) -> LeftOut:
+    """The people of a dataset whose image is not there."""
+    there = set(source.available())
+    left_out = LeftOut()
+    for index in range(len(source)):
+        if index not in there:
+            name = source.image_name(index)
+            left_out.add("whose picture is missing", name, first=name)
+    return left_out
+
+
+def with_images(source: PeopleSource) -> PeopleSource:
+    """The people of a dataset whose image is there.
+
+    A ``DataWarning`` says how many are left out; UserError where nobody is left.
+    """
+    indices = source.available()
+    if len(indices) == len(source):
+        return source
+    missing = missing_images(source)
+    if not indices:
+        raise UserError(
+            f"{source.name}: the image of not one of the {len(source)} people is there: {missing.reasons()}"
+        )
+    warnings.warn(f"{source.name}: {missing.sentence(len(source))}", DataWarning, stacklevel=2)
+    return Subset(source, indices)
