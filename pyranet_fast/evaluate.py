@@ -184,7 +184,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         done = f"{int(state.done.sum())} of {len(people)} people were done before"
         logger.info(f"{done}; --resume none starts again")
     elif state.refused:
-        logger.info(f"an interrupted evaluation in {output} is not resumed: {state.refused}")
+        logger.info(f"{state.path} is not resumed: {state.refused}")
     if arguments.on_error == "skip" and (missing := missing_images(people)):
         logger.warning(f"{people.name}: {missing.sentence(len(people))}")
     try:

@@ -17,6 +17,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from typing import Any
 import torch
 
 from ..checkpoint import POSE
-from ..errors import UserError
+from ..data import open_dataset
+from ..data.dataset import digest_of_people
+from ..errors import DataWarning, UserError
 from ..io import atomic_write
 from ..models import PyraNet, classifier, complexity
 from ..models.zoo import load_checkpoint
@@ -226,7 +229,7 @@ def train_all(
     command: str = "train",
     jobs: int = 1,
 ) -> None:
-    """Train everybody with every seed; what is finished is not trained again.
+    """Train everybody with every seed; what is finished with the same flags and labels is not trained again.
 
     Args:
         contestants: the networks.
@@ -242,6 +245,7 @@ def train_all(
     environment = dict(os.environ)
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    labels = _labels_of(train_flags) if command == "train" else ""
     waiting = []
     with ThreadPoolExecutor(jobs) as pool:
         for contestant in contestants:
@@ -249,7 +253,9 @@ def train_all(
                 folder = contestant.folder(output, seed)
                 flags = [*train_flags, *contestant.flags, "--seed", str(seed), "--output", str(folder)]
                 title = f"{contestant.name}, seed {seed}"
-                waiting.append(pool.submit(_train, title, folder, [f"pyranet_fast.{command}", *flags], environment))
+                waiting.append(
+                    pool.submit(_train, title, folder, [f"pyranet_fast.{command}", *flags], labels, environment)
+                )
         try:
             for training in waiting:
                 training.result()
@@ -258,12 +264,26 @@ def train_all(
             raise
 
 
-def _train(title: str, folder: Path, flags: list[str], environment: dict[str, str]) -> None:
-    """Train one network in a process of its own, unless finished.json says that these flags are done."""
+def _labels_of(train_flags: Sequence[str]) -> str:
+    """A digest of the training and the validation people that flags of `train` mean."""
+    config = pose_config(train_flags)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the trainings say it
+        people = [open_dataset(config.dataset, config.root, split) for split in ("train", "val")]
+    return b"".join(map(digest_of_people, people)).hex()
+
+
+def _train(title: str, folder: Path, flags: list[str], labels: str, environment: dict[str, str]) -> None:
+    """Train one network in a process of its own, unless finished.json says that these flags and labels are done."""
     done = folder / "finished.json"
-    if done.is_file() and json.loads(done.read_text()) == flags:
+    finished = {"flags": flags, "labels": labels}
+    before = json.loads(done.read_text()) if done.is_file() else None
+    if before == finished:
         logger.info(f"{title}: done before")
         return
+    if isinstance(before, dict) and before["labels"] != labels:
+        logger.info(f"{title}: trained again, since the labels have changed")
+        flags = [*flags, "--resume", "none"]
     logger.info(f"{title}: python -m {shlex.join(flags)}")
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", *flags]
@@ -273,7 +293,7 @@ def _train(title: str, folder: Path, flags: list[str], environment: dict[str, st
         lines = (folder / "train.log").read_text().split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         raise UserError(f"training of {title} ended with status {status}: {last} ({folder / 'train.log'})")
-    atomic_write(done, lambda file: file.write(json.dumps(flags).encode()))
+    atomic_write(done, lambda file: file.write(json.dumps(finished).encode()))
 
 
 def read_results(contestants: Sequence[Contestant], output: Path, seeds: int) -> list[Result]:

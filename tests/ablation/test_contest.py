@@ -77,6 +77,18 @@ def test_a_contest_is_held_once(tmp_path, capsys):
     assert cli.run(ablate.main, command) == 0
     assert capsys.readouterr().err.count("done before") == 4 and finished.stat().st_mtime_ns == before
 
+    # Other labels are trained on again, from the start.
+    content = json.loads((root / "dogs.json").read_text())
+    content["annotations"][0]["keypoints"][0] += 1
+    (root / "dogs.json").write_text(json.dumps(content))
+    one = [*command[:3], "--only", "plain", "--output", str(tmp_path / "out"), "--seeds", "1", "--", *tiny]
+    assert cli.run(ablate.main, one) == 0
+    said = capsys.readouterr().err
+    assert "plain, seed 0: trained again, since the labels have changed" in said and "--resume none" in said
+    assert finished.stat().st_mtime_ns > before
+    log = finished.with_name("train.log").read_text()
+    assert log.count("people to train on") == 2 and "resumed" not in log
+
     assert cli.run(ablate.main, [*command[:3], "--only", "plain", "--", *tiny, "--batch-size", "99"]) == cli.BAD_INPUT
     assert "training of plain, seed 0 ended with status 2: error: " in capsys.readouterr().err
 

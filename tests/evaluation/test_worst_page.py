@@ -10,15 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from pyranet_fast.data import open_dataset
-from pyranet_fast.data.dataset import FirstPeople
+from pyranet_fast.data import Subset, open_dataset
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.worst_page import people_errors, worst_page
 
 COUNT = 5
 
 
-class Broken(FirstPeople):
+class Broken(Subset):
     """One image cannot be read, another's name is markup."""
 
     def image(self, index):
@@ -32,7 +31,7 @@ class Broken(FirstPeople):
 
 @pytest.fixture(scope="module")
 def people():
-    return Broken(open_dataset("demo", None, "test", count=COUNT), COUNT)
+    return Broken(open_dataset("demo", None, "test", count=COUNT), range(COUNT))
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_errors_are_in_units_of_the_metric(people, predictions):
 
 
 def test_people_who_cannot_be_read_have_no_errors(people, predictions):
-    class Unlabeled(FirstPeople):
+    class Unlabeled(Subset):
         def person(self, index):
             if index == 0:
                 raise UserError("gone")
@@ -93,7 +92,7 @@ def test_people_who_cannot_be_read_have_no_errors(people, predictions):
         def reference_length(self, index):
             return float("nan") if index == 4 else super().reference_length(index)
 
-    errors = people_errors(Unlabeled(people.source, COUNT), predictions)
+    errors = people_errors(Unlabeled(people.source, range(COUNT)), predictions)
     assert np.isnan(errors[[0, 4]]).all() and np.isnan(errors[1:4, 0]).all() and np.isfinite(errors[1:4, 1:]).all()
 
 
@@ -157,7 +156,7 @@ def test_older_pictures_go_and_other_files_stay(people, predictions, tmp_path):
 
 
 def test_large_images_and_far_predictions(people, tmp_path):
-    class Large(FirstPeople):
+    class Large(Subset):
         def image(self, index):
             return cv2.resize(super().image(index), None, fx=8, fy=8)
 
@@ -165,14 +164,14 @@ def test_large_images_and_far_predictions(people, tmp_path):
             person = super().person(index)
             return replace(person, joints=person.joints * 8, center=person.center * 8, scale=person.scale * 8)
 
-    large = Large(people.source, 1)
+    large = Large(people.source, [0])
     points = np.full((1, len(people.skeleton), 2), 1e9)
     points[0, 0] = np.nan
     assert worst_page(tmp_path, large, points, people_errors(large, points))[0].picture
     truth = large.person(0).joints[None].astype(np.float64)
     worst_page(tmp_path, large, truth, people_errors(large, truth))
     reduced = cv2.imread(str(tmp_path / "worst/001.jpg")).astype(int)
-    small = FirstPeople(people.source, 1)
+    small = Subset(people.source, [0])
     truth = small.person(0).joints[None].astype(np.float64)
     worst_page(tmp_path, small, truth, people_errors(small, truth))
     # The same picture, but for the resampling.
