@@ -33,6 +33,7 @@ def test_train_and_predict_with_own_joints(root, tmp_path, capsys):
     ]  # fmt: skip
     assert cli.run(train.main, flags) == 0
     said = capsys.readouterr()
+    assert "mirror pairs: left_ear/right_ear; on their own: nose, tail\n" in said.err
     assert said.err.count("note: ") == 1 and "1 annotations of crowds were left out" in said.err
     assert "validation PCK-box@0.05" in said.out
     checkpoint = load_checkpoint(output / "last.pt")
