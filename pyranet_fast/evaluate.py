@@ -236,10 +236,15 @@ def _people_for(parser: argparse.ArgumentParser, arguments: argparse.Namespace, 
     """The people of --dataset, whose joints must be those of the checkpoint."""
     arguments.dataset = arguments.dataset or "demo"
     people = open_dataset(arguments.dataset, arguments.root, arguments.split)
-    if (people.skeleton.joints, people.skeleton.flip_pairs) != (skeleton.joints, skeleton.flip_pairs):
+    if people.skeleton.joints != skeleton.joints:
         parser.error(
             f"--dataset {arguments.dataset} has the {len(people.skeleton)} joints of {people.skeleton.name}, "
             f"the checkpoint predicts the {len(skeleton)} of {skeleton.name}"
+        )
+    if people.skeleton.flip_permutation != skeleton.flip_permutation:
+        parser.error(
+            f"--dataset {arguments.dataset} has other mirror pairs than the checkpoint was trained with; "
+            f"give its file these in flip_pairs: {skeleton.mirroring}"
         )
     return people
 

@@ -6,9 +6,12 @@ Joints of a skeleton are numbered from 0 in the order of the dataset. Left and r
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from .errors import UserError
 
@@ -55,6 +58,32 @@ class Skeleton:
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
         return order
+
+    @cached_property
+    def sides(self) -> tuple[str, ...]:
+        """``"left"``, ``"right"`` or ``"center"`` for each joint.
+
+        Of a flip pair one joint is left and the other right: as their names say (``sides_of``), and where they say
+        nothing, or both the same, the first of the pair is left. A joint of no pair is on the side that a word
+        ``left`` or ``right`` in its name says, else in the middle: a letter L or R alone is no side.
+        """
+        named = [joint.side for joint in sides_of(self.joints)]
+        sides = [side if _strong_marks(joint) else "center" for joint, side in zip(self.joints, named, strict=True)]
+        for first, second in self.flip_pairs:
+            says = _OTHER.get(named[second]) if named[first] == "center" else named[first]
+            if named[first] == named[second]:
+                says = _side_by_letters(self.joints[first], self.joints[second])
+            sides[first] = says or "left"
+            sides[second] = _OTHER[sides[first]]
+        return tuple(sides)
+
+    @property
+    def mirroring(self) -> str:
+        """The flip pairs in words, and which joints have none, for people to check."""
+        pairs = ", ".join(f"{self.joints[first]}/{self.joints[second]}" for first, second in self.flip_pairs)
+        order = self.flip_permutation
+        alone = ", ".join(joint for index, joint in enumerate(self.joints) if order[index] == index)
+        return f"mirror pairs: {pairs or 'none'}" + (f"; on their own: {alone}" if alone else "")
 
     def index(self, joint: str) -> int:
         """Return the index of a joint name; ValueError lists the names there are."""
@@ -159,66 +188,203 @@ def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, 
     return tuple((first, second) for first, second in pairs)
 
 
-# Left and right in joint names, as people write them: ``left_ear``, ``Ear L``, ``rightElbow``, ``knee-r``.
+# Left and right in joint names, as people write them: ``left_ear``, ``forelegL1``, ``LElbow``, ``hand-r-2``, ``lsho``.
 
-_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 _OTHER = {"left": "right", "right": "left"}
-# Words: at separators, and where a capital follows a small letter or begins a word after capitals (LElbow).
+_LETTERS = {"l": "left", "r": "right", "lt": "left", "rt": "right"}
+# Words: at separators and digits, and where a capital follows a small letter or begins a word after capitals (LElbow).
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+")
+_INSIDE = re.compile("left|right", re.IGNORECASE | re.ASCII)
+# Words that end in left or right and mean no side have one or two letters before it: cleft, bright, upright.
+_LEAST_BEFORE = 3
+# Front, back, fore, hind, middle: a letter L or R may follow (frpaw).
+_ENDS = "fbhm"
+
+_Mark = tuple[int, int, str]
+"""A part of a name that says a side: its first place, the place after it, "left" or "right"."""
 
 
-def split_side(name: str) -> tuple[str, str]:
-    """Return ``("left" | "right" | "center", name without the side)``.
+class JointSide(NamedTuple):
+    """Where a joint is, as its name and the names beside it say.
 
-    A side is a whole word, ``left``, ``right``, ``l`` or ``r`` in any case, first or last in the name, or
-    ``left``/``right`` glued to its beginning (``lefteye``). The rest is in small letters, words one space apart.
+    Attributes:
+        side: ``"left"``, ``"right"`` or ``"center"``.
+        bare: the name without the side: words in small letters, one space apart. Partners share it.
+        partner: index of the joint on the other side, or None where there is none, or none for certain.
     """
-    words = [word.lower() for word in _WORD.findall(name)]
-    for at in (0, -1):
-        if len(words) > 1 and words[at] in _SIDES:
-            side = _SIDES[words.pop(at)]
-            return side, " ".join(words)
-    if words and words[0] in ("left", "right"):
-        return words[0], ""
-    for side in ("left", "right"):
-        if words and words[0].startswith(side):
-            return side, " ".join([words[0].removeprefix(side), *words[1:]])
-    return "center", " ".join(words)
+
+    side: str
+    bare: str
+    partner: int | None = None
 
 
-def side_of(name: str) -> str:
-    """``"left"``, ``"right"`` or ``"center"`` from a joint's name."""
-    return split_side(name)[0]
+def sides_of(joints: Sequence[str]) -> list[JointSide]:
+    """Find left and right in joint names, all of them together.
+
+    A word ``left`` or ``right`` is a side wherever it stands, in any case, and glued to another word too
+    (``front_left_paw``, ``Shoulder_Left``, ``lefteye``, ``eyeleft``). A letter L or R, as a word of its own
+    (``L_Eye``, ``LFoot``, ``wingL``, ``forelegR1``, ``hand-r-2``) or glued to the beginning or the end of a word
+    (``lsho``, ``LASI``, ``FL_paw``, ``hipr``), is one only where the same name with the other letter is there too:
+    ``lip``, ``heel``, ``Tail`` and the vertebrae ``L1`` to ``L5`` have no side.
+
+    Of several possible partners the one that is spelled the same way is taken: same case and separators, then the
+    side in the same place, then any place (``left_ear``, ``ear-right``). Where more than one is left, none is taken.
+
+    Args:
+        joints: names of a skeleton, in its order.
+
+    Returns:
+        One for each joint. Those with a side and without a partner are a matter for the user.
+    """
+    found: dict[int, JointSide] = {}
+    strong = _read(joints, lambda name: [marks] if (marks := _strong_marks(name)) else [])
+    letters, glued = _read(joints, _letter_words), _read(joints, _glued_letters)
+    mixed = {i: letters.get(i, []) + [o for o in glued.get(i, []) if o.capital] for i in letters.keys() | glued.keys()}
+    for readings, keys in (
+        (strong, ("exact", "placed", "bare")),
+        (letters, ("exact", "placed", "bare")),
+        (_read(joints, _words_inside), ("exact", "placed", "bare")),
+        (glued, ("exact", "placed")),
+        (mixed, ("placed",)),  # LFoot and Rfoot
+    ):
+        undecided = {index: options for index, options in readings.items() if index not in found}
+        for key in keys:
+            _match(undecided, attrgetter(key), found)
+        if readings is strong:
+            found |= {i: JointSide(o.side, o.bare) for i, (o,) in strong.items() if i not in found}
+        elif readings is not mixed:
+            _name_surplus(readings, attrgetter(keys[-1]), found)
+    return [found.get(i, JointSide("center", " ".join(_words(joint)))) for i, joint in enumerate(joints)]
 
 
 def flip_pairs_from_names(joints: Sequence[str]) -> tuple[list[tuple[int, int]], list[str]]:
-    """Pair joints whose names differ in their side alone.
-
-    Besides sides as in ``split_side`` a glued first letter counts (``lsho``, ``rsho``), but only where both
-    are there: ``lip`` has no side.
+    """Pair joints whose names differ in their side alone, see ``sides_of``.
 
     Returns:
-        Pairs of indices, in the joints' order, and the names that have a side and no partner.
+        Pairs of indices in the joints' order, and the names that have a side and no partner, or more than one.
     """
-    places: dict[tuple[str, str], int] = {}
-    unpaired: list[str] = []
-    for index, joint in enumerate(joints):
-        side, rest = split_side(joint)
-        if side == "center":
-            first, tail = joint[:1].lower(), joint[1:].lower()
-            partner = {"l": "r", "r": "l"}.get(first, "")
-            if partner and tail and any(other.lower() == partner + tail for other in joints):
-                side, rest = _SIDES[first], f"*{tail}"
-        if side == "center":
-            continue
-        if (side, rest) in places:  # two names for the same: no telling which belongs to which
-            unpaired.append(joint)
-        places.setdefault((side, rest), index)
-    pairs = []
-    for (side, rest), index in places.items():
-        other = places.get((_OTHER[side], rest))
-        if other is None:
-            unpaired.append(joints[index])
-        elif index < other:
-            pairs.append((index, other))
+    sides = sides_of(joints)
+    pairs = [(i, joint.partner) for i, joint in enumerate(sides) if joint.partner is not None and i < joint.partner]
+    unpaired = [joints[i] for i, joint in enumerate(sides) if joint.side in _OTHER and joint.partner is None]
     return pairs, unpaired
+
+
+def split_side(name: str, joints: Sequence[str] = ()) -> tuple[str, str]:
+    """``("left" | "right" | "center", name without the side)`` of a joint among ``joints``, see ``sides_of``."""
+    found = sides_of(list(dict.fromkeys((name, *joints))))[0]
+    return found.side, found.bare
+
+
+def side_of(name: str, joints: Sequence[str] = ()) -> str:
+    """``"left"``, ``"right"`` or ``"center"`` of a joint among ``joints``, see ``sides_of``."""
+    return split_side(name, joints)[0]
+
+
+class _Reading(NamedTuple):
+    """One way to read a side in a name; what partners share, from strict to loose."""
+
+    side: str
+    capital: bool
+    exact: str
+    placed: str
+    bare: str
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _read(joints: Sequence[str], find: Callable[[str], list[list[_Mark]]]) -> dict[int, list[_Reading]]:
+    """The readings of each name in which ``find`` finds marks."""
+    found = {index: [_reading(name, marks) for marks in find(name)] for index, name in enumerate(joints)}
+    return {index: readings for index, readings in found.items() if readings}
+
+
+def _reading(name: str, marks: list[_Mark]) -> _Reading:
+    """Read a name by its marks. Marks after the first are written as in the left one of the pair, so that
+    ``left_eye_right_corner`` and ``right_eye_left_corner`` are partners."""
+    side = marks[0][2]
+    exact, words, at = "", [], 0
+    for number, (start, end, says) in enumerate(marks):
+        mark = name[start:end]
+        case = "lower" if mark.islower() else "upper" if mark.isupper() else "title"
+        word = "*" if number == 0 else says if side == "left" else _OTHER[says]
+        exact += f"{name[at:start]}\0{case} {word}\0"
+        words += [*_words(name[at:start]), word]
+        at = end
+    words += _words(name[at:])
+    bare = " ".join(word for word in words if word != "*")
+    return _Reading(side, name[marks[0][0]].isupper(), exact + name[at:], " ".join(words), bare)
+
+
+def _strong_marks(name: str) -> list[_Mark]:
+    """Every left and right that is a word, or the beginning or end of one."""
+    marks: list[_Mark] = []
+    for match in _WORD.finditer(name):
+        word, (start, end) = match[0].lower(), match.span()
+        for side in _OTHER:
+            if word.startswith(side):
+                marks.append((start, start + len(side), side))
+                break
+            if word.endswith(side) and len(word) >= len(side) + _LEAST_BEFORE:
+                marks.append((end - len(side), end, side))
+                break
+    return marks
+
+
+def _letter_words(name: str) -> list[list[_Mark]]:
+    """Each word that is L or R."""
+    words = ((*match.span(), match[0].lower()) for match in _WORD.finditer(name))
+    return [[(start, end, _LETTERS[word])] for start, end, word in words if word in _LETTERS]
+
+
+def _words_inside(name: str) -> list[list[_Mark]]:
+    """Each left and right within a word."""
+    return [[(*match.span(), match[0].lower())] for match in _INSIDE.finditer(name)]
+
+
+def _glued_letters(name: str) -> list[list[_Mark]]:
+    """Each L and R at the beginning or end of a longer word, or after the letter of its end."""
+    places: set[int] = set()
+    for match in _WORD.finditer(name):
+        start, end = match.span()
+        if end - start > 1:
+            places |= {start, end - 1} | ({start + 1} if name[start].lower() in _ENDS else set())
+    return [[(at, at + 1, _LETTERS[name[at].lower()])] for at in sorted(places) if name[at].lower() in ("l", "r")]
+
+
+def _match(readings: Mapping[int, list[_Reading]], key: Callable[[_Reading], str], found: dict[int, JointSide]) -> None:
+    """Pair the joints that are each other's only partner by ``key``; those with several get a side and no partner."""
+    holders: dict[tuple[str, str], set[int]] = defaultdict(set)
+    undecided = {index: options for index, options in readings.items() if index not in found}
+    for index, options in undecided.items():
+        for option in options:
+            holders[option.side, key(option)].add(index)
+    partners: dict[int, dict[int, _Reading]] = {}
+    for index, options in undecided.items():
+        met = {other: o for o in options for other in holders.get((_OTHER[o.side], key(o)), ()) if other != index}
+        if met:
+            partners[index] = met
+    for index, met in partners.items():
+        other, option = next(iter(met.items()))
+        certain = len(met) == 1 and len(partners[other]) == 1
+        found[index] = JointSide(option.side, option.bare, other if certain else None)
+
+
+def _name_surplus(
+    readings: Mapping[int, list[_Reading]], key: Callable[[_Reading], str], found: dict[int, JointSide]
+) -> None:
+    """Give a side and no partner to joints that could be another's partner, had it not a better one."""
+    held = {(option.side, key(option)) for options in readings.values() for option in options}
+    for index, options in readings.items():
+        for option in options:
+            if index not in found and (_OTHER[option.side], key(option)) in held:
+                found[index] = JointSide(option.side, option.bare)
+
+
+def _side_by_letters(first: str, second: str) -> str | None:
+    """The side of the first of a given pair whose names are no twins, where a word L or R says one (l_fin, r_wing)."""
+    said = [{marks[0][2] for marks in _letter_words(name)} for name in (first, second)]
+    if said in ([{"left"}, {"right"}], [{"right"}, {"left"}]):
+        return said[0].pop()
+    return None

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .keypoints import LSP, MPII, Skeleton, split_side
+from .keypoints import LSP, MPII, Skeleton, sides_of
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -227,8 +227,8 @@ PCK = Metric(
 def box_metric(skeleton: Skeleton, oks_sigmas: tuple[float, ...] | None = None) -> Metric:
     """PCK in units of the person's box, for skeletons of which no other length is known.
 
-    A flip pair is one column, called by the joints' name without the side, the mean of the two; any other joint is a
-    column of its own.
+    A flip pair is one column, the mean of the two, called by the joints' name without the side, or by both names where
+    they differ in more than that; any other joint is a column of its own.
     """
     return Metric(
         key="pck-box",
@@ -274,16 +274,20 @@ def resolve_metric(value: Metric | str, skeleton: Skeleton | None = None) -> Met
 
 def _columns_of(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
     """Columns of a table, in the joints' order: name and the joints that are averaged."""
-    partner = {index: pair for pair in skeleton.flip_pairs for index in pair}
+    partner = dict([*skeleton.flip_pairs, *(pair[::-1] for pair in skeleton.flip_pairs)])
+    bare = [joint.bare for joint in sides_of(skeleton.joints)]
+    taken = {joint for index, joint in enumerate(skeleton.joints) if index not in partner}
     columns: dict[str, tuple[int, ...]] = {}
     for index, joint in enumerate(skeleton.joints):
-        pair = partner.get(index, (index,))
-        if index != min(pair):
-            continue
-        bare = split_side(joint)[1] if len(pair) == 2 else joint
-        bare = bare or joint
-        name = bare if bare not in columns else joint  # an unpaired "ear" beside "left ear" and "right ear"
-        columns[name] = tuple(sorted(pair))
+        other = partner.get(index)
+        if other is None:
+            columns[joint] = (index,)
+        elif index < other:
+            # Both names where they differ in more than the side, or an unpaired "ear" is beside "left ear".
+            named = bool(bare[index]) and bare[index] == bare[other] and bare[index] not in taken
+            name = bare[index] if named else f"{joint}/{skeleton.joints[other]}"
+            taken.add(name)
+            columns[name] = (index, other)
     return columns
 
 

@@ -44,6 +44,7 @@ def _train(config: PoseConfig, device: torch.device) -> None:
             f"{len(task.people)} people to train on, {len(task.held_out)} to validate on; {config.variant} network "
             f"of {parameters / 1e6:.3f} M parameters on {device}{processes}; {task.steps_per_epoch} steps an epoch",
         )
+        logger.info(task.people.skeleton.mirroring)
     results = Trainer(task, config).fit()
     corrupt: dict[int, str] = {}
     for share in distributed.all_gather(task.corrupt):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .data.dataset import Image
-from .keypoints import MPII, Skeleton, side_of
+from .keypoints import MPII, Skeleton
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -71,13 +71,13 @@ def draw_pose(
     canvas = np.asarray(cv2.addWeighted(layer, _FAINT, canvas, 1 - _FAINT, 0), dtype=np.uint8)
     _draw_bones(canvas, points, shown, skeleton, width, lambda a, b: bool(solid[a] and solid[b]))
     for joint in np.flatnonzero(shown):
-        color = COLORS[side_of(skeleton.joints[joint])]
+        color = COLORS[skeleton.sides[joint]]
         _draw_joint(canvas, points[joint], color, width, bool(solid[joint]))
     return canvas
 
 
-def _bone_color(first: str, second: str) -> tuple[int, int, int]:
-    sides = {side_of(first), side_of(second)} - {"center"}
+def _bone_color(skeleton: Skeleton, first: int, second: int) -> tuple[int, int, int]:
+    sides = {skeleton.sides[first], skeleton.sides[second]} - {"center"}
     return COLORS[sides.pop()] if len(sides) == 1 else COLORS["center"]
 
 
@@ -117,7 +117,7 @@ def _draw_bones(
     for a, b in bones:
         cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), _OUTLINE, outline, cv2.LINE_AA, _SHIFT)
     for a, b in bones:
-        color = _bone_color(skeleton.joints[a], skeleton.joints[b])
+        color = _bone_color(skeleton, a, b)
         ends = _fixed(points[a]), _fixed(points[b])
         cv2.line(canvas, *ends, color, max(1, round(width)), cv2.LINE_AA, _SHIFT)
 

@@ -22,7 +22,18 @@ def test_columns():
     assert box_metric(DOG).columns == {"nose": (0,), "ear": (1, 2), "tail": (3,)}
     assert list(box_metric(LSP).columns) == ["ankle", "knee", "hip", "wrist", "elbow", "shoulder", "neck", "head top"]
     odd = Skeleton("odd", ("ear", "left ear", "right ear"), ((1, 2),), ())
-    assert box_metric(odd).columns == {"ear": (0,), "left ear": (1, 2)}
+    assert box_metric(odd).columns == {"ear": (0,), "left ear/right ear": (1, 2)}
+    last = Skeleton("last", ("left ear", "right ear", "ear"), ((0, 1),), ())
+    assert box_metric(last).columns == {"left ear/right ear": (0, 1), "ear": (2,)}
+
+
+def test_columns_of_other_names():
+    fly = Skeleton("fly", ("wingL", "wingR", "L1", "lsho", "rsho"), ((0, 1), (3, 4)), ())
+    assert box_metric(fly).columns == {"wing": (0, 1), "L1": (2,), "sho": (3, 4)}
+    given = Skeleton("given", ("fin a", "tail", "fin b"), ((0, 2),), ())
+    assert box_metric(given).columns == {"fin a/fin b": (0, 2), "tail": (1,)}
+    bare = Skeleton("bare", ("left", "right"), ((0, 1),), ())
+    assert box_metric(bare).columns == {"left/right": (0, 1)}
 
 
 def test_a_twentieth_of_the_box_is_right():

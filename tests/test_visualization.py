@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyranet_fast.keypoints import side_of
-from pyranet_fast.pose import LSP, MPII
+from pyranet_fast.pose import LSP, MPII, Skeleton
 from pyranet_fast.visualization import COLORS, contact_sheet, draw_pose
 
 GREY = 90
@@ -34,8 +33,20 @@ def test_joints_are_drawn_at_their_places_in_the_color_of_their_side(skeleton):
     drawn = draw_pose(image, joints, None, skeleton, long_side=None)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
     assert (image == GREY).all()
-    for name, (x, y) in zip(skeleton.joints, joints, strict=True):
-        assert near(drawn, round(x), round(y), COLORS[side_of(name)]), name
+    for name, side, (x, y) in zip(skeleton.joints, skeleton.sides, joints, strict=True):
+        assert side == (name.split()[0] if name.split()[0] in ("left", "right") else "center")
+        assert near(drawn, round(x), round(y), COLORS[side]), name
+
+
+def test_given_pairs_have_two_colors_whatever_their_names():
+    skeleton = Skeleton("fish", ("fin 1", "fin 2", "tail"), ((0, 1),), ((0, 2), (1, 2)))
+    joints = spread(skeleton)
+    drawn = draw_pose(canvas(), joints, None, skeleton, long_side=None)
+    for (x, y), side in zip(joints, ("left", "right", "center"), strict=True):
+        assert near(drawn, round(x), round(y), COLORS[side])
+    for a, side in ((0, "left"), (1, "right")):
+        x, y = np.rint(joints[[a, 2]].mean(axis=0)).astype(int)
+        assert near(drawn, x, y, COLORS[side])
 
 
 def test_every_bone_is_drawn():
@@ -45,7 +56,7 @@ def test_every_bone_is_drawn():
         only[[a, b]] = joints[[a, b]]
         drawn = draw_pose(canvas(), only, None, MPII, long_side=None)
         x, y = np.rint(joints[[a, b]].mean(axis=0)).astype(int)
-        sides = {side_of(MPII.joints[a]), side_of(MPII.joints[b])} - {"center"}
+        sides = {MPII.sides[a], MPII.sides[b]} - {"center"}
         color = COLORS[sides.pop()] if len(sides) == 1 else COLORS["center"]
         assert near(drawn, x, y, color), (MPII.joints[a], MPII.joints[b])
 

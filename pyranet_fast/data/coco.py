@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnreadableImage, UserError
-from ..keypoints import Skeleton, flip_pairs_from_names, split_side
+from ..keypoints import Skeleton, flip_pairs_from_names, sides_of
 from ..metrics import box_metric
 from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
 from .dataset import PIXELS_PER_SCALE, Image, PersonRecord
@@ -483,7 +483,7 @@ def _oks_sigmas(category: Mapping[str, Any], skeleton: Skeleton, where: str) -> 
     """A category's own ``sigmas``, or those that are published for its joints' names; None where there are none."""
     if "sigmas" in category:
         return tuple(number_field(category, "sigmas", (len(skeleton),), where, above=0).tolist())
-    known = [_OKS_SIGMAS.get(split_side(joint)[1]) for joint in skeleton.joints]
+    known = [_OKS_SIGMAS.get(joint.bare) for joint in sides_of(skeleton.joints)]
     return None if None in known else tuple(known)  # type: ignore[arg-type]
 
 
@@ -493,14 +493,14 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
     Args:
         category: object with ``name``, ``keypoints`` (K names), optionally ``skeleton`` (pairs of joint numbers
             from 1) and ``flip_pairs`` (pairs of names, or of joint indices from 0). Without ``flip_pairs`` joints
-            whose names differ in their side alone mirror each other.
+            whose names differ in their side alone mirror each other, see ``keypoints.sides_of``.
         where: what messages call it.
 
     Returns:
         The skeleton, and notes for the user.
 
     Raises:
-        UserError: a field is not as above, or a joint has a side in its name and no partner.
+        UserError: a field is not as above.
     """
     name = category.get("name", "person")
     joints = category.get("keypoints")
@@ -514,11 +514,12 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
     else:
         flip_pairs, unpaired = flip_pairs_from_names(joints)
         if unpaired:
-            raise UserError(
-                f"{where}: joint {unpaired[0]!r} has a side in its name and no partner on the other side; "
-                "give the category a field flip_pairs: pairs of joint names, or [] for none"
+            names = ", ".join(map(repr, unpaired))
+            notes += (
+                f"{where}: no partner on the other side for {names}, so a mirrored picture keeps the name; if there "
+                "is one, give the category a field flip_pairs: all pairs of joint names, or [] to say that none mirror",
             )
-        if not flip_pairs:
+        elif not flip_pairs:
             notes += (
                 f"{where}: no left and right found in the joint names, so a mirrored picture keeps every joint's "
                 "name; if joints have sides, give the category a field flip_pairs, or [] to say that there are none",

@@ -1,12 +1,16 @@
 """Reading and writing images: any file or array becomes (H, W, 3) uint8 RGB, or a sentence that says what is wrong.
 
-OpenCV decodes. What it leaves open is decided here: transparency, truncated files, names in any script.
+OpenCV decodes. What it leaves open, or does in other ways from version to version, is decided here: transparency,
+orientation, pixels that are not 8 bits, truncated files, names in any script.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +25,43 @@ from .dataset import Image
 from .transforms import MEAN
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# Formats that cannot be transparent need no second decoding.
-_OPAQUE = (b"\xff\xd8", b"BM")
 _NOT_AN_IMAGE = "it is not an image of a known format, or it is damaged"
+_ACCEPTED = "8 or 16 bits are accepted"
+_JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Chunks that say what the pixels are. The decoder sees no others: color profiles that are not quite as the standard has
+# them, and there are many, make it write to stderr.
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_EXR = b"\x76\x2f\x31\x01"
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Within a scan, 0xFF is followed by 0 (a stuffed byte) or by a restart mark; anything else ends the scan.
 _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+
+
+def quiet_opencv() -> None:
+    """Keep what OpenCV logs off stderr: what is wrong with an image is in our errors. For processes of our own, the
+    commands and the loaders; OpenCV's variable OPENCV_LOG_LEVEL brings the lines back."""
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str | Path) -> Image:
     """Read an image file.
 
-    Gray becomes three equal channels, 16 bits become 8, an EXIF orientation is applied. Transparent pixels
-    are filled with the mean of the training images, which the network sees as nothing at all and which also
-    fills what lies outside an image. (The orientation tag is not applied to an image with
-    transparency.)
+    Gray becomes three equal channels, 16 bits become 8, an orientation that the file tells is applied. Transparent
+    pixels are filled with the mean of the training images, which the network sees as nothing at all and which also
+    fills what lies outside an image. Of animations and files of several pages the first picture is read.
 
     Args:
-        path: a file of any format OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, …; up to 2^30 pixels.
+        path: a file of any format OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, …; 8 or 16 bits, up to 2^30 pixels.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UnreadableImage: no such file, a folder, no permission, not an image, truncated, or too large.
+        UnreadableImage: no such file, a folder, no permission, not an image, truncated, too large, or pixels of another
+            kind.
     """
     path = Path(path)
     data = _read_bytes(path)
@@ -54,10 +71,21 @@ def read_image(path: str | Path) -> Image:
     try:
         return decode(data)
     except MemoryError as error:
-        raise UnreadableImage(f"image {path} is too large for the memory of this machine", "is too large") from error
-    except (cv2.error, ValueError) as error:
-        reason = "it has more pixels than OpenCV reads (2^30)" if "PIXELS" in str(error) else _NOT_AN_IMAGE
-        raise UnreadableImage(f"image {path} cannot be read: {reason}", "is damaged or no image") from error
+        raise _too_large(path) from error
+    except ValueError as error:
+        kind = "is damaged or no image" if str(error) == _NOT_AN_IMAGE else "cannot be read"
+        raise UnreadableImage(f"image {path} cannot be read: {error}", kind) from error
+    except cv2.error as error:
+        if "Insufficient memory" in str(error):
+            raise _too_large(path) from error
+        if "PIXELS" in str(error):
+            reason = f"image {path} cannot be read: it has more pixels than OpenCV reads (2^30)"
+            raise UnreadableImage(reason, "is too large") from error
+        raise UnreadableImage(f"image {path} cannot be read: {_NOT_AN_IMAGE}", "is damaged or no image") from error
+
+
+def _too_large(path: Path) -> UnreadableImage:
+    return UnreadableImage(f"image {path} is too large for the memory of this machine", "is too large")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -77,29 +105,263 @@ def _read_bytes(path: Path) -> bytes:
 
 def decode(data: bytes) -> Image:
     """Decode the bytes of an image file to (H, W, 3) uint8 RGB; ValueError or cv2.error where that is not possible."""
-    encoded = np.frombuffer(data, np.uint8)
-    if not data.startswith(_OPAQUE):
-        whole = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-        if whole is not None and whole.ndim == 3 and whole.shape[2] == 4:
-            if whole.dtype == np.uint16:
-                whole = cv2.convertScaleAbs(whole, alpha=1 / 257)
-            if whole.dtype == np.uint8:
-                return _on_mean(cv2.cvtColor(whole, cv2.COLOR_BGRA2RGBA))
-    color = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    if color is None or color.size == 0:
+    if data.startswith(_JPEG):
+        return _decode_jpeg(data)
+    if data.startswith(_PNG):
+        return _decode_png(data)
+    if data.startswith(_TIFF):
+        return _decode_tiff(data)
+    if data.startswith(_EXR):  # OpenCV may have been built without it, and it would read floats
+        raise ValueError(f"its pixels are floating-point numbers (OpenEXR); {_ACCEPTED}")
+    image = _as_8_bits(_decoded(data, cv2.IMREAD_UNCHANGED), _white(data))
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _turned(image, _orientation(_webp_exif(data)))
+    return _turned(image, _avif_orientation(data)) if data[4:8] == b"ftyp" else image
+
+
+def _decoded(data: bytes, flags: int) -> NDArray[Any]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None or pixels.size == 0:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+            raise ValueError("it is a HEIC image, which is not read; save it as JPEG or PNG")
         raise ValueError(_NOT_AN_IMAGE)
-    return np.asarray(cv2.cvtColor(color, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return pixels
 
 
-def _on_mean(rgba: NDArray[Any]) -> Image:
-    """Composite (H, W, 4) uint8 on the data mean."""
+def _as_8_bits(pixels: NDArray[Any], white: int | None = None, *, premultiplied: bool = False) -> Image:
+    """Pixels as OpenCV decodes them, gray, BGR or BGRA, as RGB of 8 bits; ``white`` is their largest value."""
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(_not_accepted(pixels.dtype.kind, 8 * pixels.dtype.itemsize))
+    largest = int(np.iinfo(pixels.dtype).max)
+    if white is not None or pixels.dtype == np.uint16:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255 / (white or largest))
+    if pixels.ndim == 2:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    if pixels.shape[2] == 4:
+        return _on_mean(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), premultiplied=premultiplied)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _not_accepted(kind: str, bits: int) -> str:
+    names = {"f": f"{bits}-bit floats", "c": "complex numbers", "i": f"signed {bits}-bit numbers"}
+    return f"its pixels are {names.get(kind, f'{bits}-bit numbers')}; {_ACCEPTED}"
+
+
+def _on_mean(rgba: NDArray[Any], *, premultiplied: bool = False) -> Image:
+    """Composite (H, W, 4) uint8 on the data mean; ``premultiplied``: colors are multiplied by alpha already."""
     rgb: Image = np.ascontiguousarray(rgba[..., :3])
     if rgba[..., 3].min() < 255:
         alpha = rgba[..., 3:].astype(np.uint16)
         mean = np.array([round(255 * m) for m in MEAN], np.uint16)
         # At most 255 * 255 + 127, which fits 16 bits.
-        rgb = ((rgb * alpha + mean * (255 - alpha) + 127) // 255).astype(np.uint8)
+        front = np.minimum(rgb, alpha) * np.uint16(255) if premultiplied else rgb * alpha
+        rgb = ((front + mean * (255 - alpha) + 127) // 255).astype(np.uint8)
     return rgb
+
+
+def _turned(image: Image, orientation: int) -> Image:
+    """The image as EXIF's orientation 1 to 8 says it is to be shown."""
+    if orientation >= 5:  # stored on its side
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF's orientation, 1 (as stored) where there is none or it makes no sense."""
+    found = _tags(exif.removeprefix(b"Exif\0\0")).get(0x112, (1,))[0]
+    return found if 1 <= found <= 8 else 1
+
+
+def _tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Whole numbers in the first directory of a TIFF file, or of an EXIF block, which has the same form."""
+    if not data.startswith(_TIFF):
+        return {}
+    order = "<" if data.startswith(b"I") else ">"
+    big = b"+" in data[:4]  # BigTIFF: 64-bit offsets and counts
+    offset, count, entry = (f"{order}{form}" for form in (("Q", "Q", "HHQ") if big else ("I", "H", "HHI")))
+    sizes = {1: "B", 3: "H", 4: "I", 16: "Q"}
+    tags: dict[int, tuple[int, ...]] = {}
+    try:
+        at = struct.unpack_from(offset, data, 8 if big else 4)[0]
+        entries = struct.unpack_from(count, data, at)[0]
+        at += struct.calcsize(count)
+        for _ in range(min(entries, 4096)):
+            tag, kind, number = struct.unpack_from(entry, data, at)
+            at += struct.calcsize(entry)
+            if kind in sizes and 1 <= number <= 16:
+                form = f"{order}{number}{sizes[kind]}"
+                room = struct.calcsize(offset)
+                place = at if struct.calcsize(form) <= room else struct.unpack_from(offset, data, at)[0]
+                tags[tag] = struct.unpack_from(form, data, place)
+            at += struct.calcsize(offset)
+    except struct.error:
+        pass  # cut short: what was read counts
+    return tags
+
+
+def _decode_jpeg(data: bytes) -> Image:
+    exif, components, adobe = b"", 3, False
+    for mark, body in _jpeg_segments(data):
+        if mark == 0xE1 and body.startswith(b"Exif\0\0") and not exif:
+            exif = body
+        elif mark == 0xEE and body.startswith(b"Adobe"):
+            adobe = True
+        elif 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC) and len(body) > 5:
+            components = body[5]
+    if components == 4 and not adobe:
+        # OpenCV reads inks as Adobe writes them, inverted; without Adobe's mark they are not.
+        raise ValueError("it is a CMYK JPEG without Adobe's mark, whose colors are not certain; save it as RGB")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    return _turned(_as_8_bits(_decoded(data, flags)), _orientation(exif))
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marks and contents of the segments before the first scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        mark = data[at + 1]
+        if mark in (0xD9, 0xDA):
+            return
+        if mark == 0xFF or mark == 0x01 or 0xD0 <= mark <= 0xD8:  # fill byte, or a mark without a length
+            at += 1 if mark == 0xFF else 2
+            continue
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        yield mark, data[at + 4 : at + 2 + size]
+        at += 2 + size
+
+
+def _decode_png(data: bytes) -> Image:
+    kept, header, transparent, exif = [_PNG], b"", b"", b""
+    for kind, whole, body in _png_chunks(data):
+        sound = zlib.crc32(whole[4:-4]) == int.from_bytes(whole[-4:], "big")
+        if kind in _PIXEL_CHUNKS:
+            if not sound:
+                raise ValueError(f"it is damaged: the checksum of its {kind.decode()} chunk is wrong")
+            kept.append(whole)
+            header, transparent = (body if kind == b"IHDR" else header), (body if kind == b"tRNS" else transparent)
+        elif kind == b"eXIf" and sound and not exif:
+            exif = body
+    pixels = _decoded(b"".join(kept), cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 2 and len(transparent) == 2 and header[9:10] == b"\0":
+        # A shade of gray that means that nothing is there, which OpenCV does not look at.
+        depth = header[8]
+        shade = int.from_bytes(transparent, "big") * (255 // (2**depth - 1) if depth < 8 else 1)
+        alpha = np.where(pixels == shade, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+        pixels = np.dstack([pixels, pixels, pixels, alpha])
+    return _turned(_as_8_bits(pixels), _orientation(exif))
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Kind, whole chunk with length and checksum, and contents of a PNG file's chunks."""
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at:end], data[at + 8 : end - 4]
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end
+
+
+def _decode_tiff(data: bytes) -> Image:
+    """Decode the first page; libtiff applies its orientation."""
+    tags = _tags(data)
+    bits, samples, planes, colors, compression = (tags.get(tag, (1,))[0] for tag in (258, 277, 284, 262, 259))
+    kind = {2: "i", 3: "f", 5: "c", 6: "c"}.get(tags.get(339, (1,))[0], "u")
+    if kind != "u" or bits > 16:
+        raise ValueError(_not_accepted(kind, bits))
+    # OpenCV has the colors of every form right where it makes 8 bits of them itself. Pixels of more bits are exact as
+    # they are stored, and alpha is lost otherwise; libtiff has multiplied colors of 8 bits by it.
+    plain = samples == 1 if colors in (0, 1) else colors == 2 and samples in (3, 4) and planes == 1
+    as_stored = (plain and bits > 8) or (colors == 2 and samples == 4 and bits == 8)
+    try:
+        pixels = _decoded(data, cv2.IMREAD_UNCHANGED if as_stored else cv2.IMREAD_COLOR)
+    except ValueError as error:
+        form = f"{bits} bits, {samples} samples, photometric interpretation {colors}, compression {compression}"
+        raise ValueError(f"it is damaged, or a TIFF of a form that OpenCV does not read ({form})") from error
+    if as_stored and colors == 0:  # white is 0
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    return _as_8_bits(pixels, premultiplied=bits == 8 or tags.get(338, (0,))[0] != 2)
+
+
+def _webp_exif(data: bytes) -> bytes:
+    at = 12
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"EXIF":
+            return data[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
+    return b""
+
+
+def _white(data: bytes) -> int | None:
+    """The largest value of a PGM or PPM file, where OpenCV leaves pixels as they are; None: that of their type."""
+    if data.startswith(b"P7"):
+        raise ValueError("it is a PAM image, whose order of colors differs between programs; save it as PNG")
+    if data[:2] not in (b"P2", b"P3", b"P5", b"P6") or data[2:3] not in b" \t\r\n#":
+        return None
+    numbers = re.sub(rb"#[^\n]*", b"", data[2:4096]).split(maxsplit=3)[:3]
+    if len(numbers) < 3 or not numbers[2].isdigit():
+        return None
+    white = int(numbers[2])
+    scaled = white <= 255 and data[:2] in (b"P2", b"P3")  # OpenCV does it where numbers are written as text
+    return None if scaled or not 0 < white < 65536 else white
+
+
+def _avif_orientation(data: bytes) -> int:
+    """EXIF's number for the turns and mirrors of an AVIF file's picture, which OpenCV leaves out."""
+    meta = next((body[4:] for kind, body in _boxes(data) if kind == b"meta"), b"")
+    parts = dict(_boxes(meta))
+    properties = dict(_boxes(parts.get(b"iprp", b"")))
+    kinds = list(_boxes(properties.get(b"ipco", b"")))
+    orientation = 1
+    for number in _property_numbers(properties.get(b"ipma", b""), parts.get(b"pitm", b"")):
+        kind, body = kinds[number - 1] if 1 <= number <= len(kinds) else (b"", b"")
+        if kind == b"irot" and body:
+            for _ in range(body[0] & 3):  # a quarter, counterclockwise
+                orientation = (0, 8, 5, 6, 7, 4, 1, 2, 3)[orientation]
+        elif kind == b"imir" and body:
+            mirrored = (0, 2, 1, 4, 3, 6, 5, 8, 7) if body[0] & 1 else (0, 4, 3, 2, 1, 8, 7, 6, 5)
+            orientation = mirrored[orientation]
+    return orientation
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kinds and contents of the boxes of an ISO media file, or of a box."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
+        if size == 1:
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        size = size or len(data) - at
+        if size < head:
+            return
+        yield kind, data[at + head : at + size]
+        at += size
+
+
+def _property_numbers(associations: bytes, primary: bytes) -> list[int]:
+    """Numbers, from 1, of the properties of an ISO media file's primary item."""
+    try:
+        item = int.from_bytes(primary[4:], "big")
+        long_ids, long_numbers = associations[0] > 0, bool(associations[3] & 1)
+        count, at = int.from_bytes(associations[4:8], "big"), 8
+        for _ in range(count):
+            size = 4 if long_ids else 2
+            found, number = int.from_bytes(associations[at : at + size], "big"), associations[at + size]
+            at += size + 1
+            width = 2 if long_numbers else 1
+            ends = range(at, at + width * number, width)
+            at += width * number
+            if found == item:
+                mask = 0x7FFF if long_numbers else 0x7F
+                return [int.from_bytes(associations[end : end + width], "big") & mask for end in ends]
+    except IndexError:
+        pass  # cut short: no turns
+    return []
 
 
 def truncation(data: bytes) -> str | None:
@@ -108,7 +370,7 @@ def truncation(data: bytes) -> str | None:
     Decoders differ in what they do with half a file: some versions of OpenCV return a partly gray picture.
     Bytes after the end are allowed; cameras put films and maps there.
     """
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(_JPEG):
         return None if _jpeg_ends(data) else "its end-of-image mark is missing"
     if data.startswith(_PNG):
         return None if _png_ends(data) else "its IEND chunk is missing"
@@ -140,12 +402,7 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 def _png_ends(data: bytes) -> bool:
-    at = len(_PNG)
-    while at + 12 <= len(data):
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return False
+    return any(kind == b"IEND" for kind, _, _ in _png_chunks(data))
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -155,42 +412,19 @@ def image_size(path: Path) -> tuple[int, int] | None:
             data = file.read(1 << 16)
     except (OSError, ValueError):
         return None
-    if data.startswith(_PNG) and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return int(width), int(height)
-    return _jpeg_size(data) if data.startswith(b"\xff\xd8") else None
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    at, turned = 2, False
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        mark = data[at + 1]
-        if mark == 0xFF:
-            at += 1
-            continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if mark == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            turned = exif_orientation(data[at + 10 : at + 2 + length]) >= 5
-        if 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC):  # a frame header
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return (height, width) if turned else (width, height)
-        at += 2 + length
-    return None
-
-
-def exif_orientation(data: bytes) -> int:
-    """The orientation in EXIF data that begin with their TIFF header, 1 to 8; 1 where there is none. From 5 on width
-    and height change places."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None or len(data) < 8:
-        return 1
-    at = struct.unpack(order + "I", data[4:8])[0]
-    count = struct.unpack(order + "H", data[at : at + 2])[0] if at + 2 <= len(data) else 0
-    for entry in range(at + 2, min(at + 2 + 12 * count, len(data) - 11), 12):
-        if struct.unpack(order + "H", data[entry : entry + 2])[0] == 0x0112:
-            value = struct.unpack(order + "H", data[entry + 8 : entry + 10])[0]
-            return int(value) if 1 <= value <= 8 else 1
-    return 1
+    size, exif = None, b""
+    if data.startswith(_JPEG):
+        for mark, body in _jpeg_segments(data):
+            if mark == 0xE1 and body.startswith(b"Exif\0\0") and not exif:
+                exif = body
+            elif 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC) and len(body) > 5:  # a frame header
+                size = struct.unpack_from(">HH", body, 1)[::-1]
+    elif data.startswith(_PNG) and len(data) >= 24:
+        size = struct.unpack_from(">II", data, 16)
+        exif = next((body for kind, _, body in _png_chunks(data) if kind == b"eXIf"), b"")
+    if size is None:
+        return None
+    return (size[1], size[0]) if _orientation(exif) >= 5 else (size[0], size[1])
 
 
 def as_rgb(image: Any) -> Image:

@@ -168,8 +168,13 @@ def test_wrong_flip_pairs(root, pairs, message):
 
 def test_names_decide_what_is_mirrored(root):
     changed(root, "categories.0.keypoints", ["nose", "left_ear", "right_eye", "tail"])
-    with pytest.raises(UserError, match=r"joint 'left_ear' has a side in its name and no partner.*flip_pairs"):
-        COCOSource("dogs.json", root)
+    source = COCOSource("dogs.json", root)
+    assert source.skeleton.flip_pairs == () and len(source.notes) == 1
+    assert "no partner on the other side for 'left_ear', 'right_eye', so" in source.notes[0]
+    assert "a field flip_pairs: all pairs" in source.notes[0]
+    changed(root, "categories.0.keypoints", ["horn_left", "ear_L", "ear_R", "tail"])
+    source = COCOSource("dogs.json", root)
+    assert source.skeleton.flip_pairs == ((1, 2),) and "for 'horn_left', so" in source.notes[0]
     changed(root, "categories.0.keypoints", ["a", "b", "c", "d"])
     with pytest.warns(DataWarning, match="no left and right found in the joint names"):
         assert open_dataset("coco:dogs.json", root, "train").skeleton.flip_pairs == ()

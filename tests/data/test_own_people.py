@@ -33,6 +33,7 @@ def test_train_and_predict_with_own_joints(root, tmp_path, capsys):
     ]  # fmt: skip
     assert cli.run(train.main, flags) == 0
     said = capsys.readouterr()
+    assert "mirror pairs: left_ear/right_ear; on their own: nose, tail\n" in said.err
     assert (
         said.err.count("note: ") == 1
         and "1 of 12 people, in 1 picture, is left out: 1 of crowds (annotation 100)" in said.err
