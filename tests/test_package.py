@@ -238,7 +238,16 @@ def test_the_examples_of_the_readme_run(number: int) -> None:
 
 
 # Imported where they are used, since together they cost more than torch: what --help must not load.
-HEAVY = ("h5py", "matplotlib", "scipy", "tensorboard", "torch._dynamo", "torch.export", "torch.utils.tensorboard")
+HEAVY = (
+    "h5py",
+    "matplotlib",
+    "pycocotools",
+    "scipy",
+    "tensorboard",
+    "torch._dynamo",
+    "torch.export",
+    "torch.utils.tensorboard",
+)
 HELP = """
 import contextlib, io, json, runpy, sys
 import torch
@@ -279,7 +288,7 @@ def test_imports_stand_at_the_top() -> None:
                         inside |= {(path, alias.name) for alias in node.names}
                     elif isinstance(node, ast.ImportFrom):
                         inside.add((path, "." * node.level + (node.module or "")))
-    allowed = ("h5py", "matplotlib", "scipy", "torch.export", "torch.utils.tensorboard", "triton")
+    allowed = ("h5py", "matplotlib", "pycocotools", "scipy", "torch.export", "torch.utils.tensorboard", "triton")
     wrong = [
         f"{path.relative_to(folder)}: {name}"
         for path, name in sorted(inside)
