@@ -76,17 +76,17 @@ env: build ## versions, what is built, which backend each operator uses and why
 DEMO := demo
 # Small pictures first, then 96 px: the cheapest way to a network that finds people within minutes on two cores.
 DEMO_TRAIN ?= --stacks 1 --features 64 --depth 3 --input-size 96 --early-size 64 --early-share 0.5 --batch-size 16 \
-    --epochs 10 --lr 2.5e-3 --schedule cosine --warmup 100 --ema 0.99 --precision bf16 --pool-windows sample \
+    --epochs 10 --lr 2.5e-3 --schedule cosine --warmup 100 --ema 0.99 --pool-windows sample \
     --rotation-probability 0 --scale-noise 0.1 --workers 0 --validate-every 5
 
 demo: build ## train a small model on synthetic people, evaluate it, draw its predictions into demo/
 	$(PYTHON) -m pyranet_fast.train --dataset demo --output $(DEMO) $(DEMO_TRAIN)
-	$(PYTHON) -m pyranet_fast.evaluate --dataset demo --checkpoint $(DEMO)/last.pt --output $(DEMO) --precision bf16
+	$(PYTHON) -m pyranet_fast.evaluate --dataset demo --checkpoint $(DEMO)/last.pt --output $(DEMO)
 	@$(PYTHON) -m pyranet_fast.data.synthetic --count 12 --output $(DEMO)/people
 	$(PYTHON) -m pyranet_fast.predict $(DEMO)/people/*.png --checkpoint $(DEMO)/last.pt --output $(DEMO)/predictions
 	@echo "pictures: $(CURDIR)/$(DEMO)/predictions (people it has not seen), $(CURDIR)/$(DEMO)/pictures, $(DEMO)/curves.png"
 
-# An hour and a half on two cores with bf16 products; rerun it to resume.
+# An hour and a half on two cores with products in bfloat16, longer on others; rerun it to resume.
 weights: build ## the weights in the package, from the data sets below ROOT, into output/lsp
 	@test -n "$(ROOT)" || { echo "make: name the folder that holds lsp_dataset/ and lspet_dataset/: make weights ROOT=DATA" >&2; exit 1; }
 	@PYTHON=$(PYTHON) sh recipes/lsp.sh "$(ROOT)"

@@ -20,6 +20,7 @@ import torch
 import pyranet_fast
 
 from . import cli, ops
+from .models.precision import fast_precision
 from .ops import dispatch
 
 SWITCHES = {
@@ -90,6 +91,9 @@ def machine() -> dict[str, str]:
         "CPU": f"{_cpu_name()}, {affinity} of {os.cpu_count()} cores for this process",
         "threads": f"{threads} inside an operator (torch.set_num_threads), {between} between operators",
         "GPU": ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none that this torch can use",
+        "fast precision": "; ".join(
+            f"{device}: {fast_precision(device)}" for device in ("cpu", "cuda")[: 2 if gpus else 1]
+        ),
     }
 
 

@@ -29,10 +29,11 @@ from .evaluation.report import (
     write_predictions,
     write_worst,
 )
-from .inference.heatmaps import SIX_SCALES, prepare_model
+from .inference.heatmaps import SIX_SCALES, prepare_model, resolve_precision
 from .io import output_folder
 from .keypoints import Skeleton, resolve_skeleton
 from .metrics import Score, relative_errors
+from .models.precision import AUTO, CHOICES
 from .models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 
 logger = logging.getLogger("pyranet_fast")
@@ -92,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-size", type=int, default=32, help="crops through the network at a time (default: %(default)s)"
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=CHOICES,
+        default=AUTO,
+        help="auto: the faster one, found by a few passes (default: auto)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="loader processes; 0 is a thread (default: %(default)s)")
     parser.add_argument(
@@ -159,7 +165,12 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     people = _people_for(parser, arguments, resolve_skeleton(checkpoint.skeleton))
     if "mpii" in formats:
         mpii_numbers(people)  # fails now, not after hours
-    model, autocast = prepare_model(build_model(checkpoint, file), device, arguments.precision)
+    model = build_model(checkpoint, file)
+    pictures = arguments.batch_size * (2 if arguments.flip else 1)
+    precision, choice = resolve_precision(model, device, arguments.precision, checkpoint.input_size, pictures)
+    if choice is not None:
+        logger.info(f"precision auto: {choice}")
+    model, autocast = prepare_model(model, device, precision)
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
     output = output_folder(arguments.output)
     settings: dict[str, Any] = {
@@ -167,7 +178,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         "dataset": arguments.dataset,
         "split": arguments.split,
         "people": people.name,
-        "precision": arguments.precision,
+        "precision": precision,
     }
     # What an interrupted evaluation must have been of for its predictions to be kept.
     identity = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}

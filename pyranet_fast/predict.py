@@ -17,6 +17,7 @@ from .errors import UserError, one_line
 from .inference.predictor import Predictor
 from .inference.result import Pose
 from .io import atomic_write, output_folder
+from .models.precision import AUTO, CHOICES
 from .models.zoo import resolve_device
 from .visualization import draw_pose
 
@@ -61,7 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=True,
         help="average with the mirrored image (default: on)",
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=CHOICES,
+        default=AUTO,
+        help="auto: the faster one, found by a few passes (default: auto)",
+    )
     arguments = cli.parse_arguments(parser, argv)
     device = resolve_device(arguments.device)
 

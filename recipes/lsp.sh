@@ -14,7 +14,7 @@ run() {
     "$@"
 }
 
-network="--stacks 2 --features 128 --depth 3 --input-size 128 --schedule cosine --precision bf16
+network="--stacks 2 --features 128 --depth 3 --input-size 128 --schedule cosine
     --pool-windows sample --workers 0 --save-every 300"
 
 # The people of both data sets in one file, of 57 MB.

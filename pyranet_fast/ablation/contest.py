@@ -32,7 +32,8 @@ from ..data.dataset import digest_of_people
 from ..errors import DataWarning, UserError
 from ..io import atomic_write
 from ..models import PyraNet, classifier, complexity
-from ..models.zoo import load_checkpoint
+from ..models.precision import fast_precision
+from ..models.zoo import load_checkpoint, resolve_device
 from ..nn.init import INITIALIZERS
 from ..training.config import PoseConfig
 from ..training.pose import make_network
@@ -42,10 +43,10 @@ logger = logging.getLogger("pyranet_fast")
 # Small enough for a CPU: a network of 0.19 M parameters on synthetic people. Flags given after -- come on top.
 SMALL_POSE = (
     "--dataset demo --stacks 1 --features 64 --depth 3 --input-size 64 --batch-size 16 --epochs 3 --lr 2.5e-3 "
-    "--schedule cosine --warmup 100 --ema 0.99 --precision bf16 --pool-windows sample --rotation-probability 0 "
+    "--schedule cosine --warmup 100 --ema 0.99 --pool-windows sample --rotation-probability 0 "
     "--scale-noise 0.1 --workers 0"
 ).split()
-SMALL_CLASSIFIER = "--epochs 10 --precision bf16 --warmup 40".split()
+SMALL_CLASSIFIER = "--epochs 10 --warmup 40".split()
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,8 @@ def train_all(
     environment = dict(os.environ)
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    if not any(flag.startswith("--precision") for flag in train_flags):  # one for all, so that they can be compared
+        train_flags = [*train_flags, "--precision", fast_precision(_device_of(train_flags)).precision]
     labels = _labels_of(train_flags) if command == "train" else ""
     waiting = []
     with ThreadPoolExecutor(jobs) as pool:
@@ -262,6 +265,12 @@ def train_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _device_of(train_flags: Sequence[str]) -> torch.device:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--device", default="auto")
+    return resolve_device(parser.parse_known_args(list(train_flags))[0].device)
 
 
 def _labels_of(train_flags: Sequence[str]) -> str:

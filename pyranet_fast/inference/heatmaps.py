@@ -17,8 +17,40 @@ from .. import ops
 from ..data.transforms import from_map, normalize
 from ..keypoints import Skeleton
 from ..models import PyraNet, optimize_for_inference
+from ..models.precision import AUTO, Choice, choose_precision
 
 PRECISIONS = ("fp32", "bf16")
+
+
+def resolve_precision(
+    model: nn.Module, device: torch.device, precision: str, input_size: int, batch: int
+) -> tuple[str, Choice | None]:
+    """The precision to predict in.
+
+    Args:
+        model: a network that a checkpoint gave.
+        device: where predictions are made.
+        precision: ``"fp32"`` and ``"bf16"`` are taken as they are; ``"auto"`` is the faster one, found by passes.
+        input_size: side of the network's input.
+        batch: pictures that go through the network together.
+
+    Returns:
+        ``"fp32"`` or ``"bf16"``, and why where it was found out.
+    """
+    if precision != AUTO:
+        return precision, None
+    forms: dict[str, tuple[nn.Module, str]] = {}
+
+    def attempt(asked: str, samples: int) -> None:
+        if asked not in forms:
+            forms[asked] = prepare_model(model, device, asked)
+        network, autocast = forms[asked]
+        images = torch.full((samples, 3, input_size, input_size), 0.1, device=device)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bf16"):
+            network(images.contiguous(memory_format=torch.channels_last))
+
+    choice = choose_precision(attempt, batch, "a pass", device)
+    return choice.precision, choice
 
 
 def prepare_model(model: nn.Module, device: torch.device, precision: str) -> tuple[nn.Module, str]:

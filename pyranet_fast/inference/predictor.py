@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from ..data.image_io import as_rgb, read_image
 from ..data.transforms import MAP_STRIDE, crop, invert
 from ..errors import UserError
 from ..keypoints import resolve_skeleton
+from ..models.precision import CHOICES
 from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 from .calibration import Calibration
 from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
-from .heatmaps import PRECISIONS, decode, prepare_model, score_maps
+from .heatmaps import decode, prepare_model, resolve_precision, score_maps
 from .result import Pose
+
+logger = logging.getLogger("pyranet_fast")
 
 
 class Predictor:
@@ -37,7 +41,8 @@ class Predictor:
         flip: average with the mirrored picture: better, at twice the work.
         search: where an image has no box and the pose is not confident, try about thirty other crops (wider, turned,
             closer) before the most confident is chosen: for people who are small, cut off or upside down.
-        precision: ``"fp32"`` (also None), or ``"bf16"``, faster where the hardware has it.
+        precision: ``"fp32"`` (also None), ``"bf16"``, faster where the hardware has it, or ``"auto"``: the faster one
+            here, found by a few passes.
 
     Raises:
         UserError: no checkpoint, one that cannot be read or built, or a device that is not there.
@@ -52,8 +57,8 @@ class Predictor:
         search: bool = True,
         precision: str | None = None,
     ) -> None:
-        if precision is not None and precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))} and None")
+        if precision is not None and precision not in CHOICES:
+            raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, CHOICES))} and None")
         if isinstance(checkpoint_or_name, Checkpoint):
             checkpoint, path = checkpoint_or_name, Path("checkpoint")
         elif checkpoint_or_name is None or isinstance(checkpoint_or_name, str | Path):
@@ -86,7 +91,10 @@ class Predictor:
         self.input_size = size
         self.flip = flip
         self.search = search
-        self.precision = precision or "fp32"
+        batch = 2 if flip else 1
+        self.precision, choice = resolve_precision(model, self.device, precision or "fp32", size, batch)
+        if choice is not None:
+            logger.info(f"precision auto: {choice}")
         self.model, self._autocast = prepare_model(model, self.device, self.precision)
 
     def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:

@@ -114,6 +114,11 @@ class ClassificationTask:
         right = (scores.detach().argmax(1) == batch["label"]).float().mean()
         return F.cross_entropy(scores, batch["label"]), right, len(scores)
 
+    def trial_batch(self, samples: int) -> dict[str, Tensor]:
+        """Gray images of the first class."""
+        image = torch.full((samples, *self.data.images.shape[1:]), 128, dtype=torch.uint8, device=self.device)
+        return {"image": image, "label": torch.zeros(samples, dtype=torch.long, device=self.device)}
+
     def _scores(self, model: nn.Module, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 to class scores (N, classes) in float32."""
         x = normalize_by_channel(images.to(self.device), self.data.mean, self.data.std)

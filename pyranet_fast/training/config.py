@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import UserError
+from ..models.precision import AUTO
+from ..models.precision import CHOICES as PRECISION_CHOICES
 from ..nn.init import INITIALIZERS
 
 TORCHRUN = (
@@ -84,7 +86,12 @@ class RunConfig:
     ema: float = _option(
         0.0, "decay of the moving average of the weights that is saved for prediction; 0: none", _BELOW_1
     )
-    precision: str = _option("fp32", "arithmetic of the network; weights stay float32", choices=("fp32", "bf16"))
+    precision: str = _option(
+        AUTO,
+        "arithmetic of the network, whose weights stay float32; auto: the faster one here, found by a few steps at the "
+        "start and kept by a resumed run",
+        choices=PRECISION_CHOICES,
+    )
     device: str = _option("auto", "auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK", free=True)
     validate_every: int = _option(1, "epochs between validations", _COUNT, free=True)
     save_every: int = _option(
@@ -144,6 +151,8 @@ class RunConfig:
         for option in sorted(self.options(), key=lambda option: option.name):
             then = recorded.get(option.name, recorded.get(option.metadata["was"] or option.name, dataclasses.MISSING))
             now = getattr(self, option.name)
+            if now == AUTO and option.name == "precision":  # goes on as it was
+                continue
             if not option.metadata["free"] and then is not dataclasses.MISSING and then != now:
                 found.append(f"{flag_of(option.name)} {then} there, {now} here")
         return found

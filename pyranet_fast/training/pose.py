@@ -169,6 +169,13 @@ class PoseTask:
         ).sum()
         return loss, accuracy(maps[-1].detach(), move["joints"], move["weight"]), len(images)
 
+    def trial_batch(self, samples: int) -> dict[str, Tensor]:
+        """Gray pictures of the largest size, with a joint in the middle."""
+        c = self.config
+        joints = torch.full((samples, len(self.people.skeleton), 2), c.input_size / 8)
+        image = torch.full((samples, 3, c.input_size, c.input_size), 128, dtype=torch.uint8)
+        return {"image": image, "joints": joints, "weight": torch.ones(joints.shape[:2])}
+
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
         """Single scale, no flip, pictures of the epoch's size: quick, and enough to watch a run."""
         c = self.config

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from ..checkpoint import Checkpoint, save_checkpoint
 from ..errors import UserError
 from ..models.optimized.graphs import CudaCapture
+from ..models.precision import AUTO, choose_precision
 from ..models.zoo import LAST, load_checkpoint, load_weights
 from . import distributed
 from .config import RunConfig
@@ -32,6 +34,8 @@ logger = logging.getLogger("pyranet_fast")
 class Task(Protocol):
     """What the loop asks of a task (pose, classification): data, loss, validation, pictures."""
 
+    config: Any
+    """Its options, a `RunConfig`; the trainer puts the precision there where it is to be found out."""
     kind: str
     """What its checkpoints are of: "pose" or "classification"."""
     model: nn.Module
@@ -47,6 +51,9 @@ class Task(Protocol):
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         """Loss, accuracy in [0, 1] and number of samples of a batch."""
+
+    def trial_batch(self, samples: int) -> dict[str, Tensor]:
+        """A batch like those of ``batches`` that says nothing, for timing."""
 
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
         """Validation results after an epoch (0-based); ``["mean"]`` is the headline."""
@@ -115,6 +122,7 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
         """
         self.resume()
+        self._settle_precision()
         log = RunLog(self.output, self.step) if distributed.is_main_process() else None
         step = self._prepare_step()
         meter = Meter()
@@ -180,6 +188,8 @@ class Trainer:
         Raises:
             UserError: it was trained with other options, or its weights are of another network.
         """
+        if self.config.precision == AUTO:
+            self._set_precision(state["settings"]["precision"])
         if conflicts := self.config.conflicts(state["settings"]):
             raise UserError(
                 f"checkpoint {source} was trained with other settings ({', '.join(conflicts)}); use them, another "
@@ -229,6 +239,22 @@ class Trainer:
             )
 
     # --- parts of the loop ---
+
+    def _settle_precision(self) -> None:
+        """Find out which precision is faster here, where that was asked for; the first process does it for all."""
+        if self.config.precision != AUTO:
+            return
+        chosen = ""
+        if distributed.is_main_process():
+            with torch.random.fork_rng(), trial(self.task) as attempt:
+                samples = self.config.batch_size // distributed.world_size()
+                choice = choose_precision(attempt, samples, "a step", self.task.device)
+            chosen = choice.precision
+            logger.info(f"precision auto: {choice}")
+        self._set_precision(distributed.all_gather(chosen)[0])
+
+    def _set_precision(self, precision: str) -> None:
+        self.config = self.task.config = replace(self.config, precision=precision)
 
     def _prepare_step(self) -> Step:
         """Compile and distribute the task's model as the options say; returns what makes a step with it."""
@@ -310,6 +336,23 @@ def resume_path(config: RunConfig) -> Path | None:
         last = Path(config.output) / LAST
         return last if last.exists() else None
     return Path(config.resume)
+
+
+@contextmanager
+def trial(task: Task) -> Iterator[Callable[[str, int], None]]:
+    """Inside, steps of a precision and a number of samples can be timed; nothing of them stays in the network."""
+    config, model = task.config, task.model
+    task.model = copy.deepcopy(model).train()
+
+    def attempt(precision: str, samples: int) -> None:
+        task.config = replace(config, precision=precision)
+        loss, _, _ = task.loss(task.trial_batch(samples))
+        loss.backward()
+
+    try:
+        yield attempt
+    finally:
+        task.config, task.model = config, model
 
 
 class StopRequest:
