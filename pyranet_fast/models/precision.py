@@ -68,7 +68,7 @@ def choose_precision(
     seconds = _timed(lambda: attempt("fp32", 1), where)
     samples = max(1, min(batch, int(_PASS / seconds)))
     left = BUDGET - (time.perf_counter() - started)
-    passes = {name: lambda name=name: attempt(name, samples) for name in NAMES}  # type: ignore[misc]
+    passes = {name: lambda name=name: attempt(name, samples) for name in NAMES}
     return _choice(_best_times(passes, where, repeats=5, budget=left), f"{what} of {samples}")
 
 
