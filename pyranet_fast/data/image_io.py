@@ -6,6 +6,7 @@ orientation, pixels that are not 8 bits, truncated files, names in any script.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -36,6 +37,13 @@ _EXR = b"\x76\x2f\x31\x01"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Within a scan, 0xFF is followed by 0 (a stuffed byte) or by a restart mark; anything else ends the scan.
 _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+
+
+def quiet_opencv() -> None:
+    """Keep what OpenCV logs off stderr: what is wrong with an image is in our errors. For processes of our own, the
+    commands and the loaders; OpenCV's variable OPENCV_LOG_LEVEL brings the lines back."""
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str | Path) -> Image:

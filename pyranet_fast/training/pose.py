@@ -16,7 +16,7 @@ from .. import ops
 from ..checkpoint import POSE, Checkpoint
 from ..data import open_dataset
 from ..data.cache import CachedSource
-from ..data.crops import CropDataset, EpochBatchSampler, worker_init
+from ..data.crops import CropDataset, EpochBatchSampler, require_shared_memory, worker_init
 from ..data.dataset import FirstPeople, PeopleSource, with_images
 from ..data.image_io import write_image
 from ..data.transforms import Augmentation, normalize
@@ -120,6 +120,7 @@ class PoseTask:
         sampler = EpochBatchSampler(
             len(self.people), c.batch_size, c.seed, first, last, rank=distributed.rank(), ranks=distributed.world_size()
         )
+        require_shared_memory(workers)
         loader = DataLoader(
             self.data,
             batch_sampler=sampler,
