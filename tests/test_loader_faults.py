@@ -9,11 +9,15 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import get_worker_info
 
 from pyranet_fast import cli, evaluate, train
+from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data import crops
 from pyranet_fast.errors import UserError
+from pyranet_fast.models import PyraNet
+from pyranet_fast.pose import MPII
 
 NETWORK = ["--stacks", "1", "--features", "24", "--depth", "2", "--input-size", "64"]
 DATA = ["--dataset", "demo", "--device", "cpu", "--workers", "2"]
@@ -21,10 +25,16 @@ DATA = ["--dataset", "demo", "--device", "cpu", "--workers", "2"]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("trained")
-    flags = [*NETWORK, "--dataset", "demo", "--device", "cpu", "--workers", "0", "--no-cache", "--batch-size", "4"]
-    assert cli.run(train.main, [*flags, "--max-steps", "1", "--output", str(output)]) == 0
-    return output / "last.pt"
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    model = PyraNet(stacks=1, joints=len(MPII), features=24, depth=2)
+    save_checkpoint(path, Checkpoint(model.config, model.state_dict(), "mpii", 64))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch looks after its processes every five seconds, and waits as long for each to end."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
 
 
 def run(command: str, checkpoint: Path, output: Path) -> int:
@@ -75,27 +85,51 @@ def test_a_worker_that_dies(command, number, sentence, checkpoint, tmp_path, cap
     assert len(lines) == 1 and lines[0].startswith(sentence), lines
 
 
+NO_ROOM = "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate"])
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)", ROOM),
-        ("unable to write to file </torch_1_2_0>: No space left on device (28)", ROOM),
-        ("unable to open shared memory object </torch_1_2_0> in read-write mode: Permission denied (13)", ROOM),
-        (
-            "unable to open shared memory object </torch_1_2_0> in read-write mode: Too many open files (24)",
-            "error: the loader processes have too many open files; use fewer --workers (0 ",
-        ),
-    ],
-)
-def test_a_worker_that_finds_no_room(command, text, sentence, checkpoint, tmp_path, capfd, monkeypatch):
+def test_a_worker_that_finds_no_room(command, checkpoint, tmp_path, capfd, monkeypatch):
     def fail() -> None:
-        raise RuntimeError(text)
+        raise RuntimeError(NO_ROOM)
 
     in_workers(monkeypatch, command, fail)
     assert run(command, checkpoint, tmp_path / "out") == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert len(lines) == 1 and lines[0].startswith(sentence), lines
+    assert len(lines) == 1 and lines[0].startswith(ROOM), lines
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (NO_ROOM, ROOM),
+        ("unable to write to file </torch_1_2_0>: No space left on device (28)", ROOM),
+        ("unable to mmap 1024 bytes from file </torch_1_2_0>: Cannot allocate memory (12)", ROOM),
+        ("unable to open shared memory object </torch_1_2_0> in read-write mode: Permission denied (13)", ROOM),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
+            ROOM,
+        ),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", MEMORY),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", MEMORY),
+        ("DataLoader worker (pid 7) is killed by signal: Aborted. ", "a loader process died (Aborted); --workers 0 "),
+        (
+            "Caught RuntimeError in DataLoader worker process 0.\nunable to open shared memory object </torch_1_2> in "
+            "read-write mode: Too many open files (24)",
+            "the loader processes have too many open files; use fewer --workers (0 ",
+        ),
+        ("expected a tensor", None),
+        ("unable to open file weights.bin", None),
+    ],
+)
+def test_what_torch_says(text, sentence):
+    said = cli.sentence_of(RuntimeError(text))
+    assert said is None if sentence is None else said.startswith(sentence.removeprefix("error: "))
+    outer = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    outer.__cause__ = RuntimeError(text)
+    if sentence is not None:
+        assert cli.sentence_of(outer) == said
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
