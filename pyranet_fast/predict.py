@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.predict",
         description="Find the joints of the person in each image. OUTPUT gets NAME_pose.png for each, with a number "
-        "where that is another image's, and predictions.json: joints by name in pixels of the image, their scores, the box "
-        "that was used and how far it was turned.",
+        "where that is another image's, and predictions.json: joints by name in pixels of the image, their scores, the "
+        "box that was used and how far it was turned.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any common format")
     parser.add_argument(
