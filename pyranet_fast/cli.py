@@ -8,6 +8,7 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .data.crops import FEWER_WORKERS, NO_SHARED_MEMORY
+from .data.image_io import quiet_opencv
 from .errors import DataWarning, UserError, one_line
 
 logger = logging.getLogger("pyranet_fast")
@@ -28,12 +31,13 @@ INTERRUPTED = 130  # 128 + SIGINT, what shells expect after Ctrl-C
 def run(main: Callable[..., int | None], *arguments: Any) -> int:
     """Call ``main(*arguments)`` and return the exit status of the process.
 
-    ``UserError``, every ``OSError`` (missing file, no permission, full disk) and a GPU out of memory become
-    one line ``error: …`` on stderr and status 2; Ctrl-C becomes 130. Other exceptions are defects and keep
-    their traceback. A ``DataWarning`` is a line ``note: …`` on stderr.
+    ``UserError``, every ``OSError`` (missing file, no permission, full disk), a GPU out of memory and loader processes
+    that died or found no room become one line ``error: …`` on stderr and status 2; Ctrl-C becomes 130. Other exceptions
+    are defects and keep their traceback. A ``DataWarning`` is a line ``note: …`` on stderr. OpenCV's log is off.
     ``PYRANET_FAST_TRACEBACK=1`` in the environment keeps every traceback.
     """
     set_up_logging()
+    quiet_opencv()
     try:
         with warnings.catch_warnings():
             usual = warnings.showwarning
@@ -64,17 +68,54 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
 def sentence_of(error: BaseException) -> str | None:
     """The one line that tells a user what to mend, or None where the exception is a defect of the program."""
     if isinstance(error, UserError):
-        return one_line(str(error))
+        return one_line(_own_message(error))
     if isinstance(error, torch.OutOfMemoryError):
         return "not enough GPU memory; use a smaller batch or input size, or --device cpu"
+    if (sentence := _loader_sentence(error)) is not None:
+        return sentence
     # torch.save hides a full disk behind a RuntimeError of its own, with the OSError as its context.
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
     if cause is None or (cause is not error and cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
         return None
-    what = cause.strerror or str(cause) or type(cause).__name__
+    what = cause.strerror or _own_message(cause) or type(cause).__name__
     return one_line(f"{cause.filename}: {what}" if cause.filename is not None else what)
+
+
+def _own_message(error: BaseException) -> str:
+    """The message of an error; of one from a loader process, which has that process's traceback, the last line."""
+    text = str(error).strip()
+    if "in DataLoader worker process" in text:
+        return re.sub(r"^[\w.]*(Error|Exception|Interrupt): ", "", text.splitlines()[-1])
+    return text
+
+
+# What torch says of loader processes, by what is the matter.
+_NO_SHARED_MEMORY = re.compile(r"signal: Bus error|unable to [\w ]+ (?:shared memory|file </torch_)")
+_NO_FILES = re.compile(r"Too many open files|received \d+ items of ancdata")
+_WORKER_DIED = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)")
+
+
+def _loader_sentence(error: BaseException) -> str | None:
+    """What to do about loader processes that found no room for a batch, or died; None where it is something else."""
+    texts: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        texts += [str(link)] if isinstance(link, RuntimeError | OSError) else []
+        link = link.__cause__ or link.__context__
+    text = "\n".join(texts)
+    if "DataLoader worker" in text and _NO_FILES.search(text):
+        return f"the loader processes have too many open files; {FEWER_WORKERS}, or raise the limit: ulimit -n 65536"
+    if _NO_SHARED_MEMORY.search(text):
+        return NO_SHARED_MEMORY
+    died = [match[1] for match in _WORKER_DIED.finditer(text)]
+    if not died:
+        return None
+    signal = next((name.strip() for name in died if name), "Killed")
+    if signal == "Killed":
+        return f"a loader process was killed, most likely because memory ran out; {FEWER_WORKERS}, or less --batch-size"
+    return f"a loader process died ({signal}); --workers 0 loads without processes, and shows where"
 
 
 class _PlainHandler(logging.Handler):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 import json
 import logging
+import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import cli
 from .cli import keep_pages
-from .data.image_io import read_image, write_image
+from .data.image_io import read_image, read_mark, write_image
 from .errors import UserError, one_line
 from .inference.predictor import Predictor
 from .inference.result import Pose
@@ -28,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 where an image could not be done."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.predict",
-        description="Find the joints of the person in each image. OUTPUT gets NAME_pose.png for each and "
-        "predictions.json: joints by name in pixels of the image, their scores, the box that was used and how far it "
-        "was turned.",
+        description="Find the joints of the person in each image. OUTPUT gets NAME_pose.png for each, with a number "
+        "where that is another image's, and predictions.json: joints by name in pixels of the image, their scores, the "
+        "box that was used and how far it was turned.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any common format")
     parser.add_argument(
@@ -88,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             errors.append({"image": printable(path), "error": printable(sentence)})
             logger.error(f"error: {printable(sentence)}")
             continue
-        write_image(output / name, draw_pose(image, pose.joints, pose.scores, predictor.skeleton))
+        drawn = draw_pose(image, pose.joints, pose.scores, predictor.skeleton)
+        write_image(output / name, drawn, mark=overlay_mark(path, output))
         height, width = image.shape[:2]
         entry = {"image": printable(path), "width": width, "height": height, "overlay": name}
         done.append(entry | pose.as_dict())
@@ -133,36 +138,62 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 def overlay_names(images: Sequence[str], output: Path) -> list[str]:
-    """A file name for each image's overlay: ``NAME_pose.png``, numbered where NAME comes twice.
+    """A file name for each image's overlay: ``NAME_pose.png``, numbered where another image has that name.
 
-    No two are the same, on a file system that ignores case either, and none is an image still to be read.
+    No two are the same, on a file system that ignores case or the form of accents either, and none is an image still to
+    be read, or a file in ``output`` that is not the overlay of the same image by an earlier run: rerunning a command
+    replaces its overlays, and those of other images stay. A number is given to an image only after all images have got
+    their own name where it is free, so that ``x-2.jpg`` is not in the way of the second ``x``.
     """
     inputs = {_key(Path(image)) for image in images}
+    there = {_alike(path.name): path for path in output.iterdir()} if output.is_dir() else {}
+    names: dict[int, str] = {}
     taken: set[str] = set()
-    names = []
-    for image in images:
-        for name in _candidates(printable(Path(image).stem)):
-            if name.casefold() not in taken and _key(output / name) not in inputs:
-                break
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+
+    def free(name: str, image: str) -> bool:
+        if _alike(name) in taken or _key(output / name) in inputs:
+            return False
+        before = there.get(_alike(name))
+        return before is None or read_mark(before) == overlay_mark(image, output)
+
+    def give(at: int, candidates: Iterable[str]) -> None:
+        name = next((name for name in candidates if free(name, images[at])), None)
+        if name is not None:
+            names[at] = name
+            taken.add(_alike(name))
+
+    stems = [printable(Path(image).stem) for image in images]
+    for at, stem in enumerate(stems):
+        give(at, [_overlay(stem)])
+    for at, stem in enumerate(stems):
+        if at not in names:
+            give(at, (_overlay(stem, f"-{number}") for number in itertools.count(2)))
+    return [names[at] for at in range(len(images))]
 
 
-def _candidates(stem: str) -> Iterable[str]:
-    stem = stem.encode()[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes in all
-    yield f"{stem}_pose.png"
-    number = 2
-    while True:
-        yield f"{stem}-{number}_pose.png"
-        number += 1
+def overlay_mark(image: str, output: Path) -> str:
+    """What tells the overlay of one image from those of others: a hash of the image's place as seen from ``output``."""
+    try:
+        place = os.path.relpath(Path(image).resolve(), output.resolve())
+    except (OSError, ValueError, RuntimeError):  # another drive, a null character, a loop of links
+        place = image
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+
+
+def _overlay(stem: str, number: str = "") -> str:
+    return f"{stem.encode()[:200].decode('utf-8', 'ignore')}{number}_pose.png"  # file systems allow 255 bytes in all
+
+
+def _alike(name: str) -> str:
+    """The same for names that some file system takes for one: equal up to case and the form of accents."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def _key(path: Path) -> str:
     try:
-        return str(path.resolve()).casefold()
+        return _alike(str(path.resolve()))
     except (OSError, ValueError, RuntimeError):
-        return str(path).casefold()
+        return _alike(str(path))
 
 
 def printable(path: object) -> str:

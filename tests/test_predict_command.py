@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -113,6 +114,66 @@ def test_equal_names_do_not_overwrite_each_other(checkpoint, tmp_path):
     assert shapes == [(512, round(40 * 512 / h) if h > 40 else 512) for h in (40, 50, 60, 80)]
 
 
+def test_an_image_called_like_a_numbered_overlay(tmp_path):
+    assert overlay_names(["x.jpg", "x.png", "x-2.jpg"], tmp_path) == ["x_pose.png", "x-3_pose.png", "x-2_pose.png"]
+    assert overlay_names(["x-2.jpg", "x.png", "x.jpg"], tmp_path) == ["x-2_pose.png", "x_pose.png", "x-3_pose.png"]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ["a/x.jpg", "b/x.jpg"],
+        ["x.jpg", "x.png", "x.webp"],
+        ["x.jpg", "X.jpg", "X.JPG"],
+        ["caf\u00e9.jpg", "cafe\u0301.jpg", "CAFE\u0301.png"],
+        ["stra\u00dfe.jpg", "STRASSE.jpg"],
+        ["x.jpg", "x.jpg"],
+        ["x.jpg", "x.png", "x-2.jpg", "x-2.png", "X-3.jpg"],
+        ["x.tar.gz.png", "x.tar.gz.jpg"],
+        ["ü" * 120 + "1.png", "ü" * 120 + "2.png"],
+    ],
+)
+def test_no_two_overlays_have_one_name_on_any_file_system(tmp_path, images):
+    names = overlay_names(images, tmp_path)
+    alike = {unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold()) for name in names}
+    assert len(alike) == len(images)
+
+
+def test_reruns_replace_their_own_overlays_and_no_others(checkpoint, tmp_path):
+    first, second = picture(tmp_path / "a" / "x.png", 40), picture(tmp_path / "b" / "x.png", 50)
+    out = tmp_path / "out"
+    options = ["--checkpoint", checkpoint, "--output", out]
+
+    def overlays() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.glob("*_pose.png")}
+
+    def done(*images: Path) -> list[str]:
+        assert command(*images, *options) == 0
+        return [p["overlay"] for p in json.loads((out / "predictions.json").read_text())["predictions"]]
+
+    assert done(first) == ["x_pose.png"]
+    before = overlays()
+    assert done(second) == ["x-2_pose.png"]  # another image of that name: the first one's overlay stays
+    assert overlays()["x_pose.png"] == before["x_pose.png"]
+    before = overlays()
+    assert done(second, first) == ["x-2_pose.png", "x_pose.png"] and overlays() == before
+    assert done(first) == ["x_pose.png"] and done(second) == ["x-2_pose.png"] and overlays() == before
+
+    own = picture(out / "y_pose.png", 30)  # the user's own picture, and a folder
+    (out / "z_pose.png").mkdir()
+    kept = own.read_bytes()
+    assert done(picture(tmp_path / "y.png"), picture(tmp_path / "z.png")) == ["y-2_pose.png", "z-2_pose.png"]
+    assert own.read_bytes() == kept
+
+    # The whole folder is moved: images are found again by where they are as seen from OUTPUT.
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for folder in ("a", "b", "out"):
+        (tmp_path / folder).rename(moved / folder)
+    names = overlay_names([str(moved / "b" / "x.png"), str(moved / "a" / "x.png")], moved / "out")
+    assert names == ["x-2_pose.png", "x_pose.png"]
+
+
 def test_overlay_names_spare_the_inputs(tmp_path):
     names = overlay_names([str(tmp_path / "x.png"), str(tmp_path / "x_pose.png"), "other/X.jpg"], tmp_path)
     assert names == ["x-2_pose.png", "x_pose_pose.png", "X-3_pose.png"]
@@ -165,6 +226,44 @@ def test_as_a_process(tmp_path):
     )
     assert run.returncode == 2
     assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; shipped are lsp-128px\n"
+
+
+def test_damaged_images_have_one_line_each_on_stderr(checkpoint, tmp_path):
+    """Decoders write to stderr themselves; of what they say only our lines are left."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+
+    def encoded(suffix: str, *options: int) -> bytes:
+        return cv2.imencode(suffix, image, options)[1].tobytes()
+
+    def changed(data: bytes, at: int, count: int = 12) -> bytes:
+        return data[:at] + bytes(byte ^ 0x55 for byte in data[at : at + count]) + data[at + count :]
+
+    whole, tiff = encoded(".png"), encoded(".tiff", cv2.IMWRITE_TIFF_COMPRESSION, 1)
+    files = {
+        "pixels.png": changed(whole, len(whole) // 2),
+        "half.png": whole[: len(whole) // 2],
+        "header.png": changed(whole, 14, 4),
+        "half.tif": tiff[: len(tiff) // 2],
+        "floats.tif": cv2.imencode(".tiff", image.astype(np.float32))[1].tobytes(),
+        "header.tif": changed(tiff, 4, 4),
+        "half.jpg": encoded(".jpg")[:900],
+        "header.jpg": changed(encoded(".jpg"), 2, 40),
+        "half.webp": encoded(".webp")[:900],
+        "header.webp": changed(encoded(".webp"), 12),
+        "half.bmp": encoded(".bmp")[:900],
+        "half.jp2": encoded(".jp2")[:900],
+        "half.hdr": encoded(".hdr")[:900],
+        "text.jpg": b"no picture",
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    command = [sys.executable, "-m", "pyranet_fast.predict", *(str(tmp_path / name) for name in files)]
+    command += ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    lines = run.stderr.splitlines()
+    assert run.returncode == 2 and len(lines) == len(files), run.stderr
+    for line, name in zip(lines, files, strict=True):
+        assert line.startswith(f"error: image {tmp_path / name} "), line
 
 
 def failing(error: BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from ..errors import UserError
 from .cache import check_coverage
 from .dataset import PIXELS_PER_SCALE, PeopleSource
+from .image_io import quiet_opencv
 from .left_out import unreadable_reason
 from .transforms import (
     MAP_STRIDE,
@@ -29,11 +31,31 @@ from .transforms import (
 
 _UNCHANGED = AugmentationSample()
 
+FEWER_WORKERS = "use fewer --workers (0 loads without processes)"
+NO_SHARED_MEMORY = (
+    f"the loader processes found no room for their batches in shared memory (/dev/shm); {FEWER_WORKERS}, or make it "
+    "larger, in a container by docker run --shm-size=8g"
+)
+
 
 def worker_init(worker_id: int) -> None:
-    """Prepare a loader process: one thread each, since there is one process per core."""
+    """Prepare a loader process: one thread each, since there is one process per core, and no lines of OpenCV's."""
     cv2.setNumThreads(0)
+    quiet_opencv()
     torch.set_num_threads(1)
+
+
+def require_shared_memory(workers: int) -> None:
+    """Check that processes can be started that share memory with this one, before a loader is half made.
+
+    Raises:
+        UserError: /dev/shm is full or cannot be written to.
+    """
+    if workers:
+        try:
+            multiprocessing.Lock()
+        except OSError as error:
+            raise UserError(f"{NO_SHARED_MEMORY} ({error.strerror})") from error
 
 
 def _gray_image(size: int) -> torch.Tensor:

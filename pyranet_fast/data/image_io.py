@@ -33,6 +33,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Chunks that say what the pixels are. The decoder sees no others: color profiles that are not quite as the standard has
 # them, and there are many, make it write to stderr.
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_MARK = b"tEXtpyranet-fast image\0"
 _EXR = b"\x76\x2f\x31\x01"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Within a scan, 0xFF is followed by 0 (a stuffed byte) or by a restart mark; anything else ends the scan.
@@ -470,8 +471,13 @@ def as_rgb(image: Any) -> Image:
     return np.ascontiguousarray(pixels)
 
 
-def write_image(path: str | Path, rgb: Image) -> None:
+def write_image(path: str | Path, rgb: Image, *, mark: str = "") -> None:
     """Write an (H, W, 3) uint8 RGB image whole or not at all; the suffix chooses the format.
+
+    Args:
+        path: where to.
+        rgb: the image.
+        mark: ASCII text to keep in a PNG file, for ``read_mark``.
 
     Raises:
         UserError: a suffix that is not of an image format, or a size that the format cannot hold.
@@ -489,4 +495,25 @@ def write_image(path: str | Path, rgb: Image) -> None:
     if not fine:
         size = f"{bgr.shape[1]} x {bgr.shape[0]} pixels"
         raise UserError(f"image {path} of {size} cannot be written as {suffix}; try .png")
-    atomic_write(path, lambda file: file.write(encoded.tobytes()))
+    content = encoded.tobytes()
+    if mark and suffix == ".png":
+        body = _MARK + mark.encode("ascii")
+        at = len(_PNG) + 25  # behind the header
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        content = content[:at] + chunk + content[at:]
+    atomic_write(path, lambda file: file.write(content))
+
+
+def read_mark(path: Path) -> str | None:
+    """The mark that ``write_image`` put into a PNG file, or None."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return None
+    if not head.startswith(_PNG):
+        return None
+    for _, whole, _ in _png_chunks(head):
+        if whole[4:].startswith(_MARK):
+            return whole[4 + len(_MARK) : -4].decode("ascii", "replace")
+    return None

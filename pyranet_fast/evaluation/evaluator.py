@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data.crops import ScaledCrops, worker_init
+from ..data.crops import ScaledCrops, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource
 from ..data.left_out import LeftOut
 from ..errors import UserError
@@ -176,6 +176,7 @@ def evaluate_pose(
     state = EvaluationState(len(people), len(people.skeleton)) if state is None else state
     todo = state.remaining()
     data = ScaledCrops(people, input_size, scales, on_error=on_error, start=todo.tolist())
+    require_shared_memory(workers)
     loader = DataLoader(data, max(1, batch_size // len(scales)), num_workers=workers, worker_init_fn=worker_init)
     started, in_network = time.perf_counter(), 0.0
     bar = tqdm(

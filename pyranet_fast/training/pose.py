@@ -18,7 +18,7 @@ from .. import ops
 from ..checkpoint import POSE, Checkpoint
 from ..data import open_dataset
 from ..data.cache import CachedSource
-from ..data.crops import CropDataset, EpochBatchSampler, worker_init
+from ..data.crops import CropDataset, EpochBatchSampler, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource, Subset
 from ..data.image_io import write_image
 from ..data.left_out import LeftOut, with_images
@@ -124,6 +124,7 @@ class PoseTask:
         sampler = EpochBatchSampler(
             len(self.people), c.batch_size, c.seed, first, last, rank=distributed.rank(), ranks=distributed.world_size()
         )
+        require_shared_memory(workers)
         loader = DataLoader(
             self.data,
             batch_sampler=sampler,
