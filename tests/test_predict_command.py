@@ -67,7 +67,7 @@ def test_pictures_and_json(checkpoint, tmp_path, capsys):
 def test_box_flip_and_precision_reach_the_predictor(checkpoint, tmp_path):
     image = picture(tmp_path / "a.png")
     results = []
-    for options in ([], ["--no-flip"], ["--precision", "bf16"]):
+    for options in (["--precision", "fp32"], ["--no-flip", "--precision", "fp32"], ["--precision", "bf16"]):
         box = ["--box=-5,3,40.5,50"]
         assert command(image, "--checkpoint", checkpoint, "--output", tmp_path / "o", *box, *options) == 0
         results.append(json.loads((tmp_path / "o" / "predictions.json").read_text()))

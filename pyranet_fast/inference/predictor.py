@@ -94,7 +94,7 @@ class Predictor:
         batch = 2 if flip else 1
         self.precision, choice = resolve_precision(model, self.device, precision or "fp32", size, batch)
         if choice is not None:
-            logger.info(f"precision auto: {choice}")
+            logger.debug(f"precision auto: {choice}")
         self.model, self._autocast = prepare_model(model, self.device, self.precision)
 
     def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:

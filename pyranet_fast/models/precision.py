@@ -17,7 +17,6 @@ NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 BUDGET = 1.5
 """Seconds that measuring may take; one pass of each precision is made in any case."""
 _WORTHWHILE = 0.95  # bfloat16 is chosen where it takes at most this share of the time: it is less exact
-_HOPELESS = 1.25  # where a convolution takes so much longer in bfloat16, no network of them gains
 _PASS = 0.12  # seconds of a pass that is long enough to be timed
 
 
@@ -42,10 +41,16 @@ class Choice:
 
 def fast_precision(device: torch.device | str = "cpu") -> Choice:
     """The faster precision of a single 3x3 convolution, in about a tenth of a second: processors without products in
-    bfloat16 convert every operand, and take several times as long."""
+    bfloat16 convert every operand, and take up to several times as long."""
     where = torch.device(device)
     attempts = {name: _convolution(where, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
-    return _choice(_best_times(attempts, where, repeats=5, budget=BUDGET / 5), "a 3x3 convolution")
+    # One thread and many repeats, of which a few are not disturbed by other programs.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _choice(_best_times(attempts, where, repeats=100, budget=BUDGET / 8), "a 3x3 convolution")
+    finally:
+        torch.set_num_threads(threads)
 
 
 def choose_precision(
@@ -61,7 +66,7 @@ def choose_precision(
     """
     where = torch.device(device)
     first = fast_precision(where)
-    if first.seconds["bf16"] > _HOPELESS * first.seconds["fp32"]:
+    if first.precision == "fp32":  # no network of them gains
         return first
     started = time.perf_counter()
     attempt("fp32", 1)  # packs weights
@@ -69,7 +74,7 @@ def choose_precision(
     samples = max(1, min(batch, int(_PASS / seconds)))
     left = BUDGET - (time.perf_counter() - started)
     passes = {name: lambda name=name: attempt(name, samples) for name in NAMES}
-    return _choice(_best_times(passes, where, repeats=5, budget=left), f"{what} of {samples}")
+    return _choice(_best_times(passes, where, repeats=10, budget=left), f"{what} of {samples}")
 
 
 def _convolution(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:

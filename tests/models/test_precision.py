@@ -126,7 +126,8 @@ def test_every_command_takes_it_by_default(root, tmp_path, monkeypatch, capsys):
     people = ["--dataset", "coco:dogs.json,val.json", "--root", str(root), "--output", str(tmp_path / "e")]
     assert cli.run(evaluate.main, [*network, *people]) == 0
     assert "since a pass of " in capsys.readouterr().err
-    assert cli.run(predict.main, [f"{root}/images/pack/000.jpg", *network, "--output", str(tmp_path / "p")]) == 0
+    photo = f"{root}/images/pack/000.jpg"
+    assert cli.run(predict.main, [photo, *network, "--verbose", "--output", str(tmp_path / "p")]) == 0
     assert "since a pass of " in capsys.readouterr().err
     classes = ["--dataset", "demo", "--model", "wrn-10-1", "--max-steps", "1", "--output", str(tmp_path / "c")]
     assert cli.run(train_classifier.main, [*classes, "--batch-size", "8", "--device", "cpu"]) == 0
