@@ -241,6 +241,10 @@ def test_the_examples_of_the_readme_run(number: int) -> None:
 HEAVY = (
     "h5py",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
     "pycocotools",
     "scipy",
     "tensorboard",
@@ -288,7 +292,10 @@ def test_imports_stand_at_the_top() -> None:
                         inside |= {(path, alias.name) for alias in node.names}
                     elif isinstance(node, ast.ImportFrom):
                         inside.add((path, "." * node.level + (node.module or "")))
-    allowed = ("h5py", "matplotlib", "pycocotools", "scipy", "torch.export", "torch.utils.tensorboard", "triton")
+    allowed = (
+        *("h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "pycocotools", "scipy"),
+        *("torch.export", "torch.utils.tensorboard", "triton"),
+    )
     wrong = [
         f"{path.relative_to(folder)}: {name}"
         for path, name in sorted(inside)

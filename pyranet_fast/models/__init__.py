@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .classifiers import Classifier, ResNeXt, WideResNet, classifier, resnext, wide_resnet
 from .complexity import Complexity, complexity
+from .exportable import ExportablePyraNet, exportable
 from .optimized import InferencePyraNet, optimize_for_inference
 from .optimized.graphs import GraphedInference
 from .pyranet import VARIANTS, PyraNet
@@ -14,6 +15,7 @@ __all__ = [
     "Available",
     "Classifier",
     "Complexity",
+    "ExportablePyraNet",
     "GraphedInference",
     "InferencePyraNet",
     "PyraNet",
@@ -22,6 +24,7 @@ __all__ = [
     "available",
     "classifier",
     "complexity",
+    "exportable",
     "optimize_for_inference",
     "resnext",
     "wide_resnet",
