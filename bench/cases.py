@@ -6,13 +6,17 @@ A case fixes what all forms share (mode, stacks, batch, resolution); a form is o
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
@@ -20,6 +24,7 @@ from torch._inductor import config as inductor
 from bench import baseline
 from pyranet_fast import ops
 from pyranet_fast.models import PyraNet, optimize_for_inference
+from pyranet_fast.models.exportable import exportable, write_onnx
 from pyranet_fast.models.optimized.graphs import CudaCapture
 from pyranet_fast.nn import checkpoint_activations_, pyramid
 from pyranet_fast.training.step import WARM_UPS
@@ -27,6 +32,7 @@ from pyranet_fast.training.step import WARM_UPS
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MODES = ("inference", "training")
+RUNTIMES = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,11 @@ class Form:
     Attributes:
         way: the network and how it runs. Plain network: ``"eager"``, ``"compiled"`` (torch.compile), ``"compiled
             frozen"`` (inference; inductor folds and reorders the weights as constants), ``"compiled graphed"`` (CUDA
-            graphs, mode "reduce-overhead"). This package: ``"ours"`` (inference: `optimize_for_inference`; training:
-            `PyraNet`), ``"ours graphed"`` (one CUDA graph), ``"ours compiled"`` (as ``train --compile``), ``"ours
-            checkpointed"`` (as ``train --activation-checkpointing``), ``"ours unfolded"`` (inference by a PyraNet in
-            eval mode).
+            graphs, mode "reduce-overhead"), ``"onnxruntime"`` and ``"openvino"`` (inference; the network that
+            `models.exportable` makes, folded and with fixed windows, as an ONNX file). This package: ``"ours"``
+            (inference: `optimize_for_inference`; training: `PyraNet`), ``"ours graphed"`` (one CUDA graph), ``"ours
+            compiled"`` (as ``train --compile``), ``"ours checkpointed"`` (as ``train --activation-checkpointing``),
+            ``"ours unfolded"`` (inference by a PyraNet in eval mode).
         layout: memory layout of weights and images; channels_last for ours.
         precision: ``"fp32"`` or ``"bf16"``.
         autocast: bf16 by autocast over float32 weights; without it, bf16 inference has bf16 weights.
@@ -61,6 +68,11 @@ class Form:
         return "compiled" in self.way
 
     @property
+    def exported(self) -> bool:
+        """Whether another runtime runs it, from an ONNX file."""
+        return self.way in RUNTIMES
+
+    @property
     def graphed(self) -> bool:
         """Whether it replays a CUDA graph."""
         return self.way.endswith("graphed")
@@ -68,7 +80,8 @@ class Form:
     @property
     def name(self) -> str:
         """How flags and results files call the form, as in "eager channels_last fp32"."""
-        parts = [self.way, self.layout if self.plain else "", self.precision, "autocast" if self.autocast else ""]
+        layout = self.layout if self.plain and not self.exported else ""
+        parts = [self.way, layout, self.precision, "autocast" if self.autocast else ""]
         return " ".join(part for part in parts if part)
 
 
@@ -79,11 +92,15 @@ def _all_forms() -> list[Form]:
     ours = [Form("ours unfolded", precision="fp32"), Form("ours unfolded", precision="bf16", autocast=True)]
     more = ("ours compiled", "ours checkpointed", "ours graphed")
     ours += [Form(way, precision=p) for way in more for p in ("fp32", "bf16")]
+    plain += [Form("onnxruntime"), Form("openvino"), Form("openvino", precision="bf16")]
     return [*plain, *ours, Form("ours", precision="fp32"), Form("ours", precision="bf16")]
 
 
 FORMS = {form.name: form for form in _all_forms()}
-NOT_IN = {"inference": ("ours compiled", "ours checkpointed"), "training": ("ours unfolded", "compiled frozen")}
+NOT_IN = {
+    "inference": ("ours compiled", "ours checkpointed"),
+    "training": ("ours unfolded", "compiled frozen", *RUNTIMES),
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,7 @@ def forms_of(case: Case, names: list[str]) -> list[Form]:
     """
     chosen = [FORMS[name] for name in names if FORMS[name].way not in NOT_IN[case.mode]]
     chosen = [form for form in chosen if case.device_type == "cuda" or not form.graphed]
+    chosen = [form for form in chosen if case.device_type == "cpu" or not form.exported]
     return [form for form in chosen if case.mode == "inference" or not form.autocast]
 
 
@@ -223,6 +241,14 @@ def prepare(form: Form, inputs: Inputs) -> Prepared:
         start = time.perf_counter()
         fast = optimize_for_inference(inputs.source, form.precision, graph=form.graphed).to(case.device)
         return _inference(fast, x, False, time.perf_counter() - start)
+    if form.exported:
+        start = time.perf_counter()
+        run = _runtime(form, inputs)
+        image = inputs.image.contiguous().numpy()
+        last = f"maps of stack {case.stacks - 1}"  # all that the file gives
+        return Prepared(
+            lambda: run(image), lambda: {last: torch.from_numpy(np.array(run(image)))}, time.perf_counter() - start
+        )
     model: nn.Module = baseline.Baseline(case.stacks, **case.network) if form.plain else PyraNet(**inputs.source.config)
     model.load_state_dict(inputs.source.state_dict())
     model = model.to(case.device, memory_format=layout)  # type: ignore[call-overload]
@@ -232,6 +258,35 @@ def prepare(form: Form, inputs: Inputs) -> Prepared:
         run = compiled(form, model.eval()) if form.compiled else model.eval()
         return _inference(run, x, form.autocast)
     return _training(form, model, x, inputs)
+
+
+def _runtime(form: Form, inputs: Inputs) -> Callable[[Any], Any]:
+    """Loads the network into another runtime, with as many threads as torch has; gives its last maps of an array."""
+    for package in ("onnx", "onnxscript", form.way):
+        if importlib.util.find_spec(package) is None:
+            raise RuntimeError(f"{package} is not installed: pip install {package}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        write_onnx(path, exportable(inputs.source, inputs.case.side))
+        if form.way == "onnxruntime":
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return lambda image: session.run(None, {"image": image})[0]
+        import openvino
+
+        hints = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if form.precision == "bf16" else "f32",
+        }
+        core = openvino.Core()
+        model = core.read_model(str(path))
+        model.reshape(list(inputs.image.shape))
+        network = core.compile_model(model, "CPU", hints)
+        return lambda image: network(image)[0]
 
 
 def compiled(form: Form, model: nn.Module) -> Any:

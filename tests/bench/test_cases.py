@@ -46,3 +46,23 @@ def test_frozen_weights_are_asked_for_while_compiling_alone(monkeypatch):
     assert seen == [True, False] and not cases.inductor.freezing
     names = ["compiled frozen channels_last fp32", "ours checkpointed fp32", "ours fp32"]
     assert [form.name for form in cases.forms_of(CASE, names)] == [names[0], names[2]]
+
+
+@pytest.mark.parametrize("way", ["onnxruntime", "openvino"])
+def test_other_runtimes_give_the_same_maps(way):
+    for package in ("onnx", "onnxscript", way):
+        pytest.importorskip(package)
+    form, inputs = FORMS[f"{way} fp32"], Inputs(CASE)
+    assert form.plain and form.exported and not form.compiled
+    results = cases.prepare(form, inputs).results()
+    exact = inputs.plain_results()
+    assert results.keys() == {"maps of stack 0"}
+    assert cases.difference(results, exact) < cases.tolerance(CASE, form)
+    training = Case("training", 1, 2, 64, features=36, depth=2)
+    assert cases.forms_of(training, [form.name, "ours fp32"]) == [FORMS["ours fp32"]]
+
+
+def test_a_runtime_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(cases.importlib.util, "find_spec", lambda name: None if name == "openvino" else name)
+    with pytest.raises(RuntimeError, match="openvino is not installed: pip install openvino"):
+        cases.prepare(FORMS["openvino bf16"], Inputs(CASE))
