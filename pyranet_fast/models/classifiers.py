@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import warn_renamed
 from ..nn.checkpointing import Recomputing
-from ..nn.layers import BatchNormReLU
+from ..nn.layers import BatchNorm, BatchNormReLU, add_
 from ..nn.pyramid import PyramidBranch
 
 
@@ -106,12 +106,9 @@ class WideBlock(Recomputing):
 
     def _block(self, x: Tensor, samples: Tensor | None) -> Tensor:
         active = self.bn1(x)
-        # In-place additions go into the fresh output of a convolution, which no backward needs.
         y = self.conv2(self.bn2(self.conv1(active)))
-        y += x if self.skip is None else self.skip(active)
-        if self.pyramid is not None:
-            y += self.pyramid(active, samples)
-        return y
+        y = add_(y, x if self.skip is None else self.skip(active), of=self.conv2)
+        return y if self.pyramid is None else add_(y, self.pyramid(active, samples), of=self.conv2)
 
 
 class WideResNet(Classifier):
@@ -181,11 +178,11 @@ class ResNeXtBlock(Recomputing):
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, groups=groups, bias=False)
         self.bn2 = BatchNormReLU(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.bn3 = BatchNorm(outputs)
         self.skip: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-            self.skip = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+            self.skip = nn.Sequential(shortcut, BatchNorm(outputs))
         self.pyramid = None
         if pyramid_width is not None:
             self.pyramid = PyramidBranch(inputs, pyramid_width, outputs, stride=stride)

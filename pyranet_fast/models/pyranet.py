@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..nn.checkpointing import Recomputing
 from ..nn.hourglass import Hourglass, max_pool
-from ..nn.layers import BatchNormReLU, Conv1x1
+from ..nn.layers import BatchNormReLU, Conv1x1, add_
 from ..nn.pyramid import POOL_WINDOWS, PYRAMID_VARIANTS, PyramidResidualModule
 from ..nn.residual import BNReLUConv, ResidualUnit
 
@@ -115,10 +115,8 @@ class Stack(Recomputing):
         score = self.score(features)
         if self.from_features is None or self.from_score is None:
             return score, before
-        following = self.from_features(features)
-        following += self.from_score(score)
-        following += before
-        return score, following
+        following = add_(self.from_features(features), self.from_score(score), of=self.from_features)
+        return score, add_(following, before, of=self.from_features)
 
 
 class PyraNet(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import init
 from .checkpointing import checkpoint_activations_
 from .hourglass import Hourglass, upsample_add
-from .layers import BatchNormReLU
+from .layers import BatchNorm, BatchNormReLU
 from .pyramid import (
     POOL_WINDOWS,
     PYRAMID_VARIANTS,
@@ -17,11 +17,13 @@ from .pyramid import (
     level_sizes,
 )
 from .residual import BNReLUConv, ResidualUnit
+from .synchronized import synchronize_batch_norms_
 
 __all__ = [
     "POOL_WINDOWS",
     "PYRAMID_VARIANTS",
     "BNReLUConv",
+    "BatchNorm",
     "BatchNormReLU",
     "DilatedPyramid",
     "Hourglass",
@@ -33,5 +35,6 @@ __all__ = [
     "draw_samples",
     "init",
     "level_sizes",
+    "synchronize_batch_norms_",
     "upsample_add",
 ]

@@ -123,10 +123,17 @@ def optimize_for_inference(
         A module that is called as the model is, and returns the scores of all stacks in float32.
 
     Raises:
-        TypeError, ValueError: another model, or another precision.
+        TypeError, ValueError: another model, one with forward hooks or with norms of another kind, or another
+            precision.
     """
     if not isinstance(model, PyraNet):
         raise TypeError(f"model is a {type(model).__name__}; a PyraNet is accepted")
+    hooked = [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    if hooked:
+        raise ValueError(
+            f"model has a forward hook on {hooked[0] or 'itself'}, which its folded copy would not run; one without is "
+            "accepted: remove it first"
+        )
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))}")
     training = {module: module.training for module in model.modules()}

@@ -136,7 +136,7 @@ class Entry(nn.Module):
     def __init__(self, norms: Sequence[nn.Module], convs: Sequence[FoldedConv], *, keep: bool) -> None:
         super().__init__()
         # Branches that share a norm (variant A's levels) share its result.
-        distinct = [norm for norm in dict.fromkeys(norms) if isinstance(norm, BatchNormReLU)]
+        distinct = [norm_of(norm) for norm in dict.fromkeys(norms) if not isinstance(norm, nn.Identity)]
         folded = [norm.folded() for norm in distinct]
         self.places = [distinct.index(norm) if norm in distinct else -1 for norm in norms]
         self.keep = keep
@@ -177,9 +177,15 @@ class Entry(nn.Module):
         return total if self.keep else None, outputs
 
 
+def norm_of(norm: nn.Module) -> BatchNormReLU:
+    """The norm itself; TypeError where it has been replaced by one that does something else."""
+    if not isinstance(norm, BatchNormReLU):
+        raise TypeError(f"model has a {type(norm).__name__} for a norm; a BatchNormReLU is accepted")
+    return norm
+
+
 def _after(unit: BNReLUConv) -> BatchNormReLU:
-    assert isinstance(unit.bn, BatchNormReLU)
-    return unit.bn
+    return norm_of(unit.bn)
 
 
 def _conv(module: nn.Module) -> nn.Conv2d:
@@ -194,7 +200,7 @@ class FoldedPooledPyramid(nn.Module):
         super().__init__()
         self.levels, self.windows, self.concatenate = pyramid.levels, pyramid.windows, pyramid.concatenate
         self.reduce = [
-            FoldedConv(*fold(_conv(conv), cast(BatchNormReLU, bn)), _conv(conv), dtype, relu=True)
+            FoldedConv(*fold(_conv(conv), norm_of(bn)), _conv(conv), dtype, relu=True)
             for conv, bn in zip(pyramid.reduce, pyramid.bn, strict=True)
         ]  # run by the unit's Entry
         after, levels = _after(pyramid.expand), pyramid.levels
@@ -253,7 +259,9 @@ class FoldedDilatedPyramid(nn.Module):
 
     def __init__(self, pyramid: DilatedPyramid, end: BatchNormReLU, dtype: torch.dtype) -> None:
         super().__init__()
-        self.reduce = [FoldedConv(*fold(pyramid.reduce.conv, pyramid.bn), pyramid.reduce.conv, dtype, relu=True)]
+        self.reduce = [
+            FoldedConv(*fold(pyramid.reduce.conv, norm_of(pyramid.bn)), pyramid.reduce.conv, dtype, relu=True)
+        ]
         after, count = _after(pyramid.expand), len(pyramid.filters)
         self.filters = nn.ModuleList(
             FoldedConv(*fold(_conv(conv), after, shift_share=1 / count), _conv(conv), dtype, relu=i == count - 1)
