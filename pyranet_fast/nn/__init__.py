@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import init
+from .batch_statistics import synchronize_batch_norms_, update_bn
 from .checkpointing import checkpoint_activations_
 from .hourglass import Hourglass, upsample_add
 from .layers import BatchNorm, BatchNormReLU
@@ -17,7 +18,6 @@ from .pyramid import (
     level_sizes,
 )
 from .residual import BNReLUConv, ResidualUnit
-from .synchronized import synchronize_batch_norms_
 
 __all__ = [
     "POOL_WINDOWS",
@@ -36,5 +36,6 @@ __all__ = [
     "init",
     "level_sizes",
     "synchronize_batch_norms_",
+    "update_bn",
     "upsample_add",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..ops import batch_norm_relu
 from ..ops.cpu import batch_norm_relu as shared
 from ..ops.cpu import pointwise, policy, winograd
-from .synchronized import SynchronizableNorm
+from .batch_statistics import SynchronizableNorm
 
 _GLOBAL_HOOKS: list[dict[int, Any]] = [
     getattr(torch.nn.modules.module, f"_global_{kind}_hooks")
@@ -69,7 +69,7 @@ class BatchNormReLU(SynchronizableNorm):
 
     Every BN-ReLU of the network is this module, so a faster ``forward`` here speeds up all of it. It is no
     ``nn.BatchNorm2d``: what replaces those by their class, as ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` does,
-    would take the ReLU away.
+    would take the ReLU away. `synchronize_batch_norms_` and `update_bn` stand for what PyTorch does by class.
     """
 
     def forward(self, input: Tensor) -> Tensor:

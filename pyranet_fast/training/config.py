@@ -13,7 +13,8 @@ from ..nn.init import INITIALIZERS
 
 TORCHRUN = (
     "torchrun --nproc-per-node=N -m pyranet_fast.train… trains by N processes, on CUDA one a GPU: each takes its share "
-    "of --batch-size, gradients are averaged, batch norms use the statistics of their own share."
+    "of --batch-size, gradients are averaged, batch norms use the statistics of their own share, or with "
+    "--sync-batchnorm those of the whole batch."
 )
 """What `--help` says about several processes."""
 
@@ -101,6 +102,11 @@ class RunConfig:
         free=True,
     )
     compile: bool = _option(False, "torch.compile the network", free=True)
+    sync_batchnorm: bool = _option(
+        False,
+        "with several processes: batch norms use the statistics of the whole batch instead of their own share's, and "
+        "wait for each other at every norm",
+    )
 
     @property
     def cuda_graph(self) -> bool:

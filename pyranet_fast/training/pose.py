@@ -25,6 +25,7 @@ from ..evaluation.evaluator import evaluate_pose
 from ..keypoints import Skeleton, resolve_skeleton
 from ..models import PyraNet
 from ..models.zoo import load_checkpoint, load_weights
+from ..nn.batch_statistics import synchronize_batch_norms_
 from ..nn.checkpointing import checkpoint_activations_
 from ..nn.init import initialize_
 from ..visualization import contact_sheet, draw_pose
@@ -236,6 +237,8 @@ def initial_network(config: PoseConfig, skeleton: Skeleton) -> PyraNet:
         load_weights(model, start.weights, config.weights)
     if config.activation_checkpointing:
         checkpoint_activations_(model)
+    if config.sync_batchnorm:
+        synchronize_batch_norms_(model)
     return model
 
 

@@ -168,6 +168,28 @@ def test_the_gradient_is_the_mean_of_both_halves(root: Path, finished: tuple[Pat
             assert torch.equal(gradient, (halves[0][name] + halves[1][name]) / 2), name
 
 
+def test_synchronized_norms_make_of_shares_what_one_process_makes_of_the_batch(root: Path, tmp_path: Path) -> None:
+    output, alone = tmp_path / "run", tmp_path / "alone"
+    values = {**options(root, output), "variant": "plain", "max_steps": 1, "ema": 0}  # without windows, all is the same
+    torchrun(root, "train", [*flags(values), "--sync-batchnorm"], {0})
+    first, second = records(output)
+    task = PoseTask(PoseConfig(**{**values, "output": str(alone), "sync_batchnorm": True}), torch.device("cpu"))
+    task.model.train()
+    task.loss(next(task.batches(0, 1)))[0].backward()
+    for name, parameter in task.model.named_parameters():
+        assert torch.equal(first["gradients"][name], second["gradients"][name])
+        assert parameter.grad is not None
+        scale = parameter.grad.abs().max().item()
+        torch.testing.assert_close(first["gradients"][name], parameter.grad, rtol=1e-3, atol=1e-3 * scale + 1e-6)
+    saved = load_checkpoint(output / "last.pt").weights
+    for name, buffer in task.model.named_buffers():
+        torch.testing.assert_close(saved[name], buffer, rtol=1e-4, atol=1e-5)
+
+    apart = {**values, "resume": output / "last.pt", "output": alone}
+    with pytest.raises(UserError, match=r"other settings \(--sync-batchnorm True there, False here\)"):
+        train.main(flags(apart))
+
+
 def test_ctrl_c_stops_all_and_both_or_one_go_on(root: Path, finished: tuple[Path, str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     _, text = torchrun(root, "train", flags(options(root, output)), {1, 130}, STOP="2")

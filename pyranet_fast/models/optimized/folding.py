@@ -22,7 +22,14 @@ from ...ops.cpu import fused_pointwise, policy, pooled_pyramid, winograd
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def fold(conv: nn.Conv2d, bn: BatchNormReLU | None = None, *, shift_share: float = 1.0) -> tuple[Tensor, Tensor]:
+def norm_of(norm: nn.Module) -> BatchNormReLU:
+    """The norm itself; TypeError where it has been replaced by one that does something else."""
+    if not isinstance(norm, BatchNormReLU):
+        raise TypeError(f"model has a {type(norm).__name__} for a norm; a BatchNormReLU is accepted")
+    return norm
+
+
+def fold(conv: nn.Conv2d, bn: nn.Module | None = None, *, shift_share: float = 1.0) -> tuple[Tensor, Tensor]:
     """Weight and bias, in float64, of a convolution followed by a batch norm with fixed statistics.
 
     Args:
@@ -35,7 +42,7 @@ def fold(conv: nn.Conv2d, bn: BatchNormReLU | None = None, *, shift_share: float
     if conv.bias is not None:
         bias = conv.bias.detach().double()
     if bn is not None:
-        scale, shift = (v.detach().double() for v in bn.folded())
+        scale, shift = (v.detach().double() for v in norm_of(bn).folded())
         weight, bias = weight * scale[:, None, None, None], bias * scale + shift * shift_share
     return weight, bias
 
@@ -177,13 +184,6 @@ class Entry(nn.Module):
         return total if self.keep else None, outputs
 
 
-def norm_of(norm: nn.Module) -> BatchNormReLU:
-    """The norm itself; TypeError where it has been replaced by one that does something else."""
-    if not isinstance(norm, BatchNormReLU):
-        raise TypeError(f"model has a {type(norm).__name__} for a norm; a BatchNormReLU is accepted")
-    return norm
-
-
 def _after(unit: BNReLUConv) -> BatchNormReLU:
     return norm_of(unit.bn)
 
@@ -200,7 +200,7 @@ class FoldedPooledPyramid(nn.Module):
         super().__init__()
         self.levels, self.windows, self.concatenate = pyramid.levels, pyramid.windows, pyramid.concatenate
         self.reduce = [
-            FoldedConv(*fold(_conv(conv), norm_of(bn)), _conv(conv), dtype, relu=True)
+            FoldedConv(*fold(_conv(conv), bn), _conv(conv), dtype, relu=True)
             for conv, bn in zip(pyramid.reduce, pyramid.bn, strict=True)
         ]  # run by the unit's Entry
         after, levels = _after(pyramid.expand), pyramid.levels
@@ -259,9 +259,7 @@ class FoldedDilatedPyramid(nn.Module):
 
     def __init__(self, pyramid: DilatedPyramid, end: BatchNormReLU, dtype: torch.dtype) -> None:
         super().__init__()
-        self.reduce = [
-            FoldedConv(*fold(pyramid.reduce.conv, norm_of(pyramid.bn)), pyramid.reduce.conv, dtype, relu=True)
-        ]
+        self.reduce = [FoldedConv(*fold(pyramid.reduce.conv, pyramid.bn), pyramid.reduce.conv, dtype, relu=True)]
         after, count = _after(pyramid.expand), len(pyramid.filters)
         self.filters = nn.ModuleList(
             FoldedConv(*fold(_conv(conv), after, shift_share=1 / count), _conv(conv), dtype, relu=i == count - 1)

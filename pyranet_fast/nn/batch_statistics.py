@@ -1,7 +1,8 @@
-"""Batch norms of several processes that use the statistics of the whole batch instead of their own share's."""
+"""Where batch norms have their statistics from: the shares of all processes, or one more pass over the data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ class _SynchronizedNorm(torch.autograd.Function):
         ]
         if not ctx.needs_input_grad[0]:
             return None, *gradients, None
-        sums = own.double()
+        sums = own.to(torch.float64, copy=True)
         dist.all_reduce(sums)
         of_y, of_normalized = (sums / count).to(mean.dtype)
         scale = inverse if weight is None else inverse * weight.to(mean.dtype)
@@ -138,3 +139,33 @@ def synchronize_batch_norms_(model: nn.Module, enabled: bool = True) -> int:
     for norm in norms:
         norm.synchronized = enabled
     return len(norms)
+
+
+@torch.no_grad()
+def update_bn(loader: Iterable[Any], model: nn.Module, device: torch.device | str | None = None) -> None:
+    """Set the running statistics of all batch norms to their mean over the batches of a loader, in training mode.
+
+    What ``torch.optim.swa_utils.update_bn`` does, for weights that were averaged and not trained; that finds norms by
+    their class, and passes over a `BatchNormReLU`.
+
+    Args:
+        loader: gives batches, tensors or lists and tuples whose first element is the model's input.
+        model: its norms are changed, its mode is not.
+        device: where inputs are moved to.
+    """
+    norms = [m for m in model.modules() if isinstance(m, SynchronizableNorm | nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    training = {module: module.training for module in model.modules()}
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+    model.train()
+    try:
+        for batch in loader:
+            image = batch[0] if isinstance(batch, list | tuple) else batch
+            model(image if device is None else image.to(device))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in training.items():
+            module.training = mode
