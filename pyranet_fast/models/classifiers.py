@@ -16,6 +16,7 @@ from ..errors import warn_renamed
 from ..nn.checkpointing import Recomputing
 from ..nn.layers import BatchNorm, BatchNormReLU, add_
 from ..nn.pyramid import PyramidBranch
+from .pyranet import check_precision
 
 
 class Classifier(nn.Module):
@@ -61,6 +62,7 @@ class Classifier(nn.Module):
         if image.shape[2] < self.smallest or image.shape[3] < self.smallest:
             h, w = image.shape[2], image.shape[3]
             raise ValueError(f"image is {h}x{w} (height x width); {self.name} accepts {self.smallest} or more of each")
+        check_precision(image, self)
         return self.linear(F.adaptive_avg_pool2d(self.features(image), 1).flatten(1))
 
     def initialise(self) -> None:

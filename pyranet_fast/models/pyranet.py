@@ -212,6 +212,7 @@ class PyraNet(nn.Module):
             TypeError, ValueError: the input is not as described; the sentence names what was got.
         """
         check_image(image, self.multiple)
+        check_precision(image, self)
         x = self.stem(image)
         scores = []
         for stack in self.stacks:
@@ -231,3 +232,15 @@ def check_image(image: Tensor, multiple: int) -> None:
     h, w = image.shape[2], image.shape[3]
     if h < 1 or w < 1 or h % multiple or w % multiple:
         raise ValueError(f"image is {h}x{w} (height x width); multiples of {multiple} = 4 * 2^depth are accepted")
+
+
+def check_precision(image: Tensor, model: nn.Module) -> None:
+    """TypeError unless ``image`` has the dtype of the weights, or autocast brings the two together."""
+    if torch.compiler.is_compiling():
+        return
+    weights = next(model.parameters()).dtype
+    if image.dtype != weights and not torch.is_autocast_enabled(image.device.type):
+        raise TypeError(
+            f"image has dtype {image.dtype} but the network's weights have {weights}; one dtype is accepted: "
+            "image.to(dtype), model.to(dtype), or torch.autocast"
+        )

@@ -148,14 +148,16 @@ class Entry(nn.Module):
         self.places = [distinct.index(norm) if norm in distinct else -1 for norm in norms]
         self.keep = keep
         self.convs = nn.ModuleList(convs)
-        self.register_buffer("scale", torch.stack([s.detach() for s, _ in folded]) if folded else torch.empty(0, 0))
-        self.register_buffer("shift", torch.stack([t.detach() for _, t in folded]) if folded else torch.empty(0, 0))
+        scales, shifts = ([pair[i].detach().float() for pair in folded] for i in (0, 1))  # networks in float64 too
+        self.register_buffer("scale", torch.stack(scales) if folded else torch.empty(0, 0, dtype=torch.float32))
+        self.register_buffer("shift", torch.stack(shifts) if folded else torch.empty(0, 0, dtype=torch.float32))
         self._fused: fused_pointwise.PrepackedBranches | None = None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        exact = self.scale, self.shift
         super()._apply(fn, recurse)
         wide = torch.promote_types(self.scale.dtype, torch.float32)  # the operator's precision, whatever .to() said
-        self.scale, self.shift = self.scale.to(wide), self.shift.to(wide)
+        self.scale, self.shift = (v.to(self.scale.device, wide) for v in exact)
         self._fused = None
         return self
 
