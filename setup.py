@@ -56,6 +56,14 @@ CUDA_FAILED = (
 )
 
 
+def without_folders(includes: list[str]) -> list[str]:
+    """Compiler flags by which the library names source files in errors, but none of this machine's folders."""
+    roots = dict.fromkeys([str(ROOT.absolute()), str(ROOT.resolve())], "pyranet_fast")
+    places = {**roots, **dict.fromkeys(includes, "include")}
+    # Of several that fit the last is used; torch may lie inside the source tree.
+    return [f"-ffile-prefix-map={place}={name}" for place, name in places.items()]
+
+
 def find_compiler() -> tuple[str | None, str]:
     """The C++ compiler to call, or None and what was looked for. A CXX that is set is the only candidate."""
     wanted = os.environ.get("CXX", "").strip()
@@ -116,11 +124,12 @@ def build_cuda(nvcc: str, compiler: str, output: Path, temporary: Path) -> None:
     includes = [str(ROOT / "csrc"), *cpp_extension.include_paths(), sysconfig.get_path("include")]
     defines = [f"TORCH_TARGET_VERSION={TORCH_TARGET}", "USE_CUDA"]
     defines += [f"Py_LIMITED_API={cpp_extension.min_supported_cpython}"] if LIMITED_API else []
+    host = ",".join(["-fPIC", "-fvisibility=hidden", *without_folders(cpp_extension.include_paths())])
     common = [
         "-O3",
         "-std=c++20",
         "--expt-relaxed-constexpr",
-        "-Xcompiler=-fPIC,-fvisibility=hidden",
+        f"-Xcompiler={host}",
         "-ccbin",
         compiler,
     ]
@@ -185,7 +194,8 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
     os.environ["CXX"] = compiler  # else compiling (torch) and linking (setuptools) look in different places
     kernels = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
     sources = ["csrc/schema.cpp", *(path.relative_to(ROOT).as_posix() for path in kernels)]
-    flags = [*FLAGS, *(["-Werror"] if os.environ.get("PYRANET_FAST_WERROR") == "1" else [])]
+    flags = [*FLAGS, *without_folders(cpp_extension.include_paths())]
+    flags += ["-Werror"] if os.environ.get("PYRANET_FAST_WERROR") == "1" else []
     oldest = int(cpp_extension.min_supported_cpython, 16)  # torch compiles with Py_LIMITED_API set to this
     python = (oldest >> 24, oldest >> 16 & 0xFF)
     record.update(
@@ -204,7 +214,7 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
     else:
         version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
         record.update(
-            cuda=next((line.strip() for line in version.splitlines() if "release" in line), nvcc),
+            cuda=next((line.strip() for line in version.splitlines() if "release" in line), "nvcc of unknown version"),
             gpu_architectures=" ".join(flag.rpartition("code=")[2] for flag in gpu_code(nvcc)),
         )
     native = cpp_extension.CppExtension(

@@ -26,7 +26,7 @@ from pyranet_fast import ops
 from pyranet_fast.models import PyraNet, optimize_for_inference
 from pyranet_fast.models.exportable import exportable, write_onnx
 from pyranet_fast.models.optimized.graphs import CudaCapture
-from pyranet_fast.nn import checkpoint_activations_, pyramid
+from pyranet_fast.nn import BatchNormReLU, checkpoint_activations_, pyramid
 from pyranet_fast.training.step import WARM_UPS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -176,7 +176,7 @@ class Inputs:
         torch.manual_seed(0)
         self.source = PyraNet(case.stacks, 16, pool_windows="channel", **case.network)
         for module in self.source.modules():  # affine parameters as after some training
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, BatchNormReLU):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.2)
         generator = torch.Generator().manual_seed(1)

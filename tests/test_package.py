@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pyranet_fast as pf
 from pyranet_fast.__main__ import COMMANDS
@@ -60,6 +61,22 @@ def test_an_unknown_backend_in_the_environment_is_one_clear_error() -> None:
     run = python("import pyranet_fast", PYRANET_FAST_BACKEND="fastest")
     assert run.returncode != 0
     assert "PYRANET_FAST_BACKEND is 'fastest'; accepted are reference, native, triton" in run.stderr
+
+
+def test_what_was_built_names_no_folder_of_the_machine_that_built_it() -> None:
+    """Errors name source files, and a wheel takes them to other people."""
+    package = Path(pf.__file__).parent
+    libraries = [path for kind in ("_C", "_cuda") for path in package.glob(f"{kind}.*so")]
+    if not libraries:
+        pytest.skip("no native library is built")
+    folders = {ROOT, package.parent, Path.home(), Path(torch.__file__).parent} - {Path("/")}
+    texts = {library: library.read_bytes() for library in libraries}
+    assert all(b"csrc/" in content for content in texts.values())  # the names of sources are there
+    texts[package / "_build.json"] = (package / "_build.json").read_bytes()
+    for path, content in texts.items():
+        assert not [str(folder) for folder in folders if f"{folder}/".encode() in content], path
+        sources = re.findall(rb"(?<![\w.+-])/[\w.+-]+/[\w./+-]+\.(?:h|cpp|cuh|cu)\b", content)
+        assert sources == [], path
 
 
 class Setup:

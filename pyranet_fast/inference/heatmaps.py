@@ -104,13 +104,14 @@ def score_maps(
         raise ValueError(f"images has shape {tuple(images.shape)}; (N, 3, S, S) is accepted")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))}")
-    where = torch.device(device) if device is not None else _home(model)
+    home, dtype = _home(model)
+    where = torch.device(device) if device is not None else home
 
     training = model.training
     model.eval()
     try:
         with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
-            batch = normalize(images.to(where, non_blocking=True))
+            batch = normalize(images.to(where, non_blocking=True)).to(dtype)
             if flip:
                 batch = torch.cat([batch, batch.flip(3)])
             maps = _last(model(batch.contiguous(memory_format=torch.channels_last))).float()
@@ -127,9 +128,12 @@ def score_maps(
     return maps
 
 
-def _home(model: nn.Module) -> torch.device:
+def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a network's weights are, and in which precision."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
+    if first is None:
+        return torch.device("cpu"), torch.float32
+    return first.device, first.dtype if first.is_floating_point() else torch.float32
 
 
 def _last(outputs: Any) -> Tensor:

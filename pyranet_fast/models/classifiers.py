@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import warn_renamed
 from ..nn.checkpointing import Recomputing
-from ..nn.layers import BatchNormReLU
+from ..nn.layers import BatchNorm, BatchNormReLU, add_
 from ..nn.pyramid import PyramidBranch
+from .pyranet import check_precision
 
 
 class Classifier(nn.Module):
@@ -61,6 +62,7 @@ class Classifier(nn.Module):
         if image.shape[2] < self.smallest or image.shape[3] < self.smallest:
             h, w = image.shape[2], image.shape[3]
             raise ValueError(f"image is {h}x{w} (height x width); {self.name} accepts {self.smallest} or more of each")
+        check_precision(image, self)
         return self.linear(F.adaptive_avg_pool2d(self.features(image), 1).flatten(1))
 
     def initialise(self) -> None:
@@ -106,12 +108,9 @@ class WideBlock(Recomputing):
 
     def _block(self, x: Tensor, samples: Tensor | None) -> Tensor:
         active = self.bn1(x)
-        # In-place additions go into the fresh output of a convolution, which no backward needs.
         y = self.conv2(self.bn2(self.conv1(active)))
-        y += x if self.skip is None else self.skip(active)
-        if self.pyramid is not None:
-            y += self.pyramid(active, samples)
-        return y
+        y = add_(y, x if self.skip is None else self.skip(active), of=self.conv2)
+        return y if self.pyramid is None else add_(y, self.pyramid(active, samples), of=self.conv2)
 
 
 class WideResNet(Classifier):
@@ -181,11 +180,11 @@ class ResNeXtBlock(Recomputing):
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, groups=groups, bias=False)
         self.bn2 = BatchNormReLU(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.bn3 = BatchNorm(outputs)
         self.skip: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-            self.skip = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+            self.skip = nn.Sequential(shortcut, BatchNorm(outputs))
         self.pyramid = None
         if pyramid_width is not None:
             self.pyramid = PyramidBranch(inputs, pyramid_width, outputs, stride=stride)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..nn.checkpointing import Recomputing
 from ..nn.hourglass import Hourglass, max_pool
-from ..nn.layers import BatchNormReLU, Conv1x1
+from ..nn.layers import BatchNormReLU, Conv1x1, add_
 from ..nn.pyramid import POOL_WINDOWS, PYRAMID_VARIANTS, PyramidResidualModule
 from ..nn.residual import BNReLUConv, ResidualUnit
 
@@ -115,10 +115,8 @@ class Stack(Recomputing):
         score = self.score(features)
         if self.from_features is None or self.from_score is None:
             return score, before
-        following = self.from_features(features)
-        following += self.from_score(score)
-        following += before
-        return score, following
+        following = add_(self.from_features(features), self.from_score(score), of=self.from_features)
+        return score, add_(following, before, of=self.from_features)
 
 
 class PyraNet(nn.Module):
@@ -214,6 +212,7 @@ class PyraNet(nn.Module):
             TypeError, ValueError: the input is not as described; the sentence names what was got.
         """
         check_image(image, self.multiple)
+        check_precision(image, self)
         x = self.stem(image)
         scores = []
         for stack in self.stacks:
@@ -233,3 +232,15 @@ def check_image(image: Tensor, multiple: int) -> None:
     h, w = image.shape[2], image.shape[3]
     if h < 1 or w < 1 or h % multiple or w % multiple:
         raise ValueError(f"image is {h}x{w} (height x width); multiples of {multiple} = 4 * 2^depth are accepted")
+
+
+def check_precision(image: Tensor, model: nn.Module) -> None:
+    """TypeError unless ``image`` has the dtype of the weights, or autocast brings the two together."""
+    if torch.compiler.is_compiling():
+        return
+    weights = next(model.parameters()).dtype
+    if image.dtype != weights and not torch.is_autocast_enabled(image.device.type):
+        raise TypeError(
+            f"image has dtype {image.dtype} but the network's weights have {weights}; one dtype is accepted: "
+            "image.to(dtype), model.to(dtype), or torch.autocast"
+        )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from . import init
+from .batch_statistics import synchronize_batch_norms_, update_bn
 from .checkpointing import checkpoint_activations_
 from .hourglass import Hourglass, upsample_add
-from .layers import BatchNormReLU
+from .layers import BatchNorm, BatchNormReLU
 from .pyramid import (
     POOL_WINDOWS,
     PYRAMID_VARIANTS,
@@ -22,6 +23,7 @@ __all__ = [
     "POOL_WINDOWS",
     "PYRAMID_VARIANTS",
     "BNReLUConv",
+    "BatchNorm",
     "BatchNormReLU",
     "DilatedPyramid",
     "Hourglass",
@@ -33,5 +35,7 @@ __all__ = [
     "draw_samples",
     "init",
     "level_sizes",
+    "synchronize_batch_norms_",
+    "update_bn",
     "upsample_add",
 ]

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import dispatch
@@ -56,7 +56,7 @@ def statistics_left_alone(module: nn.Module) -> Iterator[None]:
 
     They need some, since what PyTorch's norm keeps for its backward is counted, and it keeps the statistics too.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in module.modules() if isinstance(m, _NormBase)]
     before = [dict(norm._buffers) for norm in norms]
     for norm in norms:
         norm._buffers.update({k: torch.empty_like(t) for k, t in norm._buffers.items() if t is not None})

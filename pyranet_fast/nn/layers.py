@@ -6,6 +6,7 @@ Parameters and results are those of PyTorch's own layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +15,74 @@ from torch import Tensor, nn
 from ..ops import batch_norm_relu
 from ..ops.cpu import batch_norm_relu as shared
 from ..ops.cpu import pointwise, policy, winograd
+from .batch_statistics import SynchronizableNorm
+
+_GLOBAL_HOOKS: list[dict[int, Any]] = [
+    getattr(torch.nn.modules.module, f"_global_{kind}_hooks")
+    for kind in ("forward", "forward_pre", "backward", "backward_pre")
+]
 
 
-class BatchNormReLU(nn.BatchNorm2d):
-    """relu(batch_norm(x)); the state dict is that of ``nn.BatchNorm2d``.
+def observed(*modules: nn.Module) -> bool:
+    """Whether somebody would notice that a module is not called: it has hooks, or a ``forward`` of its own."""
+    for hooks in _GLOBAL_HOOKS:
+        if hooks:
+            return True
+    for m in modules:
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+            return True
+        if "forward" in m.__dict__:
+            return True
+    return False
 
-    Every BN-ReLU of the network is this module, so a faster ``forward`` here speeds up all of it.
+
+def opens(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether what a module of these kinds does may be done without calling it.
+
+    Not where it is observed, nor where it is something else: a wrapper, or a subclass that computes something else.
+    """
+    return isinstance(module, kinds) and type(module).forward in [k.forward for k in kinds] and not observed(module)
+
+
+def add_(y: Tensor, other: Tensor, *, of: nn.Module) -> Tensor:
+    """y + other in y's memory, unless somebody else looks at y, the output of the module ``of`` or of the last in it.
+
+    In a fresh output of a convolution, which no backward needs, the sum takes no new memory; but what a forward hook
+    has kept must not change, and what passes through a backward hook cannot.
+    """
+    if observed(of, *of.children()):
+        return (y + other).to(y.dtype)
+    y += other
+    return y
+
+
+class BatchNorm(SynchronizableNorm, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` whose statistics can be those of all processes, see `synchronize_batch_norms_`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape and layout."""
+        return self.synchronized_norm(input) if self.synchronizes else super().forward(input)
+
+
+class BatchNormReLU(SynchronizableNorm):
+    """relu(batch_norm(x)); arguments and state dict are those of ``nn.BatchNorm2d``.
+
+    Every BN-ReLU of the network is this module, so a faster ``forward`` here speeds up all of it. It is no
+    ``nn.BatchNorm2d``: what replaces those by their class, as ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` does,
+    would take the ReLU away. `synchronize_batch_norms_` and `update_bn` stand for what PyTorch does by class.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape and layout."""
+        if self.synchronizes:
+            return F.relu(self.synchronized_norm(input), inplace=True)
         if self.training and self.momentum is not None:
             return batch_norm_relu(
                 input, self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked,
                 momentum=self.momentum, eps=self.eps,
             )  # fmt: skip
         # In place is safe: batch norm keeps its input for the backward, not its output.
-        return F.relu(super().forward(input), inplace=True)
+        return F.relu(nn.BatchNorm2d.forward(self, input), inplace=True)  # type: ignore[arg-type]
 
     @property
     def foldable(self) -> bool:
@@ -55,11 +107,16 @@ class BatchNormReLU(nn.BatchNorm2d):
         return scale, shift
 
 
+def folds(norm: nn.Module) -> bool:
+    """Whether a norm may be done as y = relu(x * scale + shift) without calling it, see `BatchNormReLU.folded`."""
+    return opens(norm, BatchNormReLU) and bool(norm.foldable)
+
+
 def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor]]:
     """What the branches of a unit read: every norm (or ``nn.Identity``) of x, in the fewest passes.
 
-    In training on the CPU the `BatchNormReLU` among them share statistics and passes (`ops.shared_batch_norm_relu`);
-    their own hooks do not run there.
+    In training on the CPU the `BatchNormReLU` among them share statistics and passes (`ops.shared_batch_norm_relu`),
+    unless somebody would notice that they are not called.
 
     Returns:
         x for the identity skip, to be used instead of x, and the outputs in the order of ``norms``.
@@ -68,13 +125,15 @@ def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor
     first = own[0] if own else None
     if (
         first is None
-        or any(not n.training or n.momentum is None or n.eps != first.eps for n in own)
-        or not policy.supports_shared_batch_norm_relu(
-            x, *(v for n in own for v in (n.weight, n.bias, n.running_mean, n.running_var))
-        )
+        or any(not n.training or n.momentum is None or n.eps != first.eps or n.synchronizes for n in own)
+        or not all(opens(n, BatchNormReLU, nn.Identity) for n in norms)
     ):
         return x, [norm(x) for norm in norms]
-    x, made, mean, var = shared.shared_batch_norm_relu(x, [n.weight for n in own], [n.bias for n in own], first.eps)
+    weights, biases = [n.weight for n in own], [n.bias for n in own]  # read once: they may be computed
+    averages = (v for n in own for v in (n.running_mean, n.running_var))
+    if not policy.supports_shared_batch_norm_relu(x, *weights, *biases, *averages):
+        return x, [norm(x) for norm in norms]
+    x, made, mean, var = shared.shared_batch_norm_relu(x, weights, biases, first.eps)
     count = x.numel() // x.shape[1]
     for norm in own:
         shared.update_averages_(
@@ -92,9 +151,10 @@ class Conv1x1(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        if policy.trains_with_pointwise(input, self.weight):
-            return pointwise.conv1x1(input, self.weight, self.bias)
-        return super().forward(input)
+        weight = self.weight  # read once: a parametrization computes it, and may change its state
+        if policy.trains_with_pointwise(input, weight):
+            return pointwise.conv1x1(input, weight, self.bias)
+        return self._conv_forward(input, weight, self.bias)
 
 
 class Conv3x3(nn.Conv2d):
@@ -108,9 +168,10 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        if policy.trains_with_winograd(input, self.weight):
-            return winograd.differentiable_conv3x3(input, self.weight, self.bias)
-        return super().forward(input)
+        weight = self.weight  # read once, see Conv1x1
+        if policy.trains_with_winograd(input, weight):
+            return winograd.differentiable_conv3x3(input, weight, self.bias)
+        return self._conv_forward(input, weight, self.bias)
 
 
 def convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..ops import canvas_of, fractional_max_pool_canvas, fractional_max_pool_pyramid, upsample_sum, upsample_sum_canvas
 from .checkpointing import Recomputing
-from .layers import BatchNormReLU, Conv1x1, norms_of
-from .residual import BNReLUConv, make_skip, run_skip, skip_norms
+from .layers import BatchNormReLU, Conv1x1, add_, folds, norms_of, opens
+from .residual import BNReLUConv, make_skip, opens_units_parts, run_skip, skip_norms
 
 POOL_WINDOWS = ("channel", "sample", "batch")
 
@@ -101,9 +101,10 @@ class PooledPyramid(nn.Module):
         self.filters = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(filters))
         self.expand = BNReLUConv(width * levels if concatenate else width, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
-        return self.after_norm(self.preactivation(x), self.draw(x))
+    def forward(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
+        """(N, inputs, H, W), windows (None draws them), to (N, outputs, H, W)."""
+        samples = self.draw(x) if samples is None else samples
+        return self.after_norm(self.preactivation(x), samples)
 
     @property
     def entry(self) -> nn.Module:
@@ -137,9 +138,8 @@ class PooledPyramid(nn.Module):
 
     def _on_canvas(self, x: Tensor, sizes: list[tuple[int, int]], samples: Tensor) -> Tensor:
         canvas, bn, size = canvas_of(sizes), self.bn[0], (x.shape[2], x.shape[3])
-        assert isinstance(bn, BatchNormReLU)
-        if bn.foldable:
-            scale, shift = bn.folded()
+        if folds(bn):
+            scale, shift = bn.folded()  # type: ignore[operator]
             pooled = fractional_max_pool_canvas(x, canvas, samples, scale=scale, shift=shift, relu=True)
         else:
             pooled = fractional_max_pool_canvas(bn(x), canvas, samples)
@@ -147,9 +147,8 @@ class PooledPyramid(nn.Module):
 
     @staticmethod
     def _pool(x: Tensor, bn: nn.Module, sizes: list[tuple[int, int]], samples: Tensor) -> list[Tensor]:
-        assert isinstance(bn, BatchNormReLU)
-        if bn.foldable:
-            scale, shift = bn.folded()
+        if folds(bn):
+            scale, shift = bn.folded()  # type: ignore[operator]
             return fractional_max_pool_pyramid(x, sizes, samples, scale=scale, shift=shift, relu=True)
         return fractional_max_pool_pyramid(bn(x), sizes, samples)
 
@@ -168,9 +167,9 @@ class DilatedPyramid(nn.Module):
         self.filters = nn.ModuleList(nn.Conv2d(width, width, 3, padding=c, dilation=c) for c in range(1, levels + 1))
         self.expand = BNReLUConv(width, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        return self.after_norm(self.reduce.bn(x), self.draw(x))
+        return self._levels(self.reduce(x))
 
     @property
     def entry(self) -> nn.Module:
@@ -183,12 +182,22 @@ class DilatedPyramid(nn.Module):
 
     def after_norm(self, x: Tensor, samples: Tensor | None) -> Tensor:
         """``forward`` of what ``entry`` made."""
-        x = self.bn(self.reduce.conv(x))
+        return self._levels(self.reduce.conv(x))
+
+    def _levels(self, x: Tensor) -> Tensor:
+        x = self.bn(x)
         first, *others = self.filters
         total = first(x)
         for dilated in others:
-            total += dilated(x)
+            total = add_(total, dilated(x), of=first)
         return self.expand(total)
+
+
+def _opens_pyramid(pyramid: nn.Module) -> bool:
+    """Whether a unit may run a pyramid's ``entry`` and ``after_norm`` without calling it, see `layers.opens`."""
+    if isinstance(pyramid, DilatedPyramid) and not opens(pyramid.reduce, BNReLUConv):
+        return False
+    return opens(pyramid, PooledPyramid, DilatedPyramid)
 
 
 class PyramidResidualModule(Recomputing):
@@ -254,13 +263,14 @@ class PyramidResidualModule(Recomputing):
         return self.recomputed(self._module, x, self.pyramid.draw(x))
 
     def _module(self, x: Tensor, samples: Tensor | None) -> Tensor:
+        if not (_opens_pyramid(self.pyramid) and opens_units_parts(self.reduce, self.skip)):
+            branches = add_(self.filter(self.reduce(x)), self.pyramid(x, samples), of=self.filter)
+            return add_(self.expand(branches), self.skip(x), of=self.expand)
         x, (first, second, *skip) = norms_of(x, [self.reduce.bn, self.pyramid.entry, *skip_norms(self.skip)])
-        # In-place additions: see ResidualUnit.
         branches = self.filter(self.reduce.conv(first))
-        branches += self.pyramid.after_norm(second, samples)
+        branches = add_(branches, self.pyramid.after_norm(second, samples), of=self.filter)
         y = self.expand(branches)
-        y += run_skip(self.skip, x, skip)
-        return y
+        return add_(y, run_skip(self.skip, x, skip), of=self.expand)
 
 
 class PyramidBranch(nn.Module):
@@ -298,7 +308,7 @@ class PyramidBranch(nn.Module):
         x = self.reduce(x)
         size = (x.shape[2], x.shape[3])
         sizes = level_sizes(size, self.levels)
-        if self.bn.foldable:
+        if folds(self.bn):
             scale, shift = self.bn.folded()
             maps = fractional_max_pool_pyramid(x, sizes, samples, scale=scale, shift=shift, relu=True)
         else:

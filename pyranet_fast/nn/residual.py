@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .checkpointing import Recomputing
-from .layers import BatchNormReLU, convolution, norms_of
+from .layers import BatchNormReLU, add_, convolution, norms_of, opens
 
 
 class BNReLUConv(nn.Module):
@@ -34,6 +34,11 @@ def make_skip(inputs: int, outputs: int, project: bool) -> nn.Module:
     because each identity addition adds the variances of its two terms.
     """
     return BNReLUConv(inputs, outputs) if project or inputs != outputs else nn.Identity()
+
+
+def opens_units_parts(reduce: nn.Module, skip: nn.Module) -> bool:
+    """Whether a unit may do what its ``reduce`` and ``skip`` do without calling them, see `layers.opens`."""
+    return opens(reduce, BNReLUConv) and opens(skip, BNReLUConv, nn.Identity)
 
 
 def skip_norms(skip: nn.Module) -> list[nn.Module]:
@@ -77,8 +82,8 @@ class ResidualUnit(Recomputing):
         return self.recomputed(self._unit, x)
 
     def _unit(self, x: Tensor) -> Tensor:
+        if not opens_units_parts(self.reduce, self.skip):
+            return add_(self.expand(self.filter(self.reduce(x))), self.skip(x), of=self.expand)
         x, (first, *skip) = norms_of(x, [self.reduce.bn, *skip_norms(self.skip)])
         y = self.expand(self.filter(self.reduce.conv(first)))
-        # Additions go into the fresh output of a convolution, which no backward needs: no new memory.
-        y += run_skip(self.skip, x, skip)
-        return y
+        return add_(y, run_skip(self.skip, x, skip), of=self.expand)

@@ -23,6 +23,7 @@ from ..data.crops import EpochBatchSampler
 from ..data.image_io import write_image
 from ..errors import UserError
 from ..models import classifier
+from ..nn.batch_statistics import synchronize_batch_norms_
 from ..nn.checkpointing import checkpoint_activations_
 from ..nn.init import initialize_
 from ..visualization import contact_sheet
@@ -78,6 +79,8 @@ class ClassificationTask:
             initialize_(model, config.init, torch.zeros(1, *self.data.images.shape[1:]))
         if config.activation_checkpointing:
             checkpoint_activations_(model)
+        if config.sync_batchnorm:
+            synchronize_batch_norms_(model)
         self.architecture = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)

@@ -15,7 +15,8 @@ from ..nn.init import INITIALIZERS
 
 TORCHRUN = (
     "torchrun --nproc-per-node=N -m pyranet_fast.train… trains by N processes, on CUDA one a GPU: each takes its share "
-    "of --batch-size, gradients are averaged, batch norms use the statistics of their own share."
+    "of --batch-size, gradients are averaged, batch norms use the statistics of their own share, or with "
+    "--sync-batchnorm those of the whole batch."
 )
 """What `--help` says about several processes."""
 
@@ -37,7 +38,6 @@ _SHARE = _Limits("a number in [0, 1] is accepted", lambda value: 0 <= value <= 1
 _BELOW_1 = _Limits("a number in [0, 1) is accepted", lambda value: 0 <= value < 1)
 _BETWEEN_0_AND_1 = _Limits("a number between 0 and 1 is accepted", lambda value: 0 < value < 1)
 _WORKERS = _Limits("-1 to 256 is accepted", lambda value: -1 <= value <= 256)
-_BATCH_NORM = _Limits("2 or more is accepted, for batch norm", lambda value: value >= 2)
 
 
 def _option(
@@ -108,6 +108,11 @@ class RunConfig:
         free=True,
     )
     compile: bool = _option(False, "torch.compile the network", free=True)
+    sync_batchnorm: bool = _option(
+        False,
+        "with several processes: batch norms use the statistics of the whole batch instead of their own share's, and "
+        "wait for each other at every norm",
+    )
 
     @property
     def cuda_graph(self) -> bool:
@@ -277,7 +282,7 @@ class ClassifierConfig(RunConfig):
         "wrn-28-10-pyramid",
         "wrn-DEPTH-WIDTH or resnext-DEPTH-CARDINALITYxWIDTHd, with or without -pyramid",
     )
-    batch_size: int = _option(128, "images a step, of all processes together", _BATCH_NORM)
+    batch_size: int = _option(128, "images a step, of all processes together", _COUNT)
     epochs: int = _option(0, "passes over the training set; 0: as published, 200 for wrn and 300 for resnext", _COUNT)
     lr: float = _option(0.1, "learning rate of SGD with Nesterov momentum", _POSITIVE)
     schedule: str = _option(

@@ -1,7 +1,8 @@
 """One training by several processes, one a GPU or a share of the CPU's cores, as torchrun starts them.
 
 Every process has the whole network and a share of each batch; their gradients are averaged. Norms use the statistics of
-their own share, as the published code's do, and the running statistics that are saved are those of the first process.
+their own share, as the published code's do, and the running statistics that are saved are those of the first process;
+or, by ``--sync-batchnorm``, they use those of the whole batch (`nn.synchronize_batch_norms_`).
 Without torchrun everything here is for one process and does nothing.
 """
 

@@ -28,6 +28,7 @@ from ..evaluation.evaluator import evaluate_pose
 from ..keypoints import Skeleton, resolve_skeleton
 from ..models import PyraNet
 from ..models.zoo import load_checkpoint, load_weights
+from ..nn.batch_statistics import synchronize_batch_norms_
 from ..nn.checkpointing import checkpoint_activations_
 from ..nn.init import initialize_
 from ..visualization import contact_sheet, draw_pose
@@ -75,6 +76,7 @@ class PoseTask:
         if config.cuda_graph and (device.type != "cuda" or distributed.world_size() > 1):
             got = f"{distributed.world_size()} processes" if distributed.world_size() > 1 else f"device {device}"
             raise UserError(f"--cuda-graph was given for {got}; one process on an NVIDIA GPU is accepted")
+        check_values_a_channel(config)
         augmentation = Augmentation(
             scale=config.scale_noise,
             rotation=config.rotation_noise,
@@ -279,6 +281,22 @@ def _difference(then: Skeleton, now: Skeleton) -> str:
     return f"{changed[0]} is one of them only {'then' if changed[0] in pairs(then) else 'now'}"
 
 
+def check_values_a_channel(config: PoseConfig) -> None:
+    """UserError where a batch norm would see one value a channel: one sample whose innermost maps have one pixel."""
+    processes = 1 if config.sync_batchnorm else distributed.world_size()
+    size = min(config.input_size, config.early_size or config.input_size)
+    if config.batch_size // processes > 1 or size // (4 * 2**config.depth) > 1:
+        return
+    share = f" for {processes} processes, 1 for each" if processes > 1 else ""
+    others = ", --sync-batchnorm" if processes > 1 else ""
+    flag = "--input-size" if size == config.input_size else "--early-size"
+    raise UserError(
+        f"--batch-size is {config.batch_size}{share}; with {flag} {size} and --depth {config.depth} the innermost maps "
+        f"have one pixel, and a batch norm needs two values a channel: {2 * processes} or more is accepted, a larger "
+        f"{flag}, a smaller --depth{others}"
+    )
+
+
 def prepare_people(people: PeopleSource, config: PoseConfig, augmentation: Augmentation | None) -> PeopleSource:
     """The people that can be read where ``--on-error`` says so, with their pictures in memory where ``--cache`` does.
 
@@ -320,6 +338,8 @@ def initial_network(config: PoseConfig, skeleton: Skeleton) -> PyraNet:
         load_weights(model, start.weights, config.weights)
     if config.activation_checkpointing:
         checkpoint_activations_(model)
+    if config.sync_batchnorm:
+        synchronize_batch_norms_(model)
     return model
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyranet_fast as pf
 from pyranet_fast import train
@@ -113,7 +113,7 @@ def test_predictions_by_graphs(backend: str, precision: str, recordings: Callabl
     torch.manual_seed(0)
     model = pf.models.PyraNet(2, 5, features=64, depth=2)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, pf.nn.BatchNormReLU):
             module.running_mean.normal_(0, 0.5)
     with pf.ops.backend(backend):
         plain = pf.models.optimize_for_inference(model.cuda(), precision)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import pyranet_fast as pf
 from pyranet_fast.models import classifier, complexity, resnext, wide_resnet
-from pyranet_fast.nn import PyramidBranch, level_sizes
+from pyranet_fast.nn import BatchNormReLU, PyramidBranch, level_sizes
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_branch_is_what_the_paper_describes() -> None:
         torch.nn.init.normal_(bn.running_mean)
     assert all(m.bias is None for m in branch.modules() if isinstance(m, torch.nn.Conv2d))
 
-    def norm(bn: torch.nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    def norm(bn: BatchNormReLU, x: torch.Tensor) -> torch.Tensor:
         return F.relu(F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias))
 
     x = torch.randn(2, 6, 32, 32)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyranet_fast import ops
 from pyranet_fast.models import VARIANTS, PyraNet, optimize_for_inference, wide_resnet
+from pyranet_fast.nn import BatchNormReLU
 
 native = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
 
@@ -19,7 +20,7 @@ def trained(**options: object) -> PyraNet:
     torch.manual_seed(0)
     model = PyraNet(**{"stacks": 2, "joints": 5, "features": 36, "depth": 2, "levels": 3, **options})
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BatchNormReLU):
             nn.init.uniform_(module.weight, -0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.3)
             module.running_mean.normal_(0, 0.5)

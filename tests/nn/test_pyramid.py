@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyranet_fast.nn import PYRAMID_VARIANTS, BNReLUConv, PyramidResidualModule, ResidualUnit
+from pyranet_fast.nn import PYRAMID_VARIANTS, BatchNormReLU, BNReLUConv, PyramidResidualModule, ResidualUnit
 from pyranet_fast.nn.pyramid import PooledPyramid
 
 SIZES = [(13, 10), (11, 8), (9, 7), (8, 6)]  # of 16 x 12 at C = 4
@@ -15,7 +15,7 @@ def module(**options) -> PyramidResidualModule:
     unit = PyramidResidualModule(8, 12, base_width=3, **options)
     with torch.no_grad():
         for bn in unit.modules():
-            if isinstance(bn, nn.BatchNorm2d):
+            if isinstance(bn, BatchNormReLU):
                 bn.weight.uniform_(0.5, 1.5)
                 bn.bias.uniform_(-0.5, 0.5)
                 bn.running_mean.uniform_(-0.5, 0.5)
@@ -23,12 +23,12 @@ def module(**options) -> PyramidResidualModule:
     return unit
 
 
-def bn_relu(bn: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+def bn_relu(bn: BatchNormReLU, x: torch.Tensor) -> torch.Tensor:
     return F.relu(F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias))
 
 
 def bn_relu_conv(unit: BNReLUConv, x: torch.Tensor) -> torch.Tensor:
-    x = bn_relu(unit.bn, x) if isinstance(unit.bn, nn.BatchNorm2d) else x
+    x = bn_relu(unit.bn, x) if isinstance(unit.bn, BatchNormReLU) else x
     return F.conv2d(x, unit.conv.weight, unit.conv.bias, padding=unit.conv.kernel_size[0] // 2)
 
 
@@ -36,7 +36,7 @@ def equation_two(unit: PyramidResidualModule, x: torch.Tensor, variant: str) -> 
     """The evaluation of a pooled variant, spelled with PyTorch's own functions."""
     pyramid = unit.pyramid
     assert isinstance(pyramid, PooledPyramid)
-    start = bn_relu(pyramid.preactivation, x) if isinstance(pyramid.preactivation, nn.BatchNorm2d) else x
+    start = bn_relu(pyramid.preactivation, x) if isinstance(pyramid.preactivation, BatchNormReLU) else x
     levels = []
     for c, size in enumerate(SIZES):
         entry = c if variant == "A" else 0

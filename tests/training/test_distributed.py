@@ -168,6 +168,38 @@ def test_the_gradient_is_the_mean_of_both_halves(root: Path, finished: tuple[Pat
             assert torch.equal(gradient, (halves[0][name] + halves[1][name]) / 2), name
 
 
+def test_synchronized_norms_make_of_shares_what_one_process_makes_of_the_batch(root: Path, tmp_path: Path) -> None:
+    output, alone = tmp_path / "run", tmp_path / "alone"
+    values = {**options(root, output), "variant": "plain", "max_steps": 1, "ema": 0}  # without windows, all is the same
+    torchrun(root, "train", [*flags(values), "--sync-batchnorm"], {0})
+    first, second = records(output)
+    task = PoseTask(PoseConfig(**{**values, "output": str(alone), "sync_batchnorm": True}), torch.device("cpu"))
+    task.model.train()
+    task.loss(next(task.batches(0, 1)))[0].backward()
+    for name, parameter in task.model.named_parameters():
+        assert torch.equal(first["gradients"][name], second["gradients"][name])
+        assert parameter.grad is not None
+        scale = parameter.grad.abs().max().item()
+        torch.testing.assert_close(first["gradients"][name], parameter.grad, rtol=1e-3, atol=1e-3 * scale + 1e-6)
+    saved = load_checkpoint(output / "last.pt").weights
+    for name, buffer in task.model.named_buffers():
+        torch.testing.assert_close(saved[name], buffer, rtol=1e-4, atol=1e-5)
+
+    apart = {**values, "resume": output / "last.pt", "output": alone}
+    with pytest.raises(UserError, match=r"other settings \(--sync-batchnorm True there, False here\)"):
+        train.main(flags(apart))
+
+
+def test_a_person_a_process_with_innermost_maps_of_one_pixel(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    values = {**options(root, output), "batch_size": 2, "input_size": 16, "depth": 2, "max_steps": 2}
+    _, text = torchrun(root, "train", [*flags(values), "--sync-batchnorm"], {0})
+    assert all(t.isfinite().all() for t in load_checkpoint(output / "last.pt").weights.values())
+    _, text = torchrun(root, "train", flags({**values, "output": tmp_path / "apart"}), {1})
+    assert "--batch-size is 2 for 2 processes, 1 for each; with --input-size 16 and --depth 2 the innermost" in text
+    assert "4 or more is accepted, a larger --input-size, a smaller --depth, --sync-batchnorm" in text
+
+
 def test_ctrl_c_stops_all_and_both_or_one_go_on(root: Path, finished: tuple[Path, str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     _, text = torchrun(root, "train", flags(options(root, output)), {1, 130}, STOP="2")
@@ -206,6 +238,7 @@ def test_parts_of_a_batch_make_it_up_for_any_number_of_processes() -> None:
     ("size", "device", "batch", "sentence"),
     [
         ("2", "cpu", 5, "--batch-size is 5 for 2 processes, which cannot share it out evenly; a multiple of 2 is"),
+        ("2", "cpu", 1, "--batch-size is 1 for 2 processes, which cannot share it out evenly; a multiple of 2 is"),
         ("2", "cuda:1", 4, "--device is 'cuda:1'; with several processes auto, cpu and cuda are accepted"),
         ("two", "cpu", 4, "WORLD_SIZE and LOCAL_RANK have to be whole numbers"),
     ],

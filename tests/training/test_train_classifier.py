@@ -107,6 +107,13 @@ def test_resnext_bf16_and_no_augmentation(tmp_path: Path) -> None:
     assert settings["schedule"] == "resnext"
 
 
+def test_batches_of_one_image(tmp_path: Path) -> None:
+    """Statistics of its pixels are enough: 8x8 on the innermost maps."""
+    trained = finish(tmp_path, "--batch-size", "1", "--max-steps", "2", "--model", "wrn-10-1-pyramid")
+    assert all(t.isfinite().all() for t in trained.values())
+    assert {int(t) for name, t in trained.items() if name.endswith("num_batches_tracked")} == {2}
+
+
 def test_published_recipes_are_the_defaults() -> None:
     wide, grouped = ClassifierConfig(), ClassifierConfig(model="resnext-29-8x64d-pyramid")
     assert (wide.epochs, wide.batch_size, wide.lr, wide.weight_decay, wide.schedule) == (200, 128, 0.1, 5e-4, "wrn")
@@ -161,7 +168,7 @@ def test_checkpoints_of_classifiers_and_of_poses_are_told_apart(tmp_path: Path, 
         (["--model", "vgg-16"], "model is 'vgg-16'; accepted are wrn-DEPTH-WIDTH"),
         (["--model", "wrn-27-10"], "depth is 27; 6 n + 4"),
         (["--batch-size", "500"], "--batch-size is 500, more than the 240 training images"),
-        (["--batch-size", "1"], "--batch-size is 1; 2 or more"),
+        (["--batch-size", "0"], "--batch-size is 0; a whole number above 0"),
         (["--epochs", "-1"], "--epochs is -1"),
         (["--max-steps", "0"], "--max-steps is 0"),
         (["--lr", "nan"], "--lr is nan"),

@@ -225,6 +225,24 @@ def test_checkpoints_from_before_the_american_spelling_resume(
     assert "--color-noise 0.2 there, 0.3 here" in failure(capsys, [*flags, "--colour-noise", "0.3"])
 
 
+@pytest.mark.parametrize("variant", ["plain", "B*"])
+def test_batches_of_one_person(root: Path, tmp_path: Path, variant: str, capsys: pytest.CaptureFixture) -> None:
+    """Statistics of the pixels of one sample are enough, unless the innermost maps have only one."""
+    flags = arguments(root, tmp_path, "--batch-size", "1", "--max-steps", "2", "--ema", "0", "--variant", variant)
+    flags += ["--input-size", "32", "--depth", "2"]
+    assert cli.run(train.main, flags) == 0
+    trained = weights(tmp_path)
+    assert all(t.isfinite().all() for t in trained.values())
+    assert {int(t) for name, t in trained.items() if name.endswith("num_batches_tracked")} == {2}
+    capsys.readouterr()
+    for more, flag in ((("--input-size", "16"), "--input-size"), (("--early-size", "16"), "--early-size")):
+        assert cli.run(train.main, [*flags, *more, "--resume", "none"]) == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1] == (
+            f"error: --batch-size is 1; with {flag} 16 and --depth 2 the innermost maps have one pixel, and a batch "
+            f"norm needs two values a channel: 2 or more is accepted, a larger {flag}, a smaller --depth"
+        )
+
+
 @pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_corrupt_image_is_named_and_left_out_only_if_asked(

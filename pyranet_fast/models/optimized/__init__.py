@@ -70,7 +70,7 @@ class InferencePyraNet(nn.Module):
     def __init__(self, model: PyraNet, precision: str) -> None:
         super().__init__()
         dtype = PRECISIONS[precision]
-        self.precision, self.multiple, self._config = precision, model.multiple, model.config
+        self.multiple, self._config = model.multiple, model.config
         self.conv = FoldedConv(*fold(model.stem.conv, model.stem.bn), model.stem.conv, dtype, relu=True)
         self.unit1 = FoldedUnit(model.stem.unit1, dtype)  # type: ignore[arg-type]
         self.unit2 = FoldedUnit(model.stem.unit2, dtype)  # type: ignore[arg-type]
@@ -83,11 +83,17 @@ class InferencePyraNet(nn.Module):
         """As `PyraNet.config`."""
         return dict(self._config)
 
+    @property
+    def precision(self) -> str:
+        """Of weights and maps: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"fp64"`` after ``.double()``."""
+        names = {dtype: name for name, dtype in PRECISIONS.items()}
+        return names.get(self.conv.weight.dtype, "fp64")
+
     @torch.no_grad()
     def forward(self, image: Tensor) -> list[Tensor]:
-        """As `PyraNet.forward`; the maps are float32."""
+        """As `PyraNet.forward`, for an image of any precision; the maps are float32."""
         check_image(image, self.multiple)
-        x = image.to(dtype=PRECISIONS[self.precision], memory_format=torch.channels_last)
+        x = image.to(dtype=self.conv.weight.dtype, memory_format=torch.channels_last)
         x = self.unit3(self.unit2(self.unit1(self.conv(x)), pool=True))
         scores = []
         for stack in self.stacks:
@@ -115,7 +121,8 @@ def optimize_for_inference(
 
     Args:
         model: on any device; it is not changed. Its running statistics are taken as they are.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of weights and maps. Folding is done in float64.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of weights and maps. Folding is done in float64. ``.half()``
+            and its like change it afterwards.
         graph: launch the kernels as one CUDA graph for each shape of input, see `GraphedInference`; images then have
             to be on a CUDA device, and so does the module.
 
@@ -123,10 +130,17 @@ def optimize_for_inference(
         A module that is called as the model is, and returns the scores of all stacks in float32.
 
     Raises:
-        TypeError, ValueError: another model, or another precision.
+        TypeError, ValueError: another model, one with forward hooks or with norms of another kind, or another
+            precision.
     """
     if not isinstance(model, PyraNet):
         raise TypeError(f"model is a {type(model).__name__}; a PyraNet is accepted")
+    hooked = [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    if hooked:
+        raise ValueError(
+            f"model has a forward hook on {hooked[0] or 'itself'}, which its folded copy would not run; one without is "
+            "accepted: remove it first"
+        )
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))}")
     training = {module: module.training for module in model.modules()}

@@ -22,7 +22,14 @@ from ...ops.cpu import fused_pointwise, policy, pooled_pyramid, winograd
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def fold(conv: nn.Conv2d, bn: BatchNormReLU | None = None, *, shift_share: float = 1.0) -> tuple[Tensor, Tensor]:
+def norm_of(norm: nn.Module) -> BatchNormReLU:
+    """The norm itself; TypeError where it has been replaced by one that does something else."""
+    if not isinstance(norm, BatchNormReLU):
+        raise TypeError(f"model has a {type(norm).__name__} for a norm; a BatchNormReLU is accepted")
+    return norm
+
+
+def fold(conv: nn.Conv2d, bn: nn.Module | None = None, *, shift_share: float = 1.0) -> tuple[Tensor, Tensor]:
     """Weight and bias, in float64, of a convolution followed by a batch norm with fixed statistics.
 
     Args:
@@ -35,7 +42,7 @@ def fold(conv: nn.Conv2d, bn: BatchNormReLU | None = None, *, shift_share: float
     if conv.bias is not None:
         bias = conv.bias.detach().double()
     if bn is not None:
-        scale, shift = (v.detach().double() for v in bn.folded())
+        scale, shift = (v.detach().double() for v in norm_of(bn).folded())
         weight, bias = weight * scale[:, None, None, None], bias * scale + shift * shift_share
     return weight, bias
 
@@ -136,19 +143,21 @@ class Entry(nn.Module):
     def __init__(self, norms: Sequence[nn.Module], convs: Sequence[FoldedConv], *, keep: bool) -> None:
         super().__init__()
         # Branches that share a norm (variant A's levels) share its result.
-        distinct = [norm for norm in dict.fromkeys(norms) if isinstance(norm, BatchNormReLU)]
+        distinct = [norm_of(norm) for norm in dict.fromkeys(norms) if not isinstance(norm, nn.Identity)]
         folded = [norm.folded() for norm in distinct]
         self.places = [distinct.index(norm) if norm in distinct else -1 for norm in norms]
         self.keep = keep
         self.convs = nn.ModuleList(convs)
-        self.register_buffer("scale", torch.stack([s.detach() for s, _ in folded]) if folded else torch.empty(0, 0))
-        self.register_buffer("shift", torch.stack([t.detach() for _, t in folded]) if folded else torch.empty(0, 0))
+        scales, shifts = ([pair[i].detach().float() for pair in folded] for i in (0, 1))  # networks in float64 too
+        self.register_buffer("scale", torch.stack(scales) if folded else torch.empty(0, 0, dtype=torch.float32))
+        self.register_buffer("shift", torch.stack(shifts) if folded else torch.empty(0, 0, dtype=torch.float32))
         self._fused: fused_pointwise.PrepackedBranches | None = None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        exact = self.scale, self.shift
         super()._apply(fn, recurse)
         wide = torch.promote_types(self.scale.dtype, torch.float32)  # the operator's precision, whatever .to() said
-        self.scale, self.shift = self.scale.to(wide), self.shift.to(wide)
+        self.scale, self.shift = (v.to(self.scale.device, wide) for v in exact)
         self._fused = None
         return self
 
@@ -178,8 +187,7 @@ class Entry(nn.Module):
 
 
 def _after(unit: BNReLUConv) -> BatchNormReLU:
-    assert isinstance(unit.bn, BatchNormReLU)
-    return unit.bn
+    return norm_of(unit.bn)
 
 
 def _conv(module: nn.Module) -> nn.Conv2d:
@@ -194,7 +202,7 @@ class FoldedPooledPyramid(nn.Module):
         super().__init__()
         self.levels, self.windows, self.concatenate = pyramid.levels, pyramid.windows, pyramid.concatenate
         self.reduce = [
-            FoldedConv(*fold(_conv(conv), cast(BatchNormReLU, bn)), _conv(conv), dtype, relu=True)
+            FoldedConv(*fold(_conv(conv), bn), _conv(conv), dtype, relu=True)
             for conv, bn in zip(pyramid.reduce, pyramid.bn, strict=True)
         ]  # run by the unit's Entry
         after, levels = _after(pyramid.expand), pyramid.levels
