@@ -26,6 +26,7 @@ from .ops import dispatch
 SWITCHES = {
     "PYRANET_FAST_BACKEND": "reference, native or triton for every operator",
     "PYRANET_FAST_CPU_ISA": "baseline or avx2: never above what the CPU has",
+    "PYRANET_FAST_PRECISION": "fp32 or bf16: what --precision auto means, instead of measuring",
     "OMP_NUM_THREADS": "threads of torch and of the kernels",
 }
 # One operator, one module of its name in ops/; the other public names of ops choose and list backends.

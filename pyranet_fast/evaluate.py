@@ -18,7 +18,7 @@ from .cli import keep_pages
 from .data import PeopleSource, Subset, open_dataset
 from .data.dataset import digest_of_people
 from .data.left_out import missing_images
-from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose
+from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose, precision_of
 from .evaluation.oks import oks_precision, oks_unavailable
 from .evaluation.prediction_reader import read_pair, score_pair
 from .evaluation.report import (
@@ -165,14 +165,18 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     people = _people_for(parser, arguments, resolve_skeleton(checkpoint.skeleton))
     if "mpii" in formats:
         mpii_numbers(people)  # fails now, not after hours
+    output = output_folder(arguments.output)
+    part = output / "evaluation.part"
     model = build_model(checkpoint, file)
     pictures = arguments.batch_size * (2 if arguments.flip else 1)
-    precision, choice = resolve_precision(model, device, arguments.precision, checkpoint.input_size, pictures)
+    asked = arguments.precision
+    if asked == AUTO and arguments.resume == "auto":
+        asked = precision_of(part) or AUTO
+    precision, choice = resolve_precision(model, device, asked, checkpoint.input_size, pictures)
     if choice is not None:
         logger.info(f"precision auto: {choice}")
     model, autocast = prepare_model(model, device, precision)
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
-    output = output_folder(arguments.output)
     settings: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint or file.stem),
         "dataset": arguments.dataset,
@@ -187,7 +191,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     state = EvaluationState(
         len(people),
         len(people.skeleton),
-        output / "evaluation.part",
+        part,
         identity,
         resume=arguments.resume == "auto",
     )

@@ -12,6 +12,9 @@ if not torch.cuda.is_available():
     # Triton's kernels run in its interpreter then, on the CPU; Triton looks when it is imported, so this comes first.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# One precision for all tests, so that runs can be compared; what is measured otherwise has tests of its own.
+os.environ.setdefault("PYRANET_FAST_PRECISION", "fp32")
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

@@ -124,6 +124,16 @@ class EvaluationState:
             self.path.unlink(missing_ok=True)
 
 
+def precision_of(path: Path) -> str | None:
+    """The precision of an interrupted evaluation, or None where there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = json.loads(str(file["what"])).get("precision")
+            return found if isinstance(found, str) else None
+    except Exception:  # none, or damaged: whoever opens it says so
+        return None
+
+
 def _difference(before: str, now: str) -> str:
     """In what two descriptions of an evaluation differ."""
     then, here = json.loads(before), json.loads(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..errors import UserError
+
+SWITCH = "PYRANET_FAST_PRECISION"
+"""Variable of the environment: what auto means, ``"fp32"`` or ``"bf16"``, instead of measuring."""
 AUTO = "auto"
 CHOICES = (AUTO, "fp32", "bf16")
 """What ``--precision`` takes. float16 is not among them: its range is too small to train in."""
@@ -26,8 +31,8 @@ class Choice:
 
     Attributes:
         precision: ``"fp32"`` or ``"bf16"``.
-        seconds: the times it was chosen by, of both precisions.
-        what: what took them.
+        seconds: the times it was chosen by, of both precisions; empty where nothing was measured.
+        what: what took them, or the reason.
     """
 
     precision: str
@@ -35,6 +40,8 @@ class Choice:
     what: str
 
     def __str__(self) -> str:
+        if not self.seconds:
+            return f"{NAMES[self.precision]}, since {self.what}"
         shown = " and ".join(f"{1000 * seconds:.3g} ms in {NAMES[name]}" for name, seconds in self.seconds.items())
         return f"{NAMES[self.precision]}, since {self.what} takes {shown}"
 
@@ -63,8 +70,15 @@ def choose_precision(
         batch: samples a pass has in earnest; fewer are timed where the network is slow.
         what: what is timed, such as ``"a step"``, for the reason given.
         device: where the network is.
+
+    Raises:
+        UserError: the variable ``PYRANET_FAST_PRECISION`` has another value than ``fp32`` and ``bf16``.
     """
     where = torch.device(device)
+    if asked := os.environ.get(SWITCH):
+        if asked not in NAMES:
+            raise UserError(f"{SWITCH} is {asked!r}; {' and '.join(NAMES)} are accepted")
+        return Choice(asked, {}, f"{SWITCH} is {asked}")
     first = fast_precision(where)
     if first.precision == "fp32":  # no network of them gains
         return first

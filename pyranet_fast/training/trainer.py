@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..models.optimized.graphs import CudaCapture
 from ..models.precision import AUTO, choose_precision
 from ..models.zoo import LAST, load_checkpoint, load_weights
+from ..nn.batch_statistics import synchronize_batch_norms_
 from . import distributed
 from .config import RunConfig
 from .logging import Meter, RunLog, peak_megabytes
@@ -343,6 +344,7 @@ def trial(task: Task) -> Iterator[Callable[[str, int], None]]:
     """Inside, steps of a precision and a number of samples can be timed; nothing of them stays in the network."""
     config, model = task.config, task.model
     task.model = copy.deepcopy(model).train()
+    synchronize_batch_norms_(task.model, False)  # the other processes make no such steps
 
     def attempt(precision: str, samples: int) -> None:
         task.config = replace(config, precision=precision)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from pyranet_fast import cli, evaluate, predict, train, train_classifier
 from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data import COCOSource
+from pyranet_fast.evaluation import evaluator
 from pyranet_fast.inference.predictor import Predictor
 from pyranet_fast.models import PyraNet, precision
 from pyranet_fast.models.precision import Choice, choose_precision, fast_precision
 from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.training import trainer
 from tests.data.coco_people import dogs, write
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    monkeypatch.delenv(precision.SWITCH, raising=False)
+
 
 TINY = [
     "--stacks", "1", "--features", "8", "--depth", "1", "--base-width", "2", "--input-size", "32", "--batch-size", "4",
@@ -144,3 +153,36 @@ def test_the_predictor_takes_it_when_asked(root, monkeypatch, tmp_path):
     assert Predictor(checkpoint, "cpu").precision == "fp32"
     with pytest.raises(ValueError, match="precision is 'fp16'; accepted are 'auto', 'fp32', 'bf16' and None"):
         Predictor(checkpoint, "cpu", precision="fp16")
+
+
+def test_a_variable_says_what_auto_is(root, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "fast_precision", lambda device: pytest.fail("nothing is measured"))
+    monkeypatch.setenv(precision.SWITCH, "bf16")
+    assert cli.run(train.main, flags(root, "--max-steps", "1")) == 0
+    assert "precision auto: bfloat16, since PYRANET_FAST_PRECISION is bf16\n" in capsys.readouterr().err
+    assert load_checkpoint(root / "out" / "last.pt").training["settings"]["precision"] == "bf16"
+    monkeypatch.setenv(precision.SWITCH, "fp16")
+    assert cli.run(train.main, flags(root, "--output", str(root / "b"))) == cli.BAD_INPUT
+    assert "PYRANET_FAST_PRECISION is 'fp16'; fp32 and bf16 are accepted" in capsys.readouterr().err
+
+
+def test_an_interrupted_evaluation_keeps_its_precision(root, tmp_path, monkeypatch, capsys):
+    assert cli.run(train.main, flags(root, "--precision", "fp32")) == 0
+    people = ["--dataset", "coco:dogs.json,val.json", "--root", str(root), "--output", str(tmp_path / "e")]
+    command = ["--checkpoint", str(root / "out" / "last.pt"), *people, "--batch-size", "2"]
+    maps, calls = evaluator.score_maps, []
+
+    def stop(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return maps(*arguments, **options)
+
+    monkeypatch.setattr(evaluator, "score_maps", stop)
+    monkeypatch.setenv(precision.SWITCH, "bf16")
+    assert cli.run(evaluate.main, command) == cli.INTERRUPTED
+    monkeypatch.setenv(precision.SWITCH, "fp32")
+    assert cli.run(evaluate.main, command) == 0
+    assert "2 of 4 people were done before" in capsys.readouterr().err
+    settings = json.loads((tmp_path / "e" / "metrics.json").read_text())["settings"]
+    assert settings["precision"] == "bf16"
