@@ -242,7 +242,7 @@ def _batched_pool(
 ) -> tuple[Any, Any]:
     axis = batch_axis(scale, shift)
     maps = fold(x, dims[0], size, axis)
-    samples = fold_windows(samples, dims[1], size, axis, maps.shape[axis] // max(size, 1))
+    samples = fold_windows(samples, dims[1], size, axis, maps.shape[axis] // size)
     vectors = (None if v is None else fold(v, d, size) for v, d in ((scale, dims[5]), (shift, dims[6])))
     whole, positions = operator(maps, samples, places, height, width, *vectors, relu, with_positions)
     if not with_positions:

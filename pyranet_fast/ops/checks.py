@@ -87,12 +87,12 @@ def check_joints_dim(joints: Tensor) -> None:
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last where x is dense NHWC and not also dense NCHW; the kernels' outputs follow it."""
-    if x.dim() != 4 or x.is_contiguous() or _is_vmapped(x):
+    if x.dim() != 4 or x.is_contiguous() or is_vmapped(x):
         return torch.contiguous_format
     return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
-def _is_vmapped(x: Tensor) -> bool:
+def is_vmapped(x: Tensor) -> bool:
     """Whether a tensor hides a dimension of torch.vmap, so that it has no memory format to ask for."""
     return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(x)
 

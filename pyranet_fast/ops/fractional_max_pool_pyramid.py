@@ -286,7 +286,7 @@ def _batched(
 ) -> tuple[Any, Any]:
     axis = batch_axis(scale, shift)
     maps = fold(x, dims[0], size, axis)
-    samples = fold_windows(samples, dims[1], size, axis, maps.shape[axis] // max(size, 1))
+    samples = fold_windows(samples, dims[1], size, axis, maps.shape[axis] // size)
     vectors = (None if v is None else fold(v, d, size) for v, d in ((scale, dims[3]), (shift, dims[4])))
     values, positions = operator(maps, samples, output_sizes, *vectors, relu, with_positions)
     values = [unfold(v, size, axis) for v in values]
@@ -308,7 +308,7 @@ def _batched_backward(
     axis = batch_axis(scale, shift)
     grads = [fold(grad, d, size, axis) for grad, d in zip(grads, dims[0], strict=True)]
     positions = fold(positions, dims[1], size, axis)
-    samples = fold_windows(samples, dims[2], size, axis, positions.shape[axis] // max(size, 1))
+    samples = fold_windows(samples, dims[2], size, axis, positions.shape[axis] // size)
     x = None if x is None else fold(x, dims[3], size, axis)
     vectors = (None if v is None else fold(v, d, size) for v, d in ((scale, dims[4]), (shift, dims[5])))
     grad_x, *of_vectors = operator(grads, positions, samples, x, *vectors, relu)

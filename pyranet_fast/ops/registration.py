@@ -300,14 +300,14 @@ def _dual(result: Tensor, tangent: Tensor | None) -> Tensor:
 
 
 def fold(x: Tensor, dim: int | None, size: int, axis: int = 0) -> Tensor:
-    """The vmapped dimension, or that many times the same, as the outer part of an axis: vmapped index times axis."""
+    """The vmapped dimension, or ``size`` times the same, as the outer part of an axis."""
     first = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
     return first.movedim(0, axis).flatten(axis, axis + 1)
 
 
 def unfold(x: Tensor, size: int, axis: int = 0) -> Tensor:
     """What `fold` did, undone: the vmapped dimension comes first."""
-    return x.unflatten(axis, (size, x.shape[axis] // size if size else 0)).movedim(axis, 0)
+    return x.unflatten(axis, (size, x.shape[axis] // size)).movedim(axis, 0)
 
 
 def folded(axes: Mapping[str, int], results: Any = 0) -> BatchRule:
@@ -348,7 +348,7 @@ def one_by_one(operator: Any, size: int, dims: Sequence[Any], *arguments: Any) -
     def at(x: Any, dim: int | None, i: int) -> Any:
         if dim is None:
             return x
-        return x.select(dim, i) if size else x.movedim(dim, 0).sum(0)  # of nothing, for the shape of the results
+        return x.select(dim, i) if size else x.new_zeros(x.movedim(dim, 0).shape[1:])  # for the shape of the results
 
     made = [operator(*_map(lambda x, d, i=i: at(x, d, i), arguments, tuple(dims))) for i in range(max(size, 1))]
     if not schema.returns:
@@ -358,6 +358,7 @@ def one_by_one(operator: Any, size: int, dims: Sequence[Any], *arguments: Any) -
 
 def _register_batched(operator: Any, rule: BatchRule, library: torch.library.Library) -> None:
     def batched(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        return rule(operator, info.batch_size, dims, *arguments)
+        size = info.batch_size
+        return (rule if size else one_by_one)(operator, size, dims, *arguments)
 
     torch.library.register_vmap(operator._schema.name, batched, lib=library)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.hourglass import Hourglass
+from ...ops.checks import is_vmapped
 from ..pyranet import PyraNet, Stack, check_image
 from .folding import PRECISIONS, Entry, FoldedConv, FoldedUnit, fold
 from .graphs import GraphedInference
@@ -87,7 +88,9 @@ class InferencePyraNet(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """As `PyraNet.forward`; the maps are float32."""
         check_image(image, self.multiple)
-        x = image.to(dtype=PRECISIONS[self.precision], memory_format=torch.channels_last)
+        x = image.to(dtype=PRECISIONS[self.precision])
+        if not is_vmapped(x):
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.unit3(self.unit2(self.unit1(self.conv(x)), pool=True))
         scores = []
         for stack in self.stacks:
