@@ -169,6 +169,8 @@ def _forward_mode(ops: Any, operator: Any, given: _Derivatives) -> Callable[[tup
     def forward_mode(arguments: tuple[Any, ...]) -> Any:
         if not given.linear and given.composite is None:
             raise _no_derivative(_name(operator))
+        if given.composite is not None and torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            return given.composite(ops, *arguments)  # whose backward has tangents too: the kernels' saves values alone
         results = operator(*_map(_primal, arguments))
         if given.composite is None:
             moved = operator(*(_map(_tangent, a) if moves else a for moves, a in zip(linear, arguments, strict=True)))

@@ -114,7 +114,8 @@ def optimize_for_inference(
 
     Batch norms are folded into convolutions, those at the entry of a unit are made in one pass with the addition
     before them, ReLUs and additions happen where convolutions write, weights lie as oneDNN wants them, maps are
-    channels_last. No compiler runs; the first call packs the weights.
+    channels_last. No compiler runs; the first call packs the weights. It can be exported and compiled, and torch.func
+    and forward-mode AD work, by PyTorch's own convolutions then.
 
     Args:
         model: on any device; it is not changed. Its running statistics are taken as they are.

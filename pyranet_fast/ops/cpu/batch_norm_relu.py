@@ -44,7 +44,7 @@ class _Shared(torch.autograd.Function):
         weight, bias = torch.stack(parameters[:count]), torch.stack(parameters[count:])
         operator = torch.ops.pyranet_fast.shared_batch_norm_relu
         outputs, mean, var = without_gradient(operator, x, weight, bias, eps)
-        ctx.save_for_backward(x, weight, bias, mean, var)
+        ctx.save_for_backward(x, weight, bias, mean, var, *parameters)
         ctx.eps = eps
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, var)
@@ -52,10 +52,11 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, extra: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, var = ctx.saved_tensors
+        x, weight, bias, mean, var, *parameters = ctx.saved_tensors
         count = len(weight)
         if torch.is_grad_enabled():  # to be differentiated again
-            return _differentiable_backward(ctx.eps, extra, grads[:count], x, weight, bias)
+            weights, biases = parameters[:count], parameters[count:]
+            return _differentiable_backward(ctx.eps, extra, grads[:count], x, weights, biases)
         given = [x.new_empty(0) if g is None else g for g in grads[:count]]
         operator = torch.ops.pyranet_fast.shared_batch_norm_relu_backward
         gx, gw, gb = without_gradient(operator, given, extra, x, weight, bias, mean, var, ctx.eps)
@@ -67,11 +68,11 @@ def _differentiable_backward(
     extra: Tensor | None,
     grads: Sequence[Tensor | None],
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
 ) -> tuple[Tensor | None, ...]:
     total, of_weights, of_biases = extra, [], []
-    for grad, scale, shift in zip(grads, weight, bias, strict=True):
+    for grad, scale, shift in zip(grads, weights, biases, strict=True):
         of_x, of_weight, of_bias = None, torch.zeros_like(scale), torch.zeros_like(shift)
         if grad is not None:
             of_x, of_weight, of_bias = reference.batch_norm_relu_backward(grad, x, scale, shift, eps)
