@@ -5,9 +5,9 @@
 
 STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   // output_sizes is flat: (h_0, w_0, h_1, w_1, ...). positions (uint8, shape and layout of x; without elements
-  // unless with_positions) says for the 2x2 window that starts at a pixel which element is its maximum:
-  // 2 * row + column. It serves all levels, since every level's windows are among these; entries of the last row
-  // and column are 0. The backward needs x only for scale, shift and relu.
+  // unless with_positions, or a gradient is recorded) says for the 2x2 window that starts at a pixel which element is
+  // its maximum: 2 * row + column. It serves all levels, since every level's windows are among these; entries of the
+  // last row and column are 0. The backward needs x only for scale, shift and relu.
   m.def(
       "fractional_max_pool_pyramid(Tensor x, Tensor samples, SymInt[] output_sizes, Tensor? scale, "
       "Tensor? shift, bool relu, bool with_positions) -> (Tensor[] values, Tensor positions)");

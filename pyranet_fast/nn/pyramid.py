@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import canvas_of, fractional_max_pool_canvas, fractional_max_pool_pyramid, upsample_sum, upsample_sum_canvas
+from ..ops.fractional_max_pool_pyramid import draw_windows
 from .checkpointing import Recomputing
 from .layers import BatchNormReLU, Conv1x1, add_, folds, norms_of, opens
 from .residual import BNReLUConv, make_skip, opens_units_parts, run_skip, skip_norms
@@ -50,7 +51,7 @@ def draw_samples(x: Tensor, levels: int, windows: str, training: bool, channels:
         return torch.full((levels, 1, 1, 2), 0.5, dtype=torch.float32, device=x.device)
     n = 1 if windows == "batch" else x.shape[0]
     c = (channels or x.shape[1]) if windows == "channel" else 1
-    return torch.rand(levels, n, c, 2, dtype=torch.float32, device=x.device)
+    return draw_windows((levels, n, c, 2), x.device)
 
 
 PYRAMID_VARIANTS = ("A", "B", "B*", "C", "D")

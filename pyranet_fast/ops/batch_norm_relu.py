@@ -26,7 +26,8 @@ def batch_norm_relu(
 
     Two passes forward (statistics, values) and two backward (sums, values); the ReLU's mask is recomputed from
     ``x``, so that only ``x`` is kept for the backward. Sums are formed in a fixed order: two runs give the same
-    bits, with any number of threads.
+    bits, with any number of threads. There are derivatives of every order, forward-mode ones too. torch.vmap works:
+    each example has its own statistics, and running ones, which are moved in place, must be vmapped too or None.
 
     Args:
         x: (N, C, H, W), float32, float64, bfloat16 or float16, not empty; contiguous and channels_last are read
@@ -40,6 +41,7 @@ def batch_norm_relu(
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
+        RuntimeError: inside torch.vmap ``x`` is vmapped, and ``running_mean`` and ``running_var`` are not.
     """
     check_map("x", x)
     n, c, h, w = x.shape

@@ -14,9 +14,16 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from .checks import check_map, check_same_device, check_shape, check_size, empty_map, memory_format, wants_gradient
-from .fractional_max_pool_pyramid import check_pool_arguments, empty_positions, fractional_max_pool_pyramid
-from .registration import describe
+from .checks import check_map, check_same_device, check_shape, check_size, empty_map, memory_format
+from .fractional_max_pool_pyramid import (
+    batch_axis,
+    check_pool_arguments,
+    empty_positions,
+    fold_windows,
+    fractional_max_pool_pyramid,
+    with_positions,
+)
+from .registration import describe, fold, folded, unfold
 from .upsample_sum import upsample_sum
 
 
@@ -86,15 +93,18 @@ def fractional_max_pool_canvas(
     ops = _operators(x)
     if ops is None:
         levels = fractional_max_pool_pyramid(x, sizes, samples, scale=scale, shift=shift, relu=relu)
-        shape = (*x.shape[:2], canvas.height, canvas.width)
-        whole = torch.zeros(shape, dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format(x))
-        for (top, left, h, w), level in zip(canvas.places, levels, strict=True):
-            whole[:, :, top : top + h, left : left + w] = level
-        return whole
-    with_positions = wants_gradient(x, scale, shift)
+        return _on_canvas(levels, canvas, memory_format(x))
     whole, _ = ops.fractional_max_pool_canvas(
-        x, samples, canvas.flat, canvas.height, canvas.width, scale, shift, relu, with_positions
+        x, samples, canvas.flat, canvas.height, canvas.width, scale, shift, relu, False
     )
+    return whole
+
+
+def _on_canvas(levels: Sequence[Tensor], canvas: Canvas, layout: torch.memory_format) -> Tensor:
+    shape = (*levels[0].shape[:2], canvas.height, canvas.width)
+    whole = levels[0].new_zeros(shape).contiguous(memory_format=layout)
+    for (top, left, h, w), level in zip(canvas.places, levels, strict=True):
+        whole[:, :, top : top + h, left : left + w] = level
     return whole
 
 
@@ -154,12 +164,16 @@ def _fake_pool(
     return empty_map(x, (*x.shape[:2], height, width)), empty_positions(x, with_positions)
 
 
+def _canvas(places: Sequence[int], height: int, width: int) -> Canvas:
+    """Of what `Canvas.flat` made of it."""
+    return Canvas(height, width, tuple(zip(places[::4], places[1::4], places[2::4], places[3::4], strict=True)))
+
+
 def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, samples, places, height, width, scale, shift, ctx.relu, _ = inputs
     affine = ctx.relu or scale is not None or shift is not None
     ctx.save_for_backward(output[1], samples, x if affine else None, scale, shift)
-    fours = zip(places[::4], places[1::4], places[2::4], places[3::4], strict=True)
-    ctx.canvas = Canvas(height, width, tuple(fours))
+    ctx.canvas = _canvas(places, height, width)
     ctx.set_materialize_grads(False)
 
 
@@ -194,8 +208,67 @@ def _sum_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     return grad_maps, None, None, None, grad if ctx.has_base else None, None
 
 
-describe("fractional_max_pool_canvas", _fake_pool, save=_save_pool, backward=_pool_backward, only="pyranet_fast")
+def _composite_pool(
+    ops: Any,
+    x: Tensor,
+    samples: Tensor,
+    places: Sequence[int],
+    height: int,
+    width: int,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    with_positions: bool,
+) -> tuple[Tensor, Tensor]:
+    canvas = _canvas(places, height, width)
+    flat = [side for _, _, h, w in canvas.places for side in (h, w)]
+    levels, positions = ops.fractional_max_pool_pyramid(x, samples, flat, scale, shift, relu, with_positions)
+    return _on_canvas(levels, canvas, memory_format(x)), positions
+
+
+def _batched_pool(
+    operator: Any,
+    size: int,
+    dims: Sequence[Any],
+    x: Tensor,
+    samples: Tensor,
+    places: Sequence[int],
+    height: int,
+    width: int,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    with_positions: bool,
+) -> tuple[Any, Any]:
+    axis = batch_axis(scale, shift)
+    maps = fold(x, dims[0], size, axis)
+    samples = fold_windows(samples, dims[1], size, axis, maps.shape[axis] // size)
+    vectors = (None if v is None else fold(v, d, size) for v, d in ((scale, dims[5]), (shift, dims[6])))
+    whole, positions = operator(maps, samples, places, height, width, *vectors, relu, with_positions)
+    if not with_positions:
+        return (unfold(whole, size, axis), positions), (0, None)
+    return (unfold(whole, size, axis), unfold(positions, size, axis)), 0
+
+
+def _save_sum_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, ctx.places, _, _, ctx.align_corners = inputs
+    ctx.size = grad.shape[2:]
+
+
+def _double_sum_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    again = ops.upsample_sum_canvas(grad, ctx.places, *ctx.size, None, ctx.align_corners)
+    return again, None, None, None, None
+
+
 describe(
-    "upsample_sum_canvas", _fake_sum, save=_save_sum, backward=_sum_backward, fake_backward=_fake_sum_backward,
-    only="pyranet_fast",
+    "fractional_max_pool_canvas", _fake_pool, save=_save_pool, backward=_pool_backward, composite=_composite_pool,
+    recorded=with_positions, batched=_batched_pool, only="pyranet_fast",
+)  # fmt: skip
+describe(
+    "upsample_sum_canvas", _fake_sum, save=_save_sum, backward=_sum_backward, linear=["maps", "base"],
+    batched=folded({"maps": 0, "base": 0}), only="pyranet_fast",
+)  # fmt: skip
+describe(
+    "upsample_sum_canvas_backward", _fake_sum_backward, save=_save_sum_backward, backward=_double_sum_backward,
+    linear=["grad"], batched=folded({"grad": 0}), only="pyranet_fast",
 )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -86,9 +87,14 @@ def check_joints_dim(joints: Tensor) -> None:
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last where x is dense NHWC and not also dense NCHW; the kernels' outputs follow it."""
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
+    if x.dim() != 4 or x.is_contiguous() or is_vmapped(x):
+        return torch.contiguous_format
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+
+
+def is_vmapped(x: Tensor) -> bool:
+    """Whether a tensor hides a dimension of torch.vmap, so that it has no memory format to ask for."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(x)
 
 
 def empty_map(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
@@ -100,6 +106,21 @@ def empty_map(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = No
 def wide_dtype(x: Tensor) -> torch.dtype:
     """What arithmetic is done in: float32, float64 for float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode AD is on: what has one gradient and no more steps aside."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether the values of a tensor can be looked at for nothing: it is on the CPU, and no compiler or transform's."""
+    return (
+        x.device.type == "cpu"
+        and type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from . import dispatch, reference
 from .checks import check_joints, check_joints_dim, check_size
-from .registration import describe
+from .registration import describe, folded
 
 
 def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], *, sigma: float = 1.0) -> Tensor:
@@ -19,7 +21,7 @@ def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], *, 
         sigma: standard deviation in map pixels, above 0.
 
     Returns:
-        (N, K, h, w) in the joints' dtype, without gradient.
+        (N, K, h, w) in the joints' dtype, without gradient or tangent. torch.vmap works.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -38,4 +40,8 @@ def _fake(joints: Tensor, weight: Tensor, height: int, width: int, sigma: float)
     return joints.new_empty((*joints.shape[:2], height, width))
 
 
-describe("gaussian_heatmaps", _fake)
+def _composite(ops: Any, joints: Tensor, weight: Tensor, height: int, width: int, sigma: float) -> Tensor:
+    return reference.gaussian_heatmaps(joints, weight, (height, width), sigma)
+
+
+describe("gaussian_heatmaps", _fake, composite=_composite, batched=folded({"joints": 0, "weight": 0}))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from . import dispatch, reference
-from .checks import check_map, check_same_device, check_shape, wide_dtype
-from .registration import describe
+from .checks import check_map, check_same_device, check_shape, has_values, wide_dtype
+from .registration import describe, folded
 
 
 def heatmap_argmax(
@@ -31,7 +31,8 @@ def heatmap_argmax(
     Returns:
         ``(coords, scores)``: coords (N, K, 2) float32, x and y in map pixels, without gradient; scores (N, K)
         in the maps' dtype, whose gradient goes to the pixel of the maximum. With ``mirrored`` the means and
-        scores are float32 (float64 for float64 maps).
+        scores are float32 (float64 for float64 maps). Scores have derivatives of every order, forward-mode ones
+        too, and torch.vmap works.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -67,7 +68,7 @@ def _check_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor | None) -> 
     check_shape("swap", swap, (k,), "(K,), a joint for every joint")
     if swap.dtype != torch.int64:
         raise TypeError(f"swap has dtype {swap.dtype}; int64 is accepted")
-    if swap.device.type == "cpu" and type(swap) is Tensor and not torch.compiler.is_compiling() and k > 0:
+    if k > 0 and has_values(swap):
         low, high = (int(v) for v in swap.aminmax())
         if low < 0 or high >= k:
             raise ValueError(f"swap has joints from {low} to {high}; 0 to {k - 1} are accepted")
@@ -102,5 +103,36 @@ def _backward(ops: Any, ctx: Any, _: Any, grad_scores: Tensor | None, __: Any) -
     return ops.heatmap_argmax_backward(grad_scores, indices, *ctx.size), None
 
 
-describe("heatmap_argmax", _fake, save=_save, backward=_backward, fake_backward=_fake_backward)
-describe("heatmap_argmax_mirrored", _fake_mirrored)
+def _scores_at(heatmaps: Tensor, indices: Tensor) -> Tensor:
+    return heatmaps.flatten(2).gather(2, indices.unsqueeze(2)).squeeze(2)
+
+
+def _composite(ops: Any, heatmaps: Tensor, quarter: bool) -> tuple[Tensor, Tensor, Tensor]:
+    coords, _, indices = ops.heatmap_argmax(heatmaps.detach(), quarter)
+    return coords, _scores_at(heatmaps, indices), indices
+
+
+def _composite_mirrored(
+    ops: Any, heatmaps: Tensor, mirrored: Tensor, swap: Tensor, quarter: bool
+) -> tuple[Tensor, Tensor]:
+    coords, scores, _ = ops.heatmap_argmax(reference.mirrored_mean(heatmaps, mirrored, swap), quarter)
+    return coords.detach(), scores
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _double_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _scores_at(grad, *ctx.saved_tensors), None, None, None
+
+
+describe("heatmap_argmax", _fake, save=_save, backward=_backward, composite=_composite, batched=folded({"heatmaps": 0}))
+describe(
+    "heatmap_argmax_backward", _fake_backward, save=_save_backward, backward=_double_backward, linear=["grad_scores"],
+    batched=folded({"grad_scores": 0, "indices": 0}),
+)  # fmt: skip
+describe(
+    "heatmap_argmax_mirrored", _fake_mirrored, composite=_composite_mirrored,
+    batched=folded({"heatmaps": 0, "mirrored": 0}),
+)  # fmt: skip

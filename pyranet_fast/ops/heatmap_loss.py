@@ -26,7 +26,8 @@ def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float =
         sigma: standard deviation in map pixels, above 0.
 
     Returns:
-        A scalar, float32 (float64 for float64 ``pred``); the gradient for ``pred`` has ``pred``'s dtype.
+        A scalar, float32 (float64 for float64 ``pred``); the gradient for ``pred`` has ``pred``'s dtype. It has
+        derivatives of every order for ``pred``, forward-mode ones too, and torch.vmap works, one loss after the other.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -58,4 +59,14 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Non
     return ops.heatmap_loss_backward(grad, *ctx.saved_tensors, ctx.sigma), None, None, None
 
 
-describe("heatmap_loss", _fake, save=_save, backward=_backward, fake_backward=_fake_backward)
+def _composite(ops: Any, pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    return reference.heatmap_loss(pred, joints.detach(), weight.detach(), sigma)
+
+
+def _composite_backward(ops: Any, grad: Tensor, pred: Tensor, joints: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    return reference.heatmap_loss_backward(grad, pred, joints.detach(), weight.detach(), sigma)
+
+
+# Each loss has its own sum of weights: torch.vmap takes one after the other.
+describe("heatmap_loss", _fake, save=_save, backward=_backward, composite=_composite)
+describe("heatmap_loss_backward", _fake_backward, composite=_composite_backward)

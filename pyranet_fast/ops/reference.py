@@ -34,6 +34,15 @@ def fractional_max_pool_pyramid(
     return levels
 
 
+def window_starts(u: Tensor, size: int, out: int) -> Tensor:
+    """First pixel (..., out) of every window along an axis, by samples (...) in the precision of the maps."""
+    u = torch.where(u >= 0, u, 0).clamp_max(1).unsqueeze(-1)
+    alpha = (u.new_full((), size - 2) / (out - 1)) if out > 1 else u.new_zeros(())
+    steps = torch.arange(out, dtype=u.dtype, device=u.device)
+    first = ((steps + u) * alpha).int() - (u * alpha).int()
+    return torch.where(steps == out - 1, size - 2, first.clamp(0, size - 2)).long()
+
+
 def affine_relu(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
     """A folded batch norm and a ReLU, each where wanted, in float32 (float64 for float64)."""
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -122,6 +131,18 @@ def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, sigma: float = 1.
     return torch.where(total > 0, summed / (h * w * total.clamp_min(torch.finfo(wide).tiny)), summed * 0)
 
 
+def heatmap_loss_backward(grad: Tensor, pred: Tensor, joints: Tensor, weight: Tensor, sigma: float = 1.0) -> Tensor:
+    """The gradient of `heatmap_loss` for pred, by operations that can be differentiated again."""
+    wide = torch.promote_types(pred.dtype, torch.float32)
+    h, w = pred.shape[2:]
+    weight = weight.to(wide)
+    target = gaussian_heatmaps(joints.to(wide), weight, (h, w), sigma)
+    total = weight.sum()
+    error = torch.where((weight > 0)[..., None, None], pred.to(wide) - target, 0)
+    share = torch.where(total > 0, 2 * weight / (h * w * total.clamp_min(torch.finfo(wide).tiny)), 0)
+    return (grad * share[..., None, None] * error).to(pred.dtype)
+
+
 def batch_norm_relu(
     x: Tensor,
     weight: Tensor | None,
@@ -138,6 +159,26 @@ def batch_norm_relu(
     y = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
     # In place is safe: batch norm keeps its input for the backward, not its output.
     return F.relu(y, inplace=True)
+
+
+def batch_norm_relu_backward(
+    grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `batch_norm_relu` for x, weight and bias, by operations that can be differentiated again."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    axes, count = (0, 2, 3), x.numel() // x.shape[1]
+    centered = x.to(wide) - x.to(wide).mean(axes, keepdim=True)
+    inverse = torch.rsqrt(centered.square().mean(axes, keepdim=True) + eps)
+    normal = centered * inverse
+    y = normal if weight is None else normal * weight.to(wide).view(1, -1, 1, 1)
+    if bias is not None:
+        y = y + bias.to(wide).view(1, -1, 1, 1)
+    passed = torch.where(y > 0, grad.to(wide), 0)
+    of_bias, of_weight = passed.sum(axes, keepdim=True), (passed * normal).sum(axes, keepdim=True)
+    of_x = (passed - of_bias / count - normal * of_weight / count) * inverse
+    if weight is not None:
+        of_x = of_x * weight.to(wide).view(1, -1, 1, 1)
+    return of_x.to(x.dtype), of_weight.flatten(), of_bias.flatten()
 
 
 def add_affine_relu(x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, keep: bool) -> list[Tensor]:

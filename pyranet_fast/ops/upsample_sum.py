@@ -18,7 +18,7 @@ from .checks import (
     empty_map,
     wants_gradient,
 )
-from .registration import describe
+from .registration import describe, folded
 
 
 def upsample_sum(
@@ -34,7 +34,8 @@ def upsample_sum(
     """Sum over the maps of ``interpolate(map, size, mode="bilinear", align_corners=...)``, plus ``base``.
 
     Every map is read once and the output written once; the sum is taken in float32 (float64 for float64) and
-    rounded once. The backward gathers, so it repeats bit for bit.
+    rounded once. The backward gathers, so it repeats bit for bit. The sum is linear: its tangent in forward-mode AD
+    is the sum of the tangents, and it can be differentiated any number of times; torch.vmap works.
 
     Args:
         maps: list of (N, C, h_l, w_l), at least one, of one dtype: float32, float64, bfloat16 or float16.
@@ -158,5 +159,39 @@ def _backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grads, None, None, grad if ctx.has_base else None, None
 
 
-describe("upsample_sum", _fake, save=_save, backward=_backward, fake_backward=_fake_backward)
-describe("upsample_sum_affine", _fake_affine, only="pyranet_fast")
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad, _, ctx.align_corners = inputs
+    ctx.size = grad.shape[2:]
+
+
+def _double_backward(ops: Any, ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    return ops.upsample_sum(list(grads), *ctx.size, None, ctx.align_corners), None, None
+
+
+def _composite_affine(
+    ops: Any,
+    maps: Sequence[Tensor],
+    height: int,
+    width: int,
+    base: Tensor | None,
+    align_corners: bool,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    total = ops.upsample_sum(maps, height, width, base, align_corners)
+    return reference.affine_relu(total, scale, shift, relu).to(total.dtype)
+
+
+describe(
+    "upsample_sum", _fake, save=_save, backward=_backward, linear=["maps", "base"],
+    batched=folded({"maps": 0, "base": 0}),
+)  # fmt: skip
+describe(
+    "upsample_sum_backward", _fake_backward, save=_save_backward, backward=_double_backward, linear=["grad"],
+    batched=folded({"grad": 0}),
+)  # fmt: skip
+describe(
+    "upsample_sum_affine", _fake_affine, composite=_composite_affine, batched=folded({"maps": 0, "base": 0}),
+    only="pyranet_fast",
+)  # fmt: skip

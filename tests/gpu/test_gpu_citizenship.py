@@ -168,12 +168,28 @@ def test_deterministic_mode_and_autocast(backend: str) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def test_double_backward_is_refused_by_name(backend: str) -> None:
-    x = data(0).requires_grad_()
-    with ops.backend(backend):
-        (grad,) = torch.autograd.grad(ops.upsample_sum([x], (9, 9)).square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="upsample_sum has no double backward"):
-            grad.sum().backward()
+def test_double_backward_and_forward_mode_are_the_reference_s(backend: str) -> None:
+    def derivatives(function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        x = data(0).requires_grad_()
+        (grad,) = torch.autograd.grad(function(x), x, create_graph=True)
+        (second,) = torch.autograd.grad(grad.square().sum(), x)
+        return [second, torch.func.jvp(function, (data(0),), (data(1),))[1]]
+
+    n, c, h, w = data(0).shape
+    samples = torch.rand(1, n, c, 2, device="cuda")
+    joints, weight = torch.rand(n, c, 2, device="cuda") * h, torch.ones(n, c, device="cuda")
+    for function in (
+        lambda x: ops.upsample_sum([x], (9, 9)).square().sum(),
+        lambda x: ops.fractional_max_pool_pyramid(x, [(h - 1, w // 2)], samples, relu=True)[0].square().sum(),
+        lambda x: ops.heatmap_argmax(x)[1].square().sum(),
+        lambda x: ops.heatmap_loss(x, joints, weight).square(),
+    ):
+        with ops.backend(backend):
+            ours = derivatives(function)
+        with ops.backend("reference"):
+            theirs = derivatives(function)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_training_on_the_gpu_goes_on_from_a_checkpoint(tmp_path: object) -> None:

@@ -79,6 +79,21 @@ def test_the_model_is_left_alone_and_the_copy_is_its_own():
     assert next(wide.buffers()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_exports_as_pytorch_s_own_operators_and_ours(variant, precision):
+    model = optimize_for_inference(trained(variant=variant, stacks=1, depth=1), precision)
+    image = torch.randn(2, 3, 32, 48)
+    for warm in (False, True):  # packed weights are no part of a program
+        batch = torch.export.Dim("batch")
+        with torch.no_grad():
+            program = torch.export.export(model, (image,), dynamic_shapes=({0: batch},)).module()
+        other = torch.randn(3, 3, 32, 48)
+        assert difference(program(other), model(other)) < {"fp32": 1e-5, "bf16": 0.03}[precision], warm
+        with torch.inference_mode():
+            assert difference(program(image), model(image)) < {"fp32": 1e-5, "bf16": 0.03}[precision]
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="precision is 'int8'; accepted are 'fp32', 'bf16', 'fp16'"):
         optimize_for_inference(trained(stacks=1), "int8")

@@ -200,6 +200,29 @@ def test_one_graph_trains_on_every_size(backend):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("backend", ["reference", *OPERATORS[:1]])
+@pytest.mark.parametrize("exporting", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_program_is_called_in_any_mode_whatever_mode_it_was_exported_in(variant, exporting, backend):
+    model = small(variant, stacks=1, depth=1, features=8).eval()
+    image = torch.randn(2, 3, 16, 24)
+    with ops.backend(backend):
+        with exporting():
+            program = torch.export.export(model, (image,)).module()
+            expected = model(image)[-1]
+            assert torch.equal(program(image)[-1], expected)
+        for calling in (torch.no_grad, torch.inference_mode):
+            with calling():
+                assert torch.equal(program(image)[-1], expected)
+        leaf = image.clone().requires_grad_()
+        maps, own = program(leaf)[-1], model(leaf)[-1]
+        assert torch.equal(maps, expected)
+        ours = torch.autograd.grad(maps.square().sum(), [leaf, *program.parameters()])
+        names = [name for name, _ in program.named_parameters()]
+        theirs = torch.autograd.grad(own.square().sum(), [leaf, *(model.get_parameter(name) for name in names)])
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 @pytest.mark.parametrize("backend", OPERATORS)
 def test_exports_with_a_dynamic_batch(backend):
     model = small(stacks=1, depth=1, features=8).eval()

@@ -125,11 +125,15 @@ def test_module_trains_compiled_without_graph_breaks(backend: str) -> None:
 
 
 @native
-def test_second_derivative_raises_by_name() -> None:
-    x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    (g,) = torch.autograd.grad(ops.batch_norm_relu(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="batch_norm_relu has no double backward"):
-        g.sum().backward()
+def test_second_derivatives_and_forward_mode() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 3, 3, 4).double(), torch.randn(3).double(), torch.randn(3).double()
+    inputs = [t.requires_grad_() for t in (x, weight, bias)]
+    torch.autograd.gradcheck(ops.batch_norm_relu, inputs, check_forward_ad=True)
+    torch.autograd.gradgradcheck(ops.batch_norm_relu, inputs, check_fwd_over_rev=True)
+    torch.autograd.gradgradcheck(lambda x: ops.batch_norm_relu(x), inputs[:1])
+    _, mean, var = torch.ops.pyranet_fast.batch_norm_relu(*inputs, 1e-5)
+    assert not mean.requires_grad and not var.requires_grad
 
 
 def test_bad_arguments_are_named() -> None:

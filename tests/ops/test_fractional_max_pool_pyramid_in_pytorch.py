@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyranet_fast import ops
 from pyranet_fast.ops import reference
-from tests.ops.testing import LAYOUTS, native_only, pool, raw
+from tests.ops.testing import LAYOUTS, POOL_CASES, native_only, pool, raw, with_ties
 
 
 @native_only
@@ -83,12 +83,39 @@ def test_autocast_leaves_the_dtype_alone() -> None:
 
 
 @native_only
-def test_double_backward_raises_by_name() -> None:
-    x = torch.randn(1, 2, 8, 8, requires_grad=True)
-    (y,) = pool(x, [(6, 6)], None)
-    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="fractional_max_pool_pyramid has no double backward"):
-        grad.sum().backward()
+@pytest.mark.parametrize("affine", (False, True))
+def test_derivatives_of_every_order(affine: bool) -> None:
+    torch.manual_seed(0)
+    x, samples = torch.randn(2, 3, 6, 5).double(), torch.rand(2, 2, 3, 2)
+    vectors = [torch.randn(3).double() for _ in range(2 * affine)]
+
+    def f(x: Tensor, *vectors: Tensor) -> list[Tensor]:
+        options = dict(zip(("scale", "shift"), vectors, strict=False))
+        return pool(x, [(5, 3), (2, 4)], samples, relu=affine, **options)
+
+    inputs = [t.requires_grad_() for t in (x, *vectors)]
+    torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
+    torch.autograd.gradgradcheck(lambda *t: [y.sin() for y in f(*t)], inputs, check_fwd_over_rev=True)
+
+
+@native_only
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(("n", "c", "h", "w", "sizes"), POOL_CASES)
+def test_tangents_and_second_gradients_take_the_winners_of_the_kernel(
+    n: int, c: int, h: int, w: int, sizes: list[tuple[int, int]], layout: torch.memory_format
+) -> None:
+    x = with_ties(n, c, h, w, torch.float32, layout).requires_grad_()
+    samples = torch.rand(len(sizes), n, c, 2)
+    index = torch.arange(h * w, dtype=torch.float32).view(1, 1, h, w).expand_as(x)
+    _, winners = torch.func.jvp(lambda x: pool(x, sizes, samples), (x.detach(),), (index,))
+    weights = [torch.randn(n, c, *size).requires_grad_() for size in sizes]
+    (grad,) = torch.autograd.grad(pool(x, sizes, samples), x, weights, create_graph=True)
+    expected = torch.zeros(n, c, h * w)
+    for winner, weight in zip(winners, weights, strict=True):
+        expected.scatter_add_(2, winner.flatten(2).long(), weight.detach().flatten(2))
+    torch.testing.assert_close(grad.detach().flatten(2), expected, rtol=1e-5, atol=1e-5)
+    again = torch.autograd.grad(grad, weights, index)
+    assert all(torch.equal(a, b) for a, b in zip(winners, again, strict=True))
 
 
 @native_only
@@ -102,21 +129,16 @@ def test_meta_tensors() -> None:
 
 
 @native_only
-def test_no_positions_without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_positions_where_the_gradient_is_recorded_or_they_are_asked_for() -> None:
     operator = torch.ops.pyranet_fast.fractional_max_pool_pyramid
-
-    def spy(*arguments: object) -> tuple[list[Tensor], Tensor]:
-        asked.append(arguments[-1])
-        return operator(*arguments)
-
-    monkeypatch.setattr(torch.ops.pyranet_fast, "fractional_max_pool_pyramid", spy)
-    x = torch.randn(1, 2, 8, 8)
-    plain = pool(x, [(6, 6)], torch.full((1, 1, 1, 2), 0.3))
+    x, samples = torch.randn(1, 2, 8, 8), torch.full((1, 1, 1, 2), 0.3)
+    leaf = x.clone().requires_grad_()
+    plain, none = operator(x, samples, [6, 6], None, None, False, False)
     with torch.no_grad():
-        pool(x.clone().requires_grad_(), [(6, 6)], None)
-    recorded = pool(x.clone().requires_grad_(), [(6, 6)], torch.full((1, 1, 1, 2), 0.3))
-    assert asked == [False, False, True]
+        assert operator(leaf, samples, [6, 6], None, None, False, False)[1].shape == none.shape == (0, 0, 0, 0)
+    recorded, positions = operator(leaf, samples, [6, 6], None, None, False, False)
+    _, asked = operator(x, samples, [6, 6], None, None, False, True)
+    assert torch.equal(positions, asked) and asked.shape == x.shape
     assert torch.equal(plain[0], recorded[0])
 
 

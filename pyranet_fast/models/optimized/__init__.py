@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.hourglass import Hourglass
+from ...ops.checks import is_vmapped
 from ..pyranet import PyraNet, Stack, check_image
 from .folding import PRECISIONS, Entry, FoldedConv, FoldedUnit, fold
 from .graphs import GraphedInference
@@ -93,7 +94,9 @@ class InferencePyraNet(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """As `PyraNet.forward`, for an image of any precision; the maps are float32."""
         check_image(image, self.multiple)
-        x = image.to(dtype=self.conv.weight.dtype, memory_format=torch.channels_last)
+        x = image.to(dtype=self.conv.weight.dtype)
+        if not is_vmapped(x):
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.unit3(self.unit2(self.unit1(self.conv(x)), pool=True))
         scores = []
         for stack in self.stacks:
@@ -117,7 +120,8 @@ def optimize_for_inference(
 
     Batch norms are folded into convolutions, those at the entry of a unit are made in one pass with the addition
     before them, ReLUs and additions happen where convolutions write, weights lie as oneDNN wants them, maps are
-    channels_last. No compiler runs; the first call packs the weights.
+    channels_last. No compiler runs; the first call packs the weights. It can be exported and compiled, and torch.func
+    and forward-mode AD work, by PyTorch's own convolutions then.
 
     Args:
         model: on any device; it is not changed. Its running statistics are taken as they are.

@@ -111,7 +111,7 @@ class FoldedConv(nn.Module):
             if self._pointwise is None:
                 self._pointwise = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])
             return fused_pointwise.fused_pointwise(x, None, self._pointwise, residual=other)[0]
-        if not self._can_pack:
+        if not (self._can_pack and policy.fuses()):
             y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)
             if other is not None:
                 y += other

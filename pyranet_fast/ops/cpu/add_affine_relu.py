@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import dispatch, reference
-from ..checks import check_map, check_same_device, wide_dtype
-from ..registration import describe
+from ..checks import check_map, check_same_device, transformed, wide_dtype
+from ..registration import describe, folded, without_gradient
 
 
 def add_affine_relu(
@@ -28,7 +29,8 @@ def add_affine_relu(
         keep: return the sum too, first.
 
     Returns:
-        J maps, or J + 1, of the sum's shape in the dtype of x. No gradient flows through them.
+        J maps, or J + 1, of the sum's shape in the dtype of x. No gradient flows through them; forward-mode AD and
+        torch.vmap work, by PyTorch's own operations.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the sentence names it.
@@ -54,8 +56,13 @@ def add_affine_relu(
         check_same_device(name, vector, "x", x)
     if scale.shape[0] == 0 and not keep:
         raise ValueError("scale has no rows and keep is False: nothing is asked for")
-    if x.device.type == "cpu" and dispatch.choose(x) == "native":
-        result: Sequence[Tensor] = torch.ops.pyranet_fast.add_affine_relu(x.detach(), other, scale, shift, keep)
+    compiling = torch.compiler.is_compiling()
+    if x.device.type == "cpu" and dispatch.choose(x) == "native" and (compiling or not transformed()):
+        if compiling:
+            x, scale, shift = x.detach(), scale.detach(), shift.detach()
+            other = None if other is None else other.detach()
+        operator = torch.ops.pyranet_fast.add_affine_relu
+        result: Sequence[Tensor] = without_gradient(operator, x, other, scale, shift, keep)
         return list(result)
     with torch.no_grad():
         return reference.add_affine_relu(x, other, scale, shift, keep)
@@ -67,4 +74,8 @@ def _fake(x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, keep: b
     return [like.new_empty(like.shape).to(memory_format=torch.channels_last) for _ in range(count)]
 
 
-describe("add_affine_relu", _fake, only="pyranet_fast")
+def _composite(ops: Any, x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, keep: bool) -> list[Tensor]:
+    return reference.add_affine_relu(x, other, scale, shift, keep)
+
+
+describe("add_affine_relu", _fake, composite=_composite, batched=folded({"x": 0, "other": 0}), only="pyranet_fast")

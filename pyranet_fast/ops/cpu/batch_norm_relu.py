@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import reference
 from ..checks import memory_format, wide_dtype
-from ..registration import describe
+from ..registration import describe, describe_inference, folded, without_gradient
 
 
 def update_averages_(
@@ -41,23 +42,44 @@ class _Shared(torch.autograd.Function):
     def forward(ctx: Any, eps: float, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         count = len(parameters) // 2
         weight, bias = torch.stack(parameters[:count]), torch.stack(parameters[count:])
-        outputs, mean, var = torch.ops.pyranet_fast.shared_batch_norm_relu(x, weight, bias, eps)
-        ctx.save_for_backward(x, weight, bias, mean, var)
+        operator = torch.ops.pyranet_fast.shared_batch_norm_relu
+        outputs, mean, var = without_gradient(operator, x, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, var, *parameters)
         ctx.eps = eps
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, var)
         return (x, *outputs, mean, var)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, extra: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, var = ctx.saved_tensors
+        x, weight, bias, mean, var, *parameters = ctx.saved_tensors
         count = len(weight)
+        if torch.is_grad_enabled():  # to be differentiated again
+            weights, biases = parameters[:count], parameters[count:]
+            return _differentiable_backward(ctx.eps, extra, grads[:count], x, weights, biases)
         given = [x.new_empty(0) if g is None else g for g in grads[:count]]
-        gx, gw, gb = torch.ops.pyranet_fast.shared_batch_norm_relu_backward(
-            given, extra, x, weight, bias, mean, var, ctx.eps
-        )
+        operator = torch.ops.pyranet_fast.shared_batch_norm_relu_backward
+        gx, gw, gb = without_gradient(operator, given, extra, x, weight, bias, mean, var, ctx.eps)
         return (None, gx, *gw.unbind(), *gb.unbind())
+
+
+def _differentiable_backward(
+    eps: float,
+    extra: Tensor | None,
+    grads: Sequence[Tensor | None],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    total, of_weights, of_biases = extra, [], []
+    for grad, scale, shift in zip(grads, weights, biases, strict=True):
+        of_x, of_weight, of_bias = None, torch.zeros_like(scale), torch.zeros_like(shift)
+        if grad is not None:
+            of_x, of_weight, of_bias = reference.batch_norm_relu_backward(grad, x, scale, shift, eps)
+            total = of_x if total is None else total + of_x
+        of_weights.append(of_weight)
+        of_biases.append(of_bias)
+    return None, total, *of_weights, *of_biases
 
 
 def shared_batch_norm_relu(
@@ -106,6 +128,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     x, weight, bias, ctx.eps = inputs
     _, mean, var = output
     ctx.save_for_backward(x, weight, bias, mean, var)
+    ctx.mark_non_differentiable(mean, var)
     ctx.set_materialize_grads(False)
 
 
@@ -117,5 +140,49 @@ def _backward(ops: Any, ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor 
     return gx, None if weight is None else gw, None if bias is None else gb, None
 
 
-describe("batch_norm_relu", _fake, save=_save, backward=_backward, fake_backward=_fake_backward, only="pyranet_fast")
-describe("batch_norm_update_", _fake_update, only="pyranet_fast")
+def _composite(
+    ops: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = reference.batch_norm_relu(x, weight, bias, None, None, None, 0.0, eps)
+    var, mean = torch.var_mean(x.detach().to(wide_dtype(x)), (0, 2, 3), correction=0)
+    return y, mean, var
+
+
+def _composite_backward(
+    ops: Any,
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.batch_norm_relu_backward(grad, x, weight, bias, eps)  # mean and var are functions of x
+
+
+def _batched_update(operator: Any, size: int, dims: Sequence[Any], *arguments: Any) -> tuple[Any, Any]:
+    if None in dims[:2]:
+        raise RuntimeError(
+            "batch_norm_relu in training moves running_mean and running_var in place, and inside torch.vmap they are "
+            "not vmapped although x, weight or bias is; vmapped ones (torch.func.stack_module_state), None, or a "
+            "module in evaluation are accepted"
+        )
+    for i in range(size):
+        chosen = [a if d is None else a.select(d, i) for a, d in zip(arguments, dims, strict=True)]
+        if dims[2] is None and i > 0:  # one counter for all moves once
+            chosen[2] = chosen[2].clone()
+        operator(*chosen)
+    return None, None
+
+
+describe(
+    "batch_norm_relu", _fake, save=_save, backward=_backward, composite=_composite,
+    batched=folded({"x": 1, "weight": 0, "bias": 0}, (1, 0, 0)), only="pyranet_fast",
+)  # fmt: skip
+describe(
+    "batch_norm_relu_backward", _fake_backward, composite=_composite_backward,
+    batched=folded({"grad": 1, "x": 1, "weight": 0, "bias": 0, "mean": 0, "var": 0}, (1, 0, 0)), only="pyranet_fast",
+)  # fmt: skip
+describe("batch_norm_update_", _fake_update, batched=_batched_update, only="pyranet_fast")
+describe_inference("shared_batch_norm_relu", "shared_batch_norm_relu_backward")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..registration import describe_inference, without_gradient
+
 
 @dataclass(frozen=True)
 class PrepackedBranches:
@@ -52,7 +54,7 @@ def fused_pointwise(
     keep: bool = False,
     pool: bool = False,
 ) -> list[Tensor]:
-    """relu?(conv_j(relu(sum * scale_j + shift_j)) + residual) of every branch j, without gradient.
+    """relu?(conv_j(relu(sum * scale_j + shift_j)) + residual) of every branch j, without gradient or tangent.
 
     Args:
         x: (N, C, H, W) float32, best channels_last.
@@ -66,4 +68,8 @@ def fused_pointwise(
         (N, K_j, H, W) for every branch, channels_last.
     """
     b, operator = branches, torch.ops.pyranet_fast.fused_pointwise
-    return list(operator(x, other, b.scale, b.shift, b.weight, b.bias, b.relu, residual, keep, pool))
+    arguments = (x, other, b.scale, b.shift, b.weight, b.bias, b.relu, residual, keep, pool)
+    return list(without_gradient(operator, *arguments))
+
+
+describe_inference("pointwise_pack", "fused_pointwise")

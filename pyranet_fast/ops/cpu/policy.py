@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
-from ..checks import FLOATS, memory_format, wide_dtype
+from ..checks import FLOATS, memory_format, transformed, wide_dtype
 
 WINOGRAD_LEAST_CHANNELS = 32
 WINOGRAD_LEAST_TILES = 32
@@ -45,9 +45,14 @@ def native_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and dispatch.native.here and dispatch.choose(x) == "native"
 
 
+def fuses() -> bool:
+    """Whether fusions may run: compilers, transforms of torch.func and forward-mode AD see PyTorch's own operators."""
+    return not torch.compiler.is_compiling() and not transformed()
+
+
 def _eager_native_cpu(x: Tensor) -> bool:
-    """As `native_cpu`, for what trains in eager mode only: compilers see PyTorch's own operators there."""
-    return not torch.compiler.is_compiling() and native_cpu(x)
+    """As `native_cpu`, where fusions may run."""
+    return fuses() and native_cpu(x)
 
 
 def _pixels(x: Tensor) -> int:
@@ -70,7 +75,7 @@ def supports_winograd(weight: Tensor) -> bool:
 
 def winograd_pays(x: Tensor) -> bool:
     """Whether a map is large enough for its tiles of 4x4 to outweigh the reading of 36 / 9 times the weights."""
-    return _winograd_tiles(x) >= WINOGRAD_LEAST_TILES
+    return fuses() and _winograd_tiles(x) >= WINOGRAD_LEAST_TILES
 
 
 def winograd_weight_gradient_pays(x: Tensor) -> bool:
@@ -81,7 +86,7 @@ def winograd_weight_gradient_pays(x: Tensor) -> bool:
 def trains_with_winograd(x: Tensor, weight: Tensor) -> bool:
     """Whether `winograd.differentiable_conv3x3` is the faster convolution of a map."""
     return (
-        not torch.compiler.is_compiling()  # first: in a graph sizes may be symbols
+        fuses()  # first: in a graph sizes may be symbols
         and x.dtype == torch.float32
         and supports_winograd(weight)
         and winograd_pays(x)
@@ -93,7 +98,7 @@ def trains_with_winograd(x: Tensor, weight: Tensor) -> bool:
 def trains_with_pointwise(x: Tensor, weight: Tensor) -> bool:
     """Whether `pointwise.conv1x1` is the faster 1x1 convolution of a map."""
     return (
-        not torch.compiler.is_compiling()  # first: in a graph sizes may be symbols
+        fuses()  # first: in a graph sizes may be symbols
         and x.dim() == 4
         and x.dtype == weight.dtype == torch.float32
         and x.shape[1] == weight.shape[1]
@@ -106,18 +111,19 @@ def trains_with_pointwise(x: Tensor, weight: Tensor) -> bool:
 
 def supports_fused_pointwise(x: Tensor, weight: Tensor) -> bool:
     """Whether `fused_pointwise` has a kernel for a map and the weights of its 1x1 convolutions."""
-    return x.dtype == weight.dtype == torch.float32 and native_cpu(x)
+    return x.dtype == weight.dtype == torch.float32 and _eager_native_cpu(x)
 
 
 def fused_pointwise_alone_pays(x: Tensor, weight: Tensor) -> bool:
     """Whether `fused_pointwise` alone, which costs less to call, is faster than oneDNN's 1x1 convolution."""
-    return _pixels(x) <= FUSED_POINTWISE_ALONE_MOST_PIXELS and supports_fused_pointwise(x, weight)
+    return supports_fused_pointwise(x, weight) and _pixels(x) <= FUSED_POINTWISE_ALONE_MOST_PIXELS
 
 
 def supports_pooled_pyramid(x: Tensor, y: Tensor, weight: Tensor) -> bool:
     """Whether `pooled_pyramid` is for the pyramid's input, the map that is added to, and weights."""
     return (
-        x.dtype == y.dtype == weight.dtype
+        fuses()  # first: in a graph sizes may be symbols
+        and x.dtype == y.dtype == weight.dtype
         and (x.dtype == torch.float32 or (x.dtype in LOWER_PRECISIONS and _pixels(x) <= PYRAMID_MOST_PIXELS_CONVERTED))
         and _channels_last(y)
         and native_cpu(x)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..registration import describe_inference, without_gradient
+
 
 @dataclass(frozen=True)
 class PrepackedPyramid:
@@ -55,5 +57,9 @@ def pooled_pyramid_(x: Tensor, sizes: Sequence[tuple[int, int]], convs: Prepacke
     """
     p, flat = convs, [side for size in sizes for side in size]
     wide = y.float()  # y itself where it is float32
-    torch.ops.pyranet_fast.pooled_pyramid_(x.float(), flat, p.filters, p.biases, p.expand, p.expand_bias, wide)
+    operator = torch.ops.pyranet_fast.pooled_pyramid_
+    without_gradient(operator, x.float(), flat, p.filters, p.biases, p.expand, p.expand_bias, wide)
     return y if wide is y else y.copy_(wide)
+
+
+describe_inference("pyramid_pack", "pooled_pyramid_")

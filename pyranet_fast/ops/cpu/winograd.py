@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..registration import describe_inference, without_gradient
 from . import policy
 
 
@@ -46,7 +47,8 @@ def conv3x3(
     if outputs is None:
         assert bias is not None
         outputs = len(bias)
-    y: Tensor = torch.ops.pyranet_fast.winograd_conv3x3(x, filters, bias, other, outputs, relu)
+    operator = torch.ops.pyranet_fast.winograd_conv3x3
+    y: Tensor = without_gradient(operator, x, filters, bias, other, outputs, relu)
     return y
 
 
@@ -63,27 +65,33 @@ class _Conv3x3(torch.autograd.Function):
         return conv3x3(x, prepack(weight), bias, outputs=len(weight))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
+        if torch.is_grad_enabled():  # to be differentiated again: by PyTorch's own convolution
+            return _convolution_backward(grad, x, weight, list(ctx.needs_input_grad))
         if wants_x:
             grad_x = conv3x3(grad, prepack(weight, backward=True), outputs=weight.shape[1])
         if wants_weight and not policy.winograd_weight_gradient_pays(x):
-            _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, wants_bias]
-            )
+            _, grad_weight, grad_bias = _convolution_backward(grad, x, weight, [False, True, wants_bias])
         else:
             if wants_weight:
-                grad_weight = torch.ops.pyranet_fast.winograd_weight_gradient(x, grad)
+                grad_weight = without_gradient(torch.ops.pyranet_fast.winograd_weight_gradient, x, grad)
             if wants_bias:
                 grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias
 
 
+def _convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    ones, sizes = [1, 1], [len(weight)]
+    return torch.ops.aten.convolution_backward(grad, x, weight, sizes, ones, ones, ones, False, [0, 0], 1, wanted)
+
+
 def differentiable_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.conv2d(x, weight, bias, padding=1), with its gradients (once), where `policy.trains_with_winograd`.
+    """F.conv2d(x, weight, bias, padding=1), with its gradients, where `policy.trains_with_winograd`.
 
     Args:
         x: (N, C, H, W) float32 on the CPU.
@@ -92,3 +100,6 @@ def differentiable_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     """
     y: Tensor = _Conv3x3.apply(x, weight, bias)
     return y
+
+
+describe_inference("winograd_pack", "winograd_conv3x3", "winograd_weight_gradient")
