@@ -114,12 +114,13 @@ def transformed() -> bool:
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether the values of a tensor can be looked at for nothing: it is on the CPU, and no compiler or transform's."""
+    """Whether the values of a tensor can be looked at: it is on the CPU, and none that is traced or transformed."""
     return (
         x.device.type == "cpu"
         and type(x) is Tensor
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and torch._C._len_torch_dispatch_stack() == 0
     )
 
 

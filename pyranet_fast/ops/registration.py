@@ -151,7 +151,7 @@ def _differentiate(ops: Any, operator: Any, library: torch.library.Library, give
     record = _recording(ops, operator, given)
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
-        if forward_ad._current_level >= 0 and any(_tangent_of(t) is not None for t in _flat(arguments)):
+        if _may_be_dual(arguments[0]) and any(_tangent_of(t) is not None for t in _flat(arguments)):
             return forward_mode(arguments)
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)):
             return _below_autograd(operator, keyset, arguments)
@@ -278,24 +278,35 @@ def _gradient_of(composite: Callable[..., Any]) -> tuple[Callable[..., None], Ba
     return save, backward
 
 
+_LEVEL = 0  # of forward-mode AD: PyTorch has one, and torch.func.jvp inside another wraps tensors
+
+
+def _may_be_dual(first: Any) -> bool:
+    """Whether to look for tangents, which takes microseconds, by the first argument.
+
+    Inside a compiler, whose tensors are no plain ones, forward-mode AD can be on where Python does not know of it.
+    """
+    return transformed() or type(first[0] if isinstance(first, list) and first else first) is not Tensor
+
+
 def _tangent_of(x: Any) -> Tensor | None:
-    return forward_ad.unpack_dual(x).tangent if _is_float(x) else None
+    return forward_ad.unpack_dual(x, level=_LEVEL).tangent if _is_float(x) else None
 
 
 def _primal(x: Any) -> Any:
-    return forward_ad.unpack_dual(x).primal if _is_float(x) else x
+    return forward_ad.unpack_dual(x, level=_LEVEL).primal if _is_float(x) else x
 
 
 def _tangent(x: Any) -> Any:
     """The tangent of an argument, zero where it has none."""
     if not isinstance(x, Tensor):
         return x
-    primal, tangent = forward_ad.unpack_dual(x)
+    primal, tangent = forward_ad.unpack_dual(x, level=_LEVEL)
     return torch.zeros_like(primal) if tangent is None else tangent
 
 
 def _dual(result: Tensor, tangent: Tensor | None) -> Tensor:
-    return result if tangent is None else forward_ad.make_dual(result, tangent)
+    return result if tangent is None else forward_ad.make_dual(result, tangent, level=_LEVEL)
 
 
 # --- torch.vmap ------------------------------------------------------------------------------------------------------

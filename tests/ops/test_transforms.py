@@ -225,6 +225,27 @@ def test_transforms_compose(name: str, backend: str) -> None:
     same(results[backend], results["reference"])
 
 
+@native_only
+def test_transforms_are_compiled_and_linearized() -> None:
+    x, samples, tangent = torch.randn(2, 3, 8, 8), torch.rand(1, 2, 3, 2), torch.randn(2, 3, 8, 8)
+
+    def function(x: Tensor) -> Tensor:
+        (pooled,) = ops.fractional_max_pool_pyramid(x, [(5, 5)], samples, relu=True)
+        return ops.upsample_sum([pooled], (8, 8)).sin().sum() + x.square().sum()  # something else has a tangent too
+
+    def dual(x: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(function(forward_ad.make_dual(x, tangent))).tangent
+
+    expected = jvp(function, (x,), (tangent,))[1]
+    for transformed in (grad(function), lambda x: vmap(grad(function))(x[None]), dual):
+        torch.testing.assert_close(torch.compile(transformed, backend="aot_eager")(x), transformed(x))
+    whole = torch.compile(lambda x: jvp(function, (x,), (tangent,))[1], backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(whole(x), expected)
+    torch.testing.assert_close(torch.func.linearize(function, x)[1](tangent), expected)
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_vmapped_samples_and_maps(channels_last: bool, backend: str) -> None:
