@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("train", "train a pose network"),
     "evaluate": ("evaluate", "score a checkpoint, or a file of predictions"),
     "predict": ("predict", "find the joints of a person in images"),
+    "export": ("export", "write a checkpoint for ONNX Runtime, OpenVINO or C++"),
     "export-weights": ("export_weights", "write a checkpoint's weights as safetensors"),
     "pack": ("data.pack", "write the people of a data set into one memory-mapped file"),
     "synthetic": ("data.synthetic", "write pictures of synthetic people"),
