@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": ("predict", "find the joints of a person in images"),
     "export": ("export", "write a checkpoint for ONNX Runtime, OpenVINO or C++"),
     "export-weights": ("export_weights", "write a checkpoint's weights as safetensors"),
+    "import-weights": ("import_weights", "read the weights of other implementations"),
     "pack": ("data.pack", "write the people of a data set into one memory-mapped file"),
     "synthetic": ("data.synthetic", "write pictures of synthetic people"),
     "train-classifier": ("train_classifier", "train an image classifier on CIFAR-10"),
