@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--checkpoint",
         default=None,
         metavar="FILE",
-        help="file written by train, or a name in models.available() (default: the first one there)",
+        help="file written by train, or by export (.onnx, .xml, .pt2), or a name in models.available() (default: the "
+        "first one there)",
     )
     parser.add_argument(
         "--box",
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="auto: the faster one, found by a few passes (default: auto)",
     )
     arguments = cli.parse_arguments(parser, argv)
-    device = resolve_device(arguments.device)
+    device = None if arguments.device == "auto" else resolve_device(arguments.device)
 
     predictor = Predictor(
         arguments.checkpoint, device, flip=arguments.flip, search=arguments.search, precision=arguments.precision

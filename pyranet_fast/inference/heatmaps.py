@@ -18,6 +18,7 @@ from ..data.transforms import from_map, normalize
 from ..keypoints import Skeleton
 from ..models import PyraNet, optimize_for_inference
 from ..models.precision import AUTO, Choice, choose_precision
+from .exported import ExportedNetwork
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -85,7 +86,8 @@ def score_maps(
 
     Args:
         model: gives a list of score maps, of which the last counts, or a single tensor. It is run in eval
-            mode and left in the mode it was in.
+            mode and left in the mode it was in. An exported file that has the mirrored pass in itself makes it
+            whatever ``flip`` is.
         images: (N, 3, S, S) uint8 RGB, on any device.
         skeleton: what the K maps mean.
         device: where the model is and the work is done; None means where the model's parameters are.
@@ -107,11 +109,14 @@ def score_maps(
     home, dtype = _home(model)
     where = torch.device(device) if device is not None else home
 
+    decoded = isinstance(model, ExportedNetwork) and model.description.decoded
+    flip = flip and not (isinstance(model, ExportedNetwork) and model.description.mirrored)
     training = model.training
     model.eval()
     try:
         with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=precision == "bf16"):
-            batch = normalize(images.to(where, non_blocking=True)).to(dtype)
+            batch = images.to(where, non_blocking=True)
+            batch = batch if decoded else normalize(batch).to(dtype)
             if flip:
                 batch = torch.cat([batch, batch.flip(3)])
             maps = _last(model(batch.contiguous(memory_format=torch.channels_last))).float()

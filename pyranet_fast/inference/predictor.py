@@ -20,6 +20,7 @@ from ..models.precision import CHOICES
 from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 from .calibration import Calibration
 from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
+from .exported import SUFFIXES, ExportedNetwork
 from .heatmaps import decode, prepare_model, resolve_precision, score_maps
 from .result import Pose
 
@@ -35,17 +36,20 @@ class Predictor:
         pose.joints, pose.scores
 
     Args:
-        checkpoint_or_name: path of a checkpoint from ``pyranet_fast.train``, a name in `models.available`, or a loaded
-            ``Checkpoint``; None takes the first network that is shipped.
+        checkpoint_or_name: path of a checkpoint from ``pyranet_fast.train``, a name in `models.available`, a loaded
+            ``Checkpoint``, or a file of ``pyranet_fast.export`` (FILE.onnx, FILE.xml, FILE.pt2), which is run by its
+            own runtime on the CPU; None takes the first network that is shipped.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; None takes a GPU where there is one.
-        flip: average with the mirrored picture: better, at twice the work.
+        flip: average with the mirrored picture: better, at twice the work. A file exported with ``--decode`` has it in
+            itself, in every crop of a search too.
         search: where an image has no box and the pose is not confident, try about thirty other crops (wider, turned,
             closer) before the most confident is chosen: for people who are small, cut off or upside down.
         precision: ``"fp32"`` (also None), ``"bf16"``, faster where the hardware has it, or ``"auto"``: the faster one
-            here, found by a few passes.
+            here, found by a few passes. An exported file has its own.
 
     Raises:
-        UserError: no checkpoint, one that cannot be read or built, or a device that is not there.
+        UserError: no checkpoint, one that cannot be read or built, a device that is not there, or an exported file that
+            cannot do what is asked.
     """
 
     def __init__(
@@ -59,6 +63,10 @@ class Predictor:
     ) -> None:
         if precision is not None and precision not in CHOICES:
             raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, CHOICES))} and None")
+        self.flip, self.search = flip, search
+        if isinstance(checkpoint_or_name, str | Path) and Path(checkpoint_or_name).suffix in SUFFIXES:
+            self._use_exported(Path(checkpoint_or_name), device, precision)
+            return
         if isinstance(checkpoint_or_name, Checkpoint):
             checkpoint, path = checkpoint_or_name, Path("checkpoint")
         elif checkpoint_or_name is None or isinstance(checkpoint_or_name, str | Path):
@@ -89,13 +97,25 @@ class Predictor:
         known = checkpoint.metrics.get(CALIBRATION)
         self.calibration = None if known is None else Calibration.from_dict(known)
         self.input_size = size
-        self.flip = flip
-        self.search = search
         batch = 2 if flip else 1
+        self.model: torch.nn.Module
         self.precision, choice = resolve_precision(model, self.device, precision or "fp32", size, batch)
         if choice is not None:
             logger.debug(f"precision auto: {choice}")
         self.model, self._autocast = prepare_model(model, self.device, self.precision)
+
+    def _use_exported(self, path: Path, device: str | torch.device | None, precision: str | None) -> None:
+        if device is not None and str(device) not in ("auto", "cpu"):
+            raise UserError(f"device is {str(device)!r}; an exported file such as {path} runs on cpu here")
+        if precision == "bf16":
+            raise UserError(f"precision is 'bf16'; {path} has its own, fp32 and auto are accepted")
+        network = ExportedNetwork(path)
+        about = network.description
+        if about.mirrored and not self.flip:
+            raise UserError(f"flip is False, but {path} has the mirrored pass in itself; export it with --no-flip")
+        self.skeleton, self.calibration, self.input_size = about.skeleton, about.calibration, about.input_size
+        self.name, self.device, self.precision = path.stem, torch.device("cpu"), about.precision
+        self.model, self._autocast = network, "fp32"
 
     def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:
         """Predict the pose of one person.

@@ -94,6 +94,15 @@ class _Entry(nn.Module):
         return [conv(x if i < 0 else normed[i]) for i, conv in zip(self.places, self.convs, strict=True)]
 
 
+def _upsample(x: Tensor, size: Size) -> Tensor:
+    """Bilinear interpolation to ``size`` by factors, which a file can hold; sizes it would compute.
+
+    With aligned corners a factor says nothing but the size, in any precision where it aims at half a pixel more.
+    """
+    factors = [to / side if to % side == 0 else (to + 0.5) / side for to, side in zip(size, x.shape[2:], strict=True)]
+    return F.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=True)
+
+
 class _PooledPyramid(nn.Module):
     """`FoldedPooledPyramid` of maps of one size."""
 
@@ -126,7 +135,7 @@ class _PooledPyramid(nn.Module):
     def _upsample(self, maps: list[Tensor]) -> Tensor:
         if self.custom:
             return upsample_sum(maps, self.size, align_corners=True)
-        ups = [F.interpolate(m, size=self.size, mode="bilinear", align_corners=True) for m in maps]
+        ups = [_upsample(m, self.size) for m in maps]
         total = ups[0]
         for up in ups[1:]:
             total = total + up
@@ -291,7 +300,7 @@ def onnx_model(
     from torch.export import Dim
 
     # torch's exporter traces the module as it is: gradients off, its own notes to developers out of the way.
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             module,
             (example,),
@@ -329,7 +338,7 @@ def write_onnx(path: str | Path, network: ExportablePyraNet, *, metadata: Mappin
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporters' notes to developers."""
     chatty = logging.getLogger("torch.onnx")
     before = chatty.level

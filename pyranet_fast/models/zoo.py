@@ -31,6 +31,8 @@ def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
         UserError: no such file, not a checkpoint, truncated, of a newer format, or of another kind.
     """
     path = find_checkpoint(path, kind)
+    if path.suffix in (".onnx", ".xml", ".pt2"):
+        raise UserError(f"{path} is an exported file, which predict and Predictor run; a checkpoint is needed here")
     checkpoint = read_weights(path) if path.suffix == SUFFIX else read_checkpoint(path)
     if kind is not None and checkpoint.kind != kind:
         found = _NOUNS.get(checkpoint.kind, f"a network of kind {checkpoint.kind!r}")

@@ -1,0 +1,78 @@
+"""`python -m pyranet_fast.import_weights`: another implementation's `.pth` as weights of this package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from . import cli
+from .checkpoint import SUFFIX, Checkpoint, save_weights
+from .errors import UserError
+from .keypoints import SKELETONS
+from .models.imported import LAYOUTS, import_weights, read_foreign
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pyranet_fast.import_weights",
+        description="Read a state dict of another PyTorch implementation, by a table of names, and write what this "
+        "package takes: the authors' Torch7 network ported container by container (torch7, which fits as a whole), and "
+        "what corresponds of bearpaw/pytorch-pose's hourglass and pyranet and of wenbc21/PyraNet. What did not fit is "
+        "listed; an incomplete network is written with --partial only, to train on from.",
+    )
+    parser.add_argument("source", metavar="FILE.pth", help="state dict, or a file with one under state_dict or model")
+    parser.add_argument("output", metavar=f"FILE{SUFFIX}", help="where to")
+    parser.add_argument(
+        "--layout", choices=("auto", *LAYOUTS), default="auto", help="whose names they are (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--skeleton",
+        choices=("auto", *SKELETONS),
+        default="auto",
+        help="what the score maps mean (default: auto, by their number: 16 mpii, 14 lsp)",
+    )
+    parser.add_argument(
+        "--input-size", type=int, default=256, metavar="N", help="side of its crops (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="write it although tensors are missing, which start as in a new network"
+    )
+    arguments = cli.parse_arguments(parser, argv)
+    if Path(arguments.output).suffix != SUFFIX:
+        parser.error(f"the output is {arguments.output!r}; a name that ends in {SUFFIX} is accepted")
+
+    torch.manual_seed(0)  # what is missing starts the same way each time
+    found = import_weights(read_foreign(arguments.source), None if arguments.layout == "auto" else arguments.layout)
+    print(found.report())
+    joints = found.model.config["joints"]
+    name = arguments.skeleton
+    if name == "auto":
+        name = next((name for name, skeleton in SKELETONS.items() if len(skeleton) == joints), None)
+    if name is None or len(SKELETONS[name]) != joints:
+        accepted = ", ".join(f"{name} ({len(skeleton)})" for name, skeleton in SKELETONS.items())
+        raise UserError(f"{arguments.source} has {joints} score maps; {accepted} are accepted as --skeleton")
+    size, multiple = arguments.input_size, found.model.multiple
+    if size < multiple or size % multiple:
+        parser.error(f"--input-size is {size}; a multiple of {multiple} is accepted")
+    if not found.complete and not arguments.partial:
+        raise UserError(
+            f"{arguments.source} is not a whole network of this package, and nothing was written; --partial writes "
+            "what fits, to train on from"
+        )
+    checkpoint = Checkpoint(
+        model=found.model.config, weights=dict(found.model.state_dict()), skeleton=name, input_size=size
+    )
+    whole = "" if found.complete else ", in part"
+    description = f"imported{whole} from {Path(arguments.source).name} ({found.layout})"
+    save_weights(arguments.output, checkpoint, description=description, half=False)
+    print(f"wrote {arguments.output}: {description}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
