@@ -16,7 +16,7 @@ from ..checkpoint import CALIBRATION, Checkpoint
 from ..data.transforms import MAP_STRIDE, MEAN
 from ..errors import UserError
 from ..inference.calibration import Calibration
-from ..inference.exported import EXTRA_FILE, MARK, Description, output_names
+from ..inference.exported import EXTRA, EXTRA_FILE, MARK, Description, output_names
 from ..io import atomic_write
 from ..keypoints import resolve_skeleton
 from ..models.exportable import ExportablePyraNet, exportable, onnx_model, quiet
@@ -116,7 +116,7 @@ def write_openvino(path: Path, onnx: bytes, description: Description) -> None:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(f"writing {path} needs the package openvino ({error}): pip install openvino") from error
+        raise UserError(f"writing {path} needs the package openvino ({error}): {EXTRA}") from error
     with tempfile.TemporaryDirectory(prefix="pyranet_fast-") as folder:
         source, made = Path(folder) / "network.onnx", Path(folder) / path.name
         source.write_bytes(onnx)
