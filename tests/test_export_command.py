@@ -121,7 +121,7 @@ def test_int8_is_written_beside_a_verdict(checkpoint, photos, tmp_path, capsys, 
     assert command(checkpoint, path, "--int8", "--images", photos, "--calibration-crops", 2, "--people", 2) == 0
     shown = capsys.readouterr()
     assert "int8: ranges from 2 images" in shown.err and "onnxruntime int8" in shown.out
-    assert "int8 in onnxruntime" in shown.out and "of its size" in shown.out
+    assert "int8 in onnxruntime" in shown.out and "of its size; without people of these joints" in shown.out
     assert ExportedNetwork(path).description.precision == "int8"
     assert Predictor(path).precision == "int8"
 

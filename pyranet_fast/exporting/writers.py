@@ -143,6 +143,8 @@ def write_program(path: Path, model: PyraNet, description: Description, *, aot: 
     module, example = traceable(model, description, custom=True)
     with torch.no_grad(), quiet():
         program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
+    for node in program.graph.nodes:  # where in our source it comes from: a place on this machine
+        node.meta.pop("stack_trace", None)
     metadata = description.as_metadata()
     if not aot:
         atomic_write(path, lambda file: save(program, file, extra_files={EXTRA_FILE: json.dumps(metadata)}))
