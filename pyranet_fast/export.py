@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="with --decode, average with the mirrored crop in the graph; and in the check (default: on)",
     )
-    parser.add_argument("--aot", action="store_true", help="FILE.pt2 compiled for this processor; takes minutes")
+    parser.add_argument("--aot", action="store_true", help="FILE.pt2 compiled for this processor, in a minute or more")
     parser.add_argument(
         "--int8", action="store_true", help="convolutions in int8, by onnxruntime's static quantization"
     )
