@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="with --decode, average with the mirrored crop in the graph; and in the check (default: on)",
     )
-    parser.add_argument("--aot", action="store_true", help="FILE.pt2 compiled for this processor; takes minutes")
+    parser.add_argument("--aot", action="store_true", help="FILE.pt2 compiled for this processor, in a minute or more")
     parser.add_argument(
         "--int8", action="store_true", help="convolutions in int8, by onnxruntime's static quantization"
     )
@@ -94,11 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--int8 goes with FILE{ONNX} and FILE{OPENVINO}; FILE is {arguments.output!r}")
     if arguments.images is not None and (arguments.dataset or arguments.root):
         parser.error("--images does not go with --dataset and --root: give a folder of images, or a dataset")
-    for flag in ("people", "calibration_crops"):
-        if getattr(arguments, flag) < 0 or (flag == "calibration_crops" and getattr(arguments, flag) == 0):
-            parser.error(
-                f"--{flag.replace('_', '-')} is {getattr(arguments, flag)}; a whole number above 0 is accepted"
-            )
+    if arguments.people < 0:
+        parser.error(f"--people is {arguments.people}; a whole number is accepted, 0 for all")
+    if arguments.calibration_crops < 1:
+        parser.error(f"--calibration-crops is {arguments.calibration_crops}; a whole number above 0 is accepted")
 
     file = find_checkpoint(arguments.checkpoint)
     checkpoint = load_checkpoint(file)

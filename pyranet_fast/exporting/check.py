@@ -278,7 +278,8 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         if base is None or math.isnan(base.megabytes):
             continue
         speed, size = base.best / row.best, row.megabytes / base.megabytes
-        lost = "" if math.isnan(row.pck) else f", PCK {row.pck - base.pck:+.2f} points"
+        unknown = "; without people of these joints (--root, --dataset) what it loses is not known"
+        lost = unknown if math.isnan(row.pck) else f", PCK {row.pck - base.pck:+.2f} points"
         what = f"{speed:.2f}x float32's speed, {size:.2f} of its size{lost}"
         pays = "pays" if speed >= 1.1 else "pays for the size alone" if speed >= 0.95 else "does not pay here"
         said.append(f"int8 in {runtime} {pays}: {what}")

@@ -16,7 +16,7 @@ from ..checkpoint import CALIBRATION, Checkpoint
 from ..data.transforms import MAP_STRIDE, MEAN
 from ..errors import UserError
 from ..inference.calibration import Calibration
-from ..inference.exported import EXTRA_FILE, MARK, Description, output_names
+from ..inference.exported import EXTRA, EXTRA_FILE, MARK, Description, output_names
 from ..io import atomic_write
 from ..keypoints import resolve_skeleton
 from ..models.exportable import ExportablePyraNet, exportable, onnx_model, quiet
@@ -116,7 +116,7 @@ def write_openvino(path: Path, onnx: bytes, description: Description) -> None:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(f"writing {path} needs the package openvino ({error}): pip install openvino") from error
+        raise UserError(f"writing {path} needs the package openvino ({error}): {EXTRA}") from error
     with tempfile.TemporaryDirectory(prefix="pyranet_fast-") as folder:
         source, made = Path(folder) / "network.onnx", Path(folder) / path.name
         source.write_bytes(onnx)
@@ -143,6 +143,8 @@ def write_program(path: Path, model: PyraNet, description: Description, *, aot: 
     module, example = traceable(model, description, custom=True)
     with torch.no_grad(), quiet():
         program = export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
+    for node in program.graph.nodes:  # where in our source it comes from: a place on this machine
+        node.meta.pop("stack_trace", None)
     metadata = description.as_metadata()
     if not aot:
         atomic_write(path, lambda file: save(program, file, extra_files={EXTRA_FILE: json.dumps(metadata)}))

@@ -155,8 +155,7 @@ class ExportedNetwork(nn.Module):
 
 
 def _missing(package: str, path: Path, error: ImportError) -> UserError:
-    how = "pip install openvino" if package == "openvino" else EXTRA
-    return UserError(f"{path} needs the package {package} ({error}): {how}")
+    return UserError(f"{path} needs the package {package} ({error}): {EXTRA}")
 
 
 def _open_onnx(path: Path) -> tuple[Mapping[str, str], Run]:

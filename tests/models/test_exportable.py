@@ -69,6 +69,8 @@ def test_onnx_has_standard_operators_any_batch_and_the_same_maps(variant, tmp_pa
     write_onnx(path, exportable(model, (32, 48)), metadata={"joints": "3"})
     loaded = onnx.load(path)
     assert {node.domain for node in loaded.graph.node} == {""} and [e.domain for e in loaded.opset_import] == [""]
+    assert not any(node.metadata_props or node.doc_string for node in loaded.graph.node)
+    assert b"exportable.py" not in path.read_bytes()  # nor a place on the machine that made it
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map == {"joints": "3"}
     for count in (1, 3):
