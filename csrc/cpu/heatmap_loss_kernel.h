@@ -58,16 +58,6 @@ void loss_gradient_plane(const T* pred, const wide_t<T>* gx, const wide_t<T>* gy
   }
 }
 
-// A vector of which only `available` elements may be read.
-template <typename T>
-PF_INLINE void load_available(const T* from, int64_t available, typename Vector<wide_t<T>>::Values& to) {
-  constexpr int L = Vector<wide_t<T>>::kCount;
-  if (__builtin_expect(available >= L, 1)) return load_vector(from, to);
-  T copy[L] = {};
-  for (int64_t k = 0; k < available; ++k) copy[k] = from[k];
-  load_vector(copy, to);
-}
-
 // One channels_last image: sums[c] of every channel. The tables have `padded` entries a pixel, whole vectors; lanes
 // past the last channel see the next pixel's, and their sums are not used.
 template <typename T>
@@ -86,7 +76,7 @@ void loss_image(const T* pred, int64_t available, const wide_t<T>* gx, const wid
       for (int64_t x = 0; x < w; ++x) {
         V p, g;
         const int64_t at = (y * w + x) * channels + c0;
-        load_available(pred + at, available - at, p);
+        load_part(pred + at, available - at, p);
         load_vector(gx + x * padded + c0, g);
         p -= g * factor;
         sum += p * p;
@@ -115,7 +105,7 @@ void loss_gradient_image(const T* pred, int64_t available, const wide_t<T>* gx, 
       for (int64_t c0 = 0; c0 < channels; c0 += L) {
         V p, g, factor, coefficient;
         const int64_t at = (y * w + x) * channels + c0;
-        load_available(pred + at, available - at, p);
+        load_part(pred + at, available - at, p);
         load_vector(gx + x * padded + c0, g), load_vector(gy + y * padded + c0, factor);
         load_vector(coefficients + c0, coefficient);
         p = coefficient != 0 ? (p - g * factor) * coefficient : V{};

@@ -10,8 +10,8 @@ int64_t lanes() {
 
 // to[i] = sum over r of weights[r] * rows[r][i] (+ base[i]).
 template <typename In, typename Out>
-void blend_rows(const In* const* rows, const wide_t<Out>* weights, int64_t count, const Out* base, Out* to,
-                int64_t length) {
+PF_NOINLINE void blend_rows(const In* const* rows, const wide_t<Out>* weights, int64_t count, const Out* base, Out* to,
+                            int64_t length) {
   using W = wide_t<Out>;
   using V = typename Vector<W>::Values;
   constexpr int L = Vector<W>::kCount;
@@ -32,19 +32,27 @@ void blend_rows(const In* const* rows, const wide_t<Out>* weights, int64_t count
     store_vector(s0, to + i), store_vector(s1, to + i + L);
     store_vector(s2, to + i + 2 * L), store_vector(s3, to + i + 3 * L);
   }
-  for (; i < length; ++i) {
-    W sum = 0;
-    for (int64_t r = 0; r < count; ++r) sum += load(rows[r][i]) * weights[r];
-    to[i] = store<Out>(base == nullptr ? sum : sum + load(base[i]));
-  }
+  each_vector<L>(length - i, [&](auto whole, int64_t k, int64_t some) {
+    V sum = {}, v;
+    for (int64_t r = 0; r < count; ++r) {
+      const W w = weights[r];
+      load_some(whole, rows[r] + i + k, some, v);
+      sum += v * w;
+    }
+    if (base != nullptr) {
+      load_some(whole, base + i + k, some, v);
+      sum += v;
+    }
+    store_some(whole, sum, some, to + i + k);
+  });
 }
 
 // U vectors of channels of one pixel: to = a * first + b * second.
-template <int U, typename T>
-PF_INLINE void mix_channels(const T* first, const T* second, wide_t<T> a, wide_t<T> b, wide_t<T>* to) {
-  constexpr int L = Vector<wide_t<T>>::kCount;
+template <int U, typename W>
+PF_INLINE void mix_channels(const W* first, const W* second, W a, W b, W* to) {
+  constexpr int L = Vector<W>::kCount;
   for (int u = 0; u < U; ++u) {
-    typename Vector<wide_t<T>>::Values v, next;
+    typename Vector<W>::Values v, next;
     load_vector(first + u * L, v), load_vector(second + u * L, next);
     store_vector(v * a + next * b, to + u * L);
   }
@@ -53,35 +61,39 @@ PF_INLINE void mix_channels(const T* first, const T* second, wide_t<T> a, wide_t
 // Columns [x0, x1) of one source row, whose first pixel that they read is `row`, for a number of channels whose last
 // vectors (after whole groups of four) are U. Writes whole vectors, so past the pixel's channels: pixels are written
 // in ascending order, the next one overwrites that, and the buffer has room after the last.
-template <int U, typename T>
-void upsample_channels(const T* row, const Taps<wide_t<T>>& taps, int64_t channels, int64_t x0, int64_t x1,
-                       wide_t<T>* to) {
-  constexpr int64_t group = 4 * Vector<wide_t<T>>::kCount;
+template <int U, typename W>
+void upsample_channels(const W* row, const Taps<W>& taps, int64_t channels, int64_t x0, int64_t x1, W* to) {
+  constexpr int64_t group = 4 * Vector<W>::kCount;
   const int32_t* firsts = taps.first.data();
   const int32_t* seconds = taps.second.data();
-  const wide_t<T>* as = taps.a.data();
-  const wide_t<T>* bs = taps.b.data();
+  const W* as = taps.a.data();
+  const W* bs = taps.b.data();
   const int64_t s0 = firsts[x0];
   for (int64_t x = x0; x < x1; ++x, to += channels) {
-    const T* first = row + (firsts[x] - s0) * channels;
-    const T* second = row + (seconds[x] - s0) * channels;
-    const wide_t<T> a = as[x], b = bs[x];
+    const W* first = row + (firsts[x] - s0) * channels;
+    const W* second = row + (seconds[x] - s0) * channels;
+    const W a = as[x], b = bs[x];
     int64_t c = 0;
     for (; c + group < channels; c += group) mix_channels<4>(first + c, second + c, a, b, to + c);
     mix_channels<U>(first + c, second + c, a, b, to + c);
   }
 }
 
-// The same for one channel: vectors of columns, their sources shuffled out of one or two vectors.
-template <bool Two, typename T>
-void upsample_columns(const T* row, const Taps<float>& taps, int64_t x0, int64_t x1, float* to) {
+// Lanes of two vectors by their numbers, which GCC alone makes of any vector.
 #ifndef __clang__
+#define PF_SHUFFLES 1
+#endif
+
+// The same for one channel: vectors of columns, their sources shuffled out of one or two vectors.
+template <bool Two>
+void upsample_columns([[maybe_unused]] const float* row, [[maybe_unused]] const Taps<float>& taps, int64_t x0,
+                      int64_t x1, [[maybe_unused]] float* to) {
   constexpr int L = Vector<float>::kCount;
-  const int64_t s0 = taps.first[x0];
   for (int64_t x = x0; x < x1; x += L) {
+#ifdef PF_SHUFFLES
     Vector<float>::Values low, high, a, b;
     Vector<float>::Integers first, second;
-    const T* from = row + taps.first[x] - s0;
+    const float* from = row + taps.first[x] - taps.first[x0];
     load_vector(from, low);
     load_vector(taps.local_first.data() + x, first), load_vector(taps.local_second.data() + x, second);
     load_vector(taps.a.data() + x, a), load_vector(taps.b.data() + x, b);
@@ -91,13 +103,13 @@ void upsample_columns(const T* row, const Taps<float>& taps, int64_t x0, int64_t
     } else {
       store_vector(__builtin_shuffle(low, first) * a + __builtin_shuffle(low, second) * b, to + x - x0);
     }
-  }
 #endif
+  }
 }
 
-template <typename T>
-void upsample_row(const T* row, const Taps<wide_t<T>>& taps, int64_t channels, int64_t x0, int64_t x1, wide_t<T>* to) {
-  constexpr int64_t L = Vector<wide_t<T>>::kCount;
+template <typename W>
+PF_NOINLINE void upsample_row(const W* row, const Taps<W>& taps, int64_t channels, int64_t x0, int64_t x1, W* to) {
+  constexpr int64_t L = Vector<W>::kCount;
   if (channels > 1) {
     switch ((channels + L - 1) / L % 4) {
       case 1:
@@ -110,15 +122,15 @@ void upsample_row(const T* row, const Taps<wide_t<T>>& taps, int64_t channels, i
         return upsample_channels<4>(row, taps, channels, x0, x1, to);
     }
   }
-  if constexpr (std::is_same_v<wide_t<T>, float>) {
-#ifndef __clang__  // which has no shuffle by variables
-    if (L > 4 && taps.reach < L) return upsample_columns<false>(row, taps, x0, x1, to);
-    if (L > 4 && taps.reach < 2 * L) return upsample_columns<true>(row, taps, x0, x1, to);
-#endif
+#ifdef PF_SHUFFLES
+  if constexpr (std::is_same_v<W, float> && L > 4) {
+    if (taps.reach < L) return upsample_columns<false>(row, taps, x0, x1, to);
+    if (taps.reach < 2 * L) return upsample_columns<true>(row, taps, x0, x1, to);
   }
+#endif
   const int64_t s0 = taps.first[x0];
   for (int64_t x = x0; x < x1; ++x) {
-    to[x - x0] = load(row[taps.first[x] - s0]) * taps.a[x] + load(row[taps.second[x] - s0]) * taps.b[x];
+    to[x - x0] = row[taps.first[x] - s0] * taps.a[x] + row[taps.second[x] - s0] * taps.b[x];
   }
 }
 
@@ -146,16 +158,17 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
         } else if (scratch.held[slot] != r) {
           W* to = rows + slot * stride;
           const int64_t length = (columns.second[x1 - 1] - columns.first[x0] + 1) * channels;
-          if (level.data + level.elements - from < length + 2 * Vector<W>::kCount) {
-            // Whole vectors would be read past the end of the map.
-            T* copy = scratch.tail.get(length + 2 * Vector<W>::kCount);
-            std::copy(from, from + length, copy);
-            from = copy;
-          }
           if (columns.identity()) {
-            for (int64_t i = 0; i < length; ++i) to[i] = load(from[i]);
+            widen(from, length, to);
           } else {
-            upsample_row<T>(from, columns, channels, x0, x1, to);
+            const W* wide = reinterpret_cast<const W*>(from);
+            // A copy where elements are narrow, and where whole vectors would be read past the end of the map.
+            if (!std::is_same_v<T, W> || level.data + level.elements - from < length + 2 * Vector<W>::kCount) {
+              W* copy = scratch.row.get(length + 2 * Vector<W>::kCount);
+              widen(from, length, copy);
+              wide = copy;
+            }
+            upsample_row<W>(wide, columns, channels, x0, x1, to);
           }
           scratch.held[slot] = r;
         }
@@ -169,62 +182,59 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
   }
 }
 
-// U vectors of channels of one source pixel: the weighted sum of its receivers.
-template <int U, typename T>
-PF_INLINE void gather_channels(const wide_t<T>* from, const wide_t<T>* weights, int64_t count, int64_t channels,
-                               int64_t c, T* to) {
-  using W = wide_t<T>;
+// U vectors of channels of one source pixel: the weighted sum of its receivers. Writes whole vectors, as
+// upsample_channels does.
+template <int U, typename W>
+PF_INLINE void gather_channels(const W* from, const W* weights, int64_t count, int64_t channels, W* to) {
   constexpr int L = Vector<W>::kCount;
   typename Vector<W>::Values sums[U], v;
   for (int u = 0; u < U; ++u) sums[u] = typename Vector<W>::Values{};
   for (int64_t t = 0; t < count; ++t) {
     const W w = weights[t];
     for (int u = 0; u < U; ++u) {
-      load_vector(from + t * channels + c + u * L, v);
+      load_vector(from + t * channels + u * L, v);
       sums[u] += v * w;
     }
   }
-  for (int u = 0; u + 1 < U; ++u) store_vector(sums[u], to + c + u * L);
-  store_part<T>(sums[U - 1], to + c + (U - 1) * L, channels - c - (U - 1) * L);
+  for (int u = 0; u < U; ++u) store_vector(sums[u], to + u * L);
 }
 
-template <int U, typename T>
-void gather_pixels(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int64_t channels, int64_t j0,
-                   int64_t j1, T* to) {
-  constexpr int64_t group = 4 * Vector<wide_t<T>>::kCount;
+template <int U, typename W>
+void gather_pixels(const W* blended, const Sources<W>& sources, int64_t channels, int64_t j0, int64_t j1, W* to) {
+  constexpr int64_t group = 4 * Vector<W>::kCount;
   const int64_t x0 = sources.begin[j0];
   for (int64_t j = j0; j < j1; ++j, to += channels) {
-    const wide_t<T>* from = blended + (sources.begin[j] - x0) * channels;
-    const wide_t<T>* weights = sources.weight.data() + j * sources.most;
+    const W* from = blended + (sources.begin[j] - x0) * channels;
+    const W* weights = sources.weight.data() + j * sources.most;
     const int64_t count = sources.count[j];
     int64_t c = 0;
-    for (; c + group < channels; c += group) gather_channels<4, T>(from, weights, count, channels, c, to);
-    gather_channels<U, T>(from, weights, count, channels, c, to);
+    for (; c + group < channels; c += group) gather_channels<4>(from + c, weights, count, channels, to + c);
+    gather_channels<U>(from + c, weights, count, channels, to + c);
   }
 }
 
-// Source pixels [j0, j1) of one row's gradient from the blended gradient row, whose first pixel is sources.begin[j0].
-template <typename T>
-void gather_row(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int64_t channels, int64_t j0, int64_t j1,
-                T* to) {
-  using W = wide_t<T>;
+// Source pixels [j0, j1) of one row's gradient from the blended gradient row, whose first pixel is sources.begin[j0];
+// `to` has room for four vectors more.
+template <typename W>
+PF_NOINLINE void gather_row(const W* blended, const Sources<W>& sources, int64_t channels, int64_t j0, int64_t j1,
+                            W* to) {
   constexpr int64_t L = Vector<W>::kCount;
   if (channels > 1) {
     switch ((channels + L - 1) / L % 4) {
       case 1:
-        return gather_pixels<1, T>(blended, sources, channels, j0, j1, to);
+        return gather_pixels<1>(blended, sources, channels, j0, j1, to);
       case 2:
-        return gather_pixels<2, T>(blended, sources, channels, j0, j1, to);
+        return gather_pixels<2>(blended, sources, channels, j0, j1, to);
       case 3:
-        return gather_pixels<3, T>(blended, sources, channels, j0, j1, to);
+        return gather_pixels<3>(blended, sources, channels, j0, j1, to);
       default:
-        return gather_pixels<4, T>(blended, sources, channels, j0, j1, to);
+        return gather_pixels<4>(blended, sources, channels, j0, j1, to);
     }
   }
   const int64_t x0 = sources.begin[j0];
-  if constexpr (std::is_same_v<W, float>) {
-#ifndef __clang__
-    if (L > 4 && sources.reach < 2 * L) {
+#ifdef PF_SHUFFLES
+  if constexpr (std::is_same_v<W, float> && L > 4) {
+    if (sources.reach < 2 * L) {
       for (int64_t j = j0; j < j1; j += L) {
         Vector<float>::Values sum = {}, low, high, weight;
         Vector<float>::Integers local;
@@ -236,18 +246,18 @@ void gather_row(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int
           const Vector<float>::Values product = __builtin_shuffle(low, high, local) * weight;
           sum = weight != 0 ? sum + product : sum;  // a pixel with fewer receivers must not see its neighbors' NaN
         }
-        store_part<T>(sum, to + j - j0, j1 - j);
+        store_vector(sum, to + j - j0);
       }
       return;
     }
-#endif
   }
+#endif
   for (int64_t j = j0; j < j1; ++j) {
     W sum = 0;
     for (int64_t t = 0; t < sources.count[j]; ++t) {
       sum += blended[sources.begin[j] - x0 + t] * sources.weight[j * sources.most + t];
     }
-    to[j - j0] = store<T>(sum);
+    to[j - j0] = sum;
   }
 }
 
@@ -273,9 +283,11 @@ void upsample_backward(const UpsampleBackwardJob<T>& job, int64_t plane, int64_t
       if (columns.identity()) {
         blend_rows<T, T>(pointers.data(), weights, count, nullptr, to, length);
       } else {
-        W* blended = scratch.get(length + 3 * L + columns.most);
+        const int64_t gathered = (j1 - j0) * channels, room = (length + 3 * L + columns.most + 63) / 64 * 64;
+        W* blended = scratch.get(room + gathered + 4 * L);
         blend_rows<T, W>(pointers.data(), weights, count, nullptr, blended, length);
-        gather_row<T>(blended, columns, channels, j0, j1, to);
+        gather_row<W>(blended, columns, channels, j0, j1, blended + room);
+        narrow(blended + room, gathered, to);
       }
     }
   }
