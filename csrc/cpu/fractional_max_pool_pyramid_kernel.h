@@ -232,7 +232,7 @@ PF_NOINLINE void pick_columns(const wide_t<T>* row, const PoolStarts<wide_t<T>>&
 
 // Adds a gradient row to the windows that it came from.
 template <typename W>
-PF_NOINLINE void add_columns(W* row, const PoolStarts<W>& starts, [[maybe_unused]] int64_t in, int64_t n, const W* g) {
+PF_INLINE void add_columns(W* row, const PoolStarts<W>& starts, [[maybe_unused]] int64_t in, int64_t n, const W* g) {
 #if PF_VECTOR_BYTES == 64
   if constexpr (std::is_same_v<W, float>) {
     if (starts.increasing) {

@@ -93,9 +93,8 @@ void loss_image(const T* pred, int64_t available, const wide_t<T>* gx, const wid
 
 // grad = coefficients[c] * (pred - gaussian), and 0 where the coefficient is 0, whatever pred holds.
 template <typename T>
-void loss_gradient_image(const T* pred, int64_t available, const wide_t<T>* gx, const wide_t<T>* gy,
-                         const wide_t<T>* coefficients, int64_t h, int64_t w, int64_t channels, int64_t padded,
-                         T* grad) {
+void loss_gradient_image(const T* pred, const wide_t<T>* gx, const wide_t<T>* gy, const wide_t<T>* coefficients,
+                         int64_t h, int64_t w, int64_t channels, int64_t padded, T* grad) {
   using W = wide_t<T>;
   using V = typename Vector<W>::Values;
   constexpr int L = Vector<W>::kCount;
@@ -103,13 +102,20 @@ void loss_gradient_image(const T* pred, int64_t available, const wide_t<T>* gx, 
   for (int64_t y = 0; y < h; ++y) {
     for (int64_t x = 0; x < w; ++x) {
       for (int64_t c0 = 0; c0 < channels; c0 += L) {
-        V p, g, factor, coefficient;
         const int64_t at = (y * w + x) * channels + c0;
-        load_part(pred + at, available - at, p);
-        load_vector(gx + x * padded + c0, g), load_vector(gy + y * padded + c0, factor);
-        load_vector(coefficients + c0, coefficient);
-        p = coefficient != 0 ? (p - g * factor) * coefficient : V{};
-        store_part<T>(p, grad + at, end - at);  // a later pixel overwrites what is past this one's channels
+        const auto pixel = [&](auto whole) {
+          V p, g, factor, coefficient;
+          load_some(whole, pred + at, end - at, p);
+          load_vector(gx + x * padded + c0, g), load_vector(gy + y * padded + c0, factor);
+          load_vector(coefficients + c0, coefficient);
+          p = coefficient != 0 ? (p - g * factor) * coefficient : V{};
+          store_some(whole, p, end - at, grad + at);  // a later pixel overwrites what is past this one's channels
+        };
+        if (__builtin_expect(at + L <= end, 1)) {
+          pixel(std::true_type{});
+        } else {
+          pixel(std::false_type{});
+        }
       }
     }
   }

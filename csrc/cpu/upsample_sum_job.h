@@ -117,6 +117,7 @@ template <typename T>
 struct UpsampleScratch {
   LineAligned<wide_t<T>> rows;  // two resized rows of every level
   LineAligned<wide_t<T>> row;   // a source row, widened or copied
+  LineAligned<T> tail;          // the same for one channel, copied
   std::vector<int64_t> held;    // which source rows these are
   std::vector<const wide_t<T>*> pointers;
   std::vector<wide_t<T>> weights;

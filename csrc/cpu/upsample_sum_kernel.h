@@ -85,15 +85,15 @@ void upsample_channels(const W* row, const Taps<W>& taps, int64_t channels, int6
 #endif
 
 // The same for one channel: vectors of columns, their sources shuffled out of one or two vectors.
-template <bool Two>
-void upsample_columns([[maybe_unused]] const float* row, [[maybe_unused]] const Taps<float>& taps, int64_t x0,
-                      int64_t x1, [[maybe_unused]] float* to) {
+template <bool Two, typename T>
+void upsample_columns([[maybe_unused]] const T* row, [[maybe_unused]] const Taps<float>& taps, int64_t x0, int64_t x1,
+                      [[maybe_unused]] float* to) {
   constexpr int L = Vector<float>::kCount;
   for (int64_t x = x0; x < x1; x += L) {
 #ifdef PF_SHUFFLES
     Vector<float>::Values low, high, a, b;
     Vector<float>::Integers first, second;
-    const float* from = row + taps.first[x] - taps.first[x0];
+    const T* from = row + taps.first[x] - taps.first[x0];
     load_vector(from, low);
     load_vector(taps.local_first.data() + x, first), load_vector(taps.local_second.data() + x, second);
     load_vector(taps.a.data() + x, a), load_vector(taps.b.data() + x, b);
@@ -107,30 +107,35 @@ void upsample_columns([[maybe_unused]] const float* row, [[maybe_unused]] const 
   }
 }
 
+// A row of a channels_last map.
 template <typename W>
-PF_NOINLINE void upsample_row(const W* row, const Taps<W>& taps, int64_t channels, int64_t x0, int64_t x1, W* to) {
+PF_NOINLINE void upsample_pixels(const W* row, const Taps<W>& taps, int64_t channels, int64_t x0, int64_t x1, W* to) {
   constexpr int64_t L = Vector<W>::kCount;
-  if (channels > 1) {
-    switch ((channels + L - 1) / L % 4) {
-      case 1:
-        return upsample_channels<1>(row, taps, channels, x0, x1, to);
-      case 2:
-        return upsample_channels<2>(row, taps, channels, x0, x1, to);
-      case 3:
-        return upsample_channels<3>(row, taps, channels, x0, x1, to);
-      default:
-        return upsample_channels<4>(row, taps, channels, x0, x1, to);
-    }
+  switch ((channels + L - 1) / L % 4) {
+    case 1:
+      return upsample_channels<1>(row, taps, channels, x0, x1, to);
+    case 2:
+      return upsample_channels<2>(row, taps, channels, x0, x1, to);
+    case 3:
+      return upsample_channels<3>(row, taps, channels, x0, x1, to);
+    default:
+      return upsample_channels<4>(row, taps, channels, x0, x1, to);
   }
+}
+
+// A row of one channel.
+template <typename T>
+void upsample_row(const T* row, const Taps<wide_t<T>>& taps, int64_t x0, int64_t x1, wide_t<T>* to) {
 #ifdef PF_SHUFFLES
-  if constexpr (std::is_same_v<W, float> && L > 4) {
+  constexpr int64_t L = Vector<wide_t<T>>::kCount;
+  if constexpr (std::is_same_v<wide_t<T>, float> && L > 4) {
     if (taps.reach < L) return upsample_columns<false>(row, taps, x0, x1, to);
     if (taps.reach < 2 * L) return upsample_columns<true>(row, taps, x0, x1, to);
   }
 #endif
   const int64_t s0 = taps.first[x0];
   for (int64_t x = x0; x < x1; ++x) {
-    to[x - x0] = row[taps.first[x] - s0] * taps.a[x] + row[taps.second[x] - s0] * taps.b[x];
+    to[x - x0] = load(row[taps.first[x] - s0]) * taps.a[x] + load(row[taps.second[x] - s0]) * taps.b[x];
   }
 }
 
@@ -158,17 +163,25 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
         } else if (scratch.held[slot] != r) {
           W* to = rows + slot * stride;
           const int64_t length = (columns.second[x1 - 1] - columns.first[x0] + 1) * channels;
+          // Whole vectors would be read past the end of the map.
+          const bool at_end = level.data + level.elements - from < length + 2 * Vector<W>::kCount;
           if (columns.identity()) {
             widen(from, length, to);
-          } else {
+          } else if (channels > 1) {
             const W* wide = reinterpret_cast<const W*>(from);
-            // A copy where elements are narrow, and where whole vectors would be read past the end of the map.
-            if (!std::is_same_v<T, W> || level.data + level.elements - from < length + 2 * Vector<W>::kCount) {
+            if (!std::is_same_v<T, W> || at_end) {
               W* copy = scratch.row.get(length + 2 * Vector<W>::kCount);
               widen(from, length, copy);
               wide = copy;
             }
-            upsample_row<W>(wide, columns, channels, x0, x1, to);
+            upsample_pixels<W>(wide, columns, channels, x0, x1, to);
+          } else {
+            if (at_end) {
+              T* copy = scratch.tail.get(length + 2 * Vector<W>::kCount);
+              std::copy(from, from + length, copy);
+              from = copy;
+            }
+            upsample_row<T>(from, columns, x0, x1, to);
           }
           scratch.held[slot] = r;
         }
@@ -213,26 +226,30 @@ void gather_pixels(const W* blended, const Sources<W>& sources, int64_t channels
   }
 }
 
-// Source pixels [j0, j1) of one row's gradient from the blended gradient row, whose first pixel is sources.begin[j0];
-// `to` has room for four vectors more.
+// Source pixels [j0, j1) of one row's gradient from the blended gradient row, whose first pixel is sources.begin[j0]:
+// of a channels_last map, where `to` has room for four vectors more, and of one channel.
 template <typename W>
 PF_NOINLINE void gather_row(const W* blended, const Sources<W>& sources, int64_t channels, int64_t j0, int64_t j1,
                             W* to) {
   constexpr int64_t L = Vector<W>::kCount;
-  if (channels > 1) {
-    switch ((channels + L - 1) / L % 4) {
-      case 1:
-        return gather_pixels<1>(blended, sources, channels, j0, j1, to);
-      case 2:
-        return gather_pixels<2>(blended, sources, channels, j0, j1, to);
-      case 3:
-        return gather_pixels<3>(blended, sources, channels, j0, j1, to);
-      default:
-        return gather_pixels<4>(blended, sources, channels, j0, j1, to);
-    }
+  switch ((channels + L - 1) / L % 4) {
+    case 1:
+      return gather_pixels<1>(blended, sources, channels, j0, j1, to);
+    case 2:
+      return gather_pixels<2>(blended, sources, channels, j0, j1, to);
+    case 3:
+      return gather_pixels<3>(blended, sources, channels, j0, j1, to);
+    default:
+      return gather_pixels<4>(blended, sources, channels, j0, j1, to);
   }
+}
+
+template <typename T>
+void gather_columns(const wide_t<T>* blended, const Sources<wide_t<T>>& sources, int64_t j0, int64_t j1, T* to) {
+  using W = wide_t<T>;
   const int64_t x0 = sources.begin[j0];
 #ifdef PF_SHUFFLES
+  constexpr int64_t L = Vector<W>::kCount;
   if constexpr (std::is_same_v<W, float> && L > 4) {
     if (sources.reach < 2 * L) {
       for (int64_t j = j0; j < j1; j += L) {
@@ -246,7 +263,7 @@ PF_NOINLINE void gather_row(const W* blended, const Sources<W>& sources, int64_t
           const Vector<float>::Values product = __builtin_shuffle(low, high, local) * weight;
           sum = weight != 0 ? sum + product : sum;  // a pixel with fewer receivers must not see its neighbors' NaN
         }
-        store_vector(sum, to + j - j0);
+        store_part<T>(sum, to + j - j0, j1 - j);
       }
       return;
     }
@@ -257,7 +274,7 @@ PF_NOINLINE void gather_row(const W* blended, const Sources<W>& sources, int64_t
     for (int64_t t = 0; t < sources.count[j]; ++t) {
       sum += blended[sources.begin[j] - x0 + t] * sources.weight[j * sources.most + t];
     }
-    to[j - j0] = sum;
+    to[j - j0] = store<T>(sum);
   }
 }
 
@@ -286,8 +303,12 @@ void upsample_backward(const UpsampleBackwardJob<T>& job, int64_t plane, int64_t
         const int64_t gathered = (j1 - j0) * channels, room = (length + 3 * L + columns.most + 63) / 64 * 64;
         W* blended = scratch.get(room + gathered + 4 * L);
         blend_rows<T, W>(pointers.data(), weights, count, nullptr, blended, length);
-        gather_row<W>(blended, columns, channels, j0, j1, blended + room);
-        narrow(blended + room, gathered, to);
+        if (channels == 1) {
+          gather_columns<T>(blended, columns, j0, j1, to);
+        } else {
+          gather_row<W>(blended, columns, channels, j0, j1, blended + room);
+          narrow(blended + room, gathered, to);
+        }
       }
     }
   }

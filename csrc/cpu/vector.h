@@ -213,23 +213,25 @@ PF_INLINE void store_part(const typename Vector<wide_t<T>>::Values& from, T* to,
   store_few(few, n, to);
 }
 
-// n elements, widened or rounded.
-template <typename T>
-PF_NOINLINE void widen(const T* from, int64_t n, wide_t<T>* to) {
-  constexpr int L = Vector<wide_t<T>>::kCount;
-  typename Vector<wide_t<T>>::Values v;
-  int64_t i = 0;
-  for (; i + L <= n; i += L) load_vector(from + i, v), store_vector(v, to + i);
-  if (i < n) load_few(from + i, n - i, v), store_few(v, n - i, to + i);
+// n elements from T or W to the other. The last vector overlaps the one before where n is no multiple of its length.
+template <typename From, typename To>
+PF_NOINLINE void convert(const From* from, int64_t n, To* to) {
+  constexpr int L = Vector<wide_t<To>>::kCount;
+  typename Vector<wide_t<To>>::Values v;
+  if (n < L) {
+    load_few(from, n, v), store_few(v, n, to);
+    return;
+  }
+  for (int64_t i = 0; i + L <= n; i += L) load_vector(from + i, v), store_vector(v, to + i);
+  if (n % L != 0) load_vector(from + n - L, v), store_vector(v, to + n - L);
 }
-
 template <typename T>
-PF_NOINLINE void narrow(const wide_t<T>* from, int64_t n, T* to) {
-  constexpr int L = Vector<wide_t<T>>::kCount;
-  typename Vector<wide_t<T>>::Values v;
-  int64_t i = 0;
-  for (; i + L <= n; i += L) load_vector(from + i, v), store_vector(v, to + i);
-  if (i < n) load_few(from + i, n - i, v), store_few(v, n - i, to + i);
+PF_INLINE void widen(const T* from, int64_t n, wide_t<T>* to) {
+  convert<T, wide_t<T>>(from, n, to);
+}
+template <typename T>
+PF_INLINE void narrow(const wide_t<T>* from, int64_t n, T* to) {
+  convert<wide_t<T>, T>(from, n, to);
 }
 
 // Calls body(whole, i, L) for every whole vector of n elements, and for those after the last one with how many they

@@ -52,7 +52,7 @@ void check(int64_t channels, int64_t h, int64_t w) {
   (pred.data(), channels * area, gx.data(), gy.data(), h, w, channels, padded, got.data());
   expect("loss_image" + of, got.data(), sums, std::is_same_v<W, double> ? 1e-10 : 1e-4);
   PF_CHOOSE(loss_gradient_image<T>)
-  (pred.data(), channels * area, gx.data(), gy.data(), coefficients.data(), h, w, channels, padded, to.data());
+  (pred.data(), gx.data(), gy.data(), coefficients.data(), h, w, channels, padded, to.data());
   expect("loss_gradient_image" + of, to.data(), grad);
 }
 
