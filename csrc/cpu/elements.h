@@ -100,6 +100,32 @@ PF_INLINE float exp_of_negative(float x) {
   return x < -87.0f ? 0.0f : p * power;
 }
 
-PF_INLINE double exp_of_negative(double x) { return std::exp(x); }
+// The same in double, with the series up to what double shows.
+PF_INLINE double exp_of_negative(double x) {
+  constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  const double shifted = x * 1.44269504088896340736 + round;
+  const double n = shifted - round;
+  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  double p = 1.0 / 6227020800;
+  p = p * r + 1.0 / 479001600;
+  p = p * r + 1.0 / 39916800;
+  p = p * r + 1.0 / 3628800;
+  p = p * r + 1.0 / 362880;
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  uint64_t bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits + 1023u) << 52;
+  double power;
+  std::memcpy(&power, &bits, sizeof(power));
+  return x < -708.0 ? 0.0 : p * power;
+}
 
 }  // namespace pyranet_fast::cpu
