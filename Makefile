@@ -163,8 +163,7 @@ gpu: ## on a machine with a GPU: parity, sanitizer, benchmark within ten minutes
 
 # --- release -----------------------------------------------------------------------------------------------------
 
-# auditwheel names the oldest C library that the wheel runs with (here glibc 2.27); torch's libraries stay outside. It
-# fails where a library of the system would be needed that not every system has.
+# auditwheel names the oldest C library that the wheel runs with; torch's libraries stay outside.
 wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11 in dist/, audited
 	@rm -rf build/lib* build/bdist* build/wheel dist/*.whl
 	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .

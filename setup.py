@@ -187,8 +187,7 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
 
     nvcc, no_nvcc = find_nvcc()
     os.environ["CXX"] = compiler  # else compiling (torch) and linking (setuptools) look in different places
-    # The longest first, so that parallel compilations end together.
-    kernels = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"), key=lambda path: (-path.stat().st_size, path))
+    kernels = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
     sources = ["csrc/schema.cpp", "csrc/common/old_glibc.cpp", *(path.relative_to(ROOT).as_posix() for path in kernels)]
     # As system headers torch's draw no warnings.
     flags = [*FLAGS, *(flag for path in cpp_extension.include_paths() for flag in ("-isystem", path))]

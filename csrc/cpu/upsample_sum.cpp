@@ -12,7 +12,7 @@ namespace pyranet_fast::cpu {
 namespace {
 
 template <typename T>
-void run(const UpsampleJob<T>& job, int64_t planes) {
+void run(const UpsampleJob<wide_t<T>>& job, int64_t planes) {
   const int64_t work = std::min(job.block(), job.width) * job.channels * static_cast<int64_t>(job.levels.size());
   const int64_t grain = std::max<int64_t>(1, 32768 / work);
   parallel_for(0, planes * job.blocks() * job.height, grain, [&](int64_t begin, int64_t end) {
@@ -27,8 +27,7 @@ void run(const UpsampleJob<T>& job, int64_t planes) {
 }
 
 template <typename T>
-void run(UpsampleBackwardJob<T>& job, int64_t planes) {
-  job.sort_rows();
+void run(const UpsampleBackwardJob<wide_t<T>>& job, int64_t planes) {
   const int64_t rows = static_cast<int64_t>(job.order.size());
   const int64_t grain = std::max<int64_t>(1, 16384 / (job.width * job.channels));
   parallel_for(0, planes * rows, grain, [&](int64_t begin, int64_t end) {
@@ -53,18 +52,20 @@ Tensor upsample_sum(std::vector<Tensor> maps, int64_t height, int64_t width, std
   if (base.has_value()) base = torch::stable::contiguous(*base, format);
   if (out.numel() == 0) return out;
   const int64_t channels = channels_last ? c : 1;
-  dispatch_float("upsample_sum: maps", maps[0].scalar_type(), [&](auto type) {
-    using T = decltype(type);
-    using W = wide_t<T>;
+  const auto resize = [&](auto type) {
+    using W = decltype(type);
     const int64_t lanes = PF_CHOOSE(lanes<W>)();
-    UpsampleJob<T> job{{}, channels, height, width, nullptr, write_pointer<T>(out)};
+    UpsampleJob<W> job{{}, channels, height, width, nullptr, out.mutable_data_ptr()};
+    job.levels.reserve(maps.size());
     for (const Tensor& map : maps) {
-      job.levels.push_back({read_pointer<T>(map), map.numel(), Taps<W>(map.size(2), height, align_corners, lanes),
+      job.levels.push_back({map.const_data_ptr(), map.numel(), Taps<W>(map.size(2), height, align_corners, lanes),
                             Taps<W>(map.size(3), width, align_corners, lanes)});
     }
-    if (base.has_value()) job.base = read_pointer<T>(*base);
-    run(job, channels_last ? n : n * c);
-  });
+    if (base.has_value()) job.base = base->const_data_ptr();
+    dispatch_narrow<W>(out, [&](auto t) { run<decltype(t)>(job, channels_last ? n : n * c); });
+  };
+  check_float("upsample_sum: maps", maps[0].scalar_type());
+  dispatch_wide(out, resize);
   return out;
 }
 
@@ -79,18 +80,21 @@ std::vector<Tensor> upsample_sum_backward(Tensor grad, std::vector<int64_t> size
   }
   if (n * c == 0) return grads;
   const int64_t channels = channels_last ? c : 1;
-  dispatch_float("upsample_sum: grad", grad.scalar_type(), [&](auto type) {
-    using T = decltype(type);
-    using W = wide_t<T>;
+  const auto resize = [&](auto type) {
+    using W = decltype(type);
     const int64_t lanes = PF_CHOOSE(lanes<W>)();
-    UpsampleBackwardJob<T> job{{}, read_pointer<T>(grad), channels, grad.size(2), grad.size(3), {}};
+    UpsampleBackwardJob<W> job{{}, grad.const_data_ptr(), channels, grad.size(2), grad.size(3), {}};
+    job.levels.reserve(grads.size());
     for (size_t l = 0; l < grads.size(); ++l) {
-      job.levels.push_back({write_pointer<T>(grads[l]),
+      job.levels.push_back({grads[l].mutable_data_ptr(),
                             Sources<W>(Taps<W>(sizes[2 * l], job.height, align_corners, lanes), lanes),
                             Sources<W>(Taps<W>(sizes[2 * l + 1], job.width, align_corners, lanes), lanes)});
     }
-    run(job, channels_last ? n : n * c);
-  });
+    job.sort_rows();
+    dispatch_narrow<W>(grad, [&](auto t) { run<decltype(t)>(job, channels_last ? n : n * c); });
+  };
+  check_float("upsample_sum: grad", grad.scalar_type());
+  dispatch_wide(grad, resize);
   return grads;
 }
 

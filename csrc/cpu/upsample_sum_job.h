@@ -91,18 +91,18 @@ class LineAligned {
 };
 
 // Images of one channel (contiguous) or with all channels inside (channels_last) are called planes here.
-template <typename T>
+// Elements are of any type that widens to W.
+template <typename W>
 struct UpsampleJob {
-  using W = wide_t<T>;
   struct Level {
-    const T* data;
+    const void* data;
     int64_t elements;
     Taps<W> rows, columns;
   };
   std::vector<Level> levels;
   int64_t channels, height, width;
-  const T* base;
-  T* out;
+  const void* base;
+  void* out;
 
   // Columns of a block: few enough that two resized rows of every level stay in the L1 cache, whole vectors.
   int64_t block() const {
@@ -124,18 +124,17 @@ struct UpsampleScratch {
   explicit UpsampleScratch(size_t levels) : held(2 * levels), pointers(2 * levels), weights(2 * levels) {}
 };
 
-template <typename T>
+template <typename W>
 struct UpsampleBackwardJob {
-  using W = wide_t<T>;
   struct Level {
-    T* data;
+    void* data;
     Sources<W> rows, columns;
   };
   struct Row {
     int32_t level, row, first;
   };
   std::vector<Level> levels;
-  const T* grad;
+  const void* grad;
   int64_t channels, height, width;
   std::vector<Row> order;  // every level's rows by the first gradient row they read: it is read while it is hot
 

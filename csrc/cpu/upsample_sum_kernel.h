@@ -141,7 +141,7 @@ void upsample_row(const T* row, const Taps<wide_t<T>>& taps, int64_t x0, int64_t
 
 // Rows [y0, y1) of one block of columns of one plane.
 template <typename T>
-void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int64_t y0, int64_t y1,
+void upsample_strip(const UpsampleJob<wide_t<T>>& job, int64_t plane, int64_t block, int64_t y0, int64_t y1,
                     UpsampleScratch<T>& scratch) {
   using W = wide_t<T>;
   const int64_t channels = job.channels, x0 = block * job.block(), x1 = std::min(x0 + job.block(), job.width);
@@ -153,10 +153,11 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
     for (size_t l = 0; l < job.levels.size(); ++l) {
       const auto& level = job.levels[l];
       const auto& columns = level.columns;
+      const T* map = static_cast<const T*>(level.data);
       const int64_t first = level.rows.first[y], second = level.rows.second[y];
       for (int64_t r = first; r <= second; ++r) {  // one row or two neighbors
         const int64_t slot = 2 * l + (r & 1);
-        const T* from = level.data + ((plane * level.rows.in + r) * columns.in + columns.first[x0]) * channels;
+        const T* from = map + ((plane * level.rows.in + r) * columns.in + columns.first[x0]) * channels;
         const W* resized = rows + slot * stride;
         if (columns.identity() && std::is_same_v<T, W>) {
           resized = reinterpret_cast<const W*>(from);
@@ -164,7 +165,7 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
           W* to = rows + slot * stride;
           const int64_t length = (columns.second[x1 - 1] - columns.first[x0] + 1) * channels;
           // Whole vectors would be read past the end of the map.
-          const bool at_end = level.data + level.elements - from < length + 2 * Vector<W>::kCount;
+          const bool at_end = map + level.elements - from < length + 2 * Vector<W>::kCount;
           if (columns.identity()) {
             widen(from, length, to);
           } else if (channels > 1) {
@@ -190,8 +191,9 @@ void upsample_strip(const UpsampleJob<T>& job, int64_t plane, int64_t block, int
       }
     }
     const int64_t at = ((plane * job.height + y) * job.width + x0) * channels;
-    blend_rows<W, T>(scratch.pointers.data(), scratch.weights.data(), count,
-                     job.base == nullptr ? nullptr : job.base + at, job.out + at, (x1 - x0) * channels);
+    const T* base = static_cast<const T*>(job.base);
+    blend_rows<W, T>(scratch.pointers.data(), scratch.weights.data(), count, base == nullptr ? nullptr : base + at,
+                     static_cast<T*>(job.out) + at, (x1 - x0) * channels);
   }
 }
 
@@ -280,7 +282,7 @@ void gather_columns(const wide_t<T>* blended, const Sources<wide_t<T>>& sources,
 
 // Rows [begin, end) of job.order, of one plane.
 template <typename T>
-void upsample_backward(const UpsampleBackwardJob<T>& job, int64_t plane, int64_t begin, int64_t end,
+void upsample_backward(const UpsampleBackwardJob<wide_t<T>>& job, int64_t plane, int64_t begin, int64_t end,
                        LineAligned<wide_t<T>>& scratch, std::vector<const T*>& pointers) {
   using W = wide_t<T>;
   constexpr int64_t L = Vector<W>::kCount;
@@ -293,10 +295,11 @@ void upsample_backward(const UpsampleBackwardJob<T>& job, int64_t plane, int64_t
       j1 = job.block_end(columns, j0, L);
       const int64_t x0 = columns.begin[j0], length = job.receivers(columns, j0, j1) * channels;
       for (int64_t t = 0; t < count; ++t) {
-        pointers[t] = job.grad + ((plane * job.height + level.rows.begin[i] + t) * job.width + x0) * channels;
+        pointers[t] = static_cast<const T*>(job.grad) +
+                      ((plane * job.height + level.rows.begin[i] + t) * job.width + x0) * channels;
       }
       const W* weights = level.rows.weight.data() + i * level.rows.most;
-      T* to = level.data + ((plane * level.rows.in + i) * columns.in + j0) * channels;
+      T* to = static_cast<T*>(level.data) + ((plane * level.rows.in + i) * columns.in + j0) * channels;
       if (columns.identity()) {
         blend_rows<T, T>(pointers.data(), weights, count, nullptr, to, length);
       } else {

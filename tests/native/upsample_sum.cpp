@@ -20,8 +20,8 @@ void check(int64_t channels, int64_t height, int64_t width, const std::vector<Si
   std::vector<std::vector<T>> maps, grads;
   const auto base = numbers<T>(n, 31), grad = numbers<T>(n, 32);
   std::vector<T> out(n);
-  UpsampleJob<T> job{{}, channels, height, width, base.data(), out.data()};
-  UpsampleBackwardJob<T> backward{{}, grad.data(), channels, height, width, {}};
+  UpsampleJob<W> job{{}, channels, height, width, base.data(), out.data()};
+  UpsampleBackwardJob<W> backward{{}, grad.data(), channels, height, width, {}};
   std::vector<double> wanted(n);
   std::vector<std::vector<double>> wanted_grads;
   for (int64_t i = 0; i < n; ++i) wanted[i] = wide(base[i]);
