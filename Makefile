@@ -18,15 +18,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 # Two -q: pip then prints errors only.
 PIP := $(PYTHON) -m pip -qq
-CPP_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build emulator demo weights test lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
+.PHONY: help env build emulator parity aarch64 demo weights test lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 # --- environment and build ---------------------------------------------------------------------------------------
 
@@ -68,6 +68,36 @@ $(EMULATOR)/_emulator.so: $(EMULATOR_OBJECTS)
 emulator: $(VENV)/.installed ## the CUDA emulator that tests/emulator runs kernels in
 	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) $(EMULATOR)/_emulator.so
 
+# CPU kernels beside naive loops, without torch: the program of tests/native, for this machine and for 64-bit ARM. Zig, a
+# package of Python, is clang with the C library of other systems. Linked statically, so that qemu needs none.
+PARITY_FILES := $(wildcard tests/native/*.cpp)
+PARITY_HEADERS := $(wildcard tests/native/*.h csrc/common/*.h csrc/cpu/*.h csrc/cpu/fused/*.h)
+PARITY_FLAGS := -std=c++20 -O2 -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror -Wno-unknown-pragmas -Icsrc
+CXX_AARCH64 ?= $(or $(shell command -v aarch64-linux-gnu-g++),$(PYTHON) -m ziglang c++ -target aarch64-linux-musl)
+RUN_AARCH64 ?= $(or $(shell command -v qemu-aarch64),$(shell command -v qemu-aarch64-static))
+
+build/native/%.o: tests/native/%.cpp $(PARITY_HEADERS)
+	@mkdir -p $(@D)
+	@$(or $(CXX),c++) $(PARITY_FLAGS) -c $< -o $@
+
+build/native/parity: $(PARITY_FILES:tests/native/%.cpp=build/native/%.o)
+	@$(or $(CXX),c++) $^ -o $@
+
+build/aarch64/%.o: tests/native/%.cpp $(PARITY_HEADERS)
+	@mkdir -p $(@D)
+	@$(CXX_AARCH64) $(PARITY_FLAGS) -c $< -o $@
+
+build/aarch64/parity: $(PARITY_FILES:tests/native/%.cpp=build/aarch64/%.o)
+	@$(CXX_AARCH64) -static $^ -o $@
+
+parity: ## the CPU kernels beside naive loops, without torch: the program that tests/native runs
+	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) build/native/parity
+
+aarch64: $(VENV)/.installed ## the same program for 64-bit ARM (CXX_AARCH64), run where there is a qemu-aarch64 (RUN_AARCH64)
+	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) build/aarch64/parity
+	@if [ -n "$(RUN_AARCH64)" ]; then $(RUN_AARCH64) build/aarch64/parity; \
+	else echo "make: build/aarch64/parity is built; it was not run, since there is no qemu-aarch64 (Debian: qemu-user)"; fi
+
 env: build ## versions, what is built, which backend each operator uses and why
 	@$(PYTHON) -m pyranet_fast.env
 
@@ -94,7 +124,7 @@ weights: build ## the weights in the package, from the data sets below ROOT, int
 # --- checks ------------------------------------------------------------------------------------------------------
 
 # One thread a process: JOBS processes share the cores. pytest-benchmark does not go with several processes.
-test: build emulator ## the tests
+test: build emulator parity ## the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) $(ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format: all of them, even where one fails
@@ -133,9 +163,14 @@ gpu: ## on a machine with a GPU: parity, sanitizer, benchmark within ten minutes
 
 # --- release -----------------------------------------------------------------------------------------------------
 
+# auditwheel names the oldest C library that the wheel runs with; torch's libraries stay outside.
 wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11 in dist/, audited
-	@rm -rf build/lib* build/bdist* dist/*.whl
-	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@rm -rf build/lib* build/bdist* build/wheel dist/*.whl
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	@if [ "$$(uname)" = Linux ]; then \
+	    PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel -q repair --exclude 'libtorch*' --exclude 'libc10*' \
+	        --wheel-dir dist build/wheel/*.whl; \
+	else mkdir -p dist && cp build/wheel/*.whl dist; fi
 	@$(PYTHON) -m abi3audit --strict --verbose dist/*.whl
 	@ls -l dist/*.whl
 

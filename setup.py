@@ -29,7 +29,11 @@ CUDA_MODULE = "pyranet_fast._cuda"
 # A CPython without the global lock has no limited API; there the library is built for that one version.
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-FLAGS = "-O3 -g0 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wall -Wno-unknown-pragmas".split()
+# -O3 is for kernels alone (cpu/multiversion.h): host code takes half the compiling time with it and gains nothing.
+FLAGS = "-O2 -g0 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas".split()
+# Nobody has run the library on macOS. Symbols of Python and torch are found when it is loaded; no header of OpenMP is
+# needed, since threads come from torch.
+LINK_FLAGS = {"linux": ["-Wl,-s"], "darwin": ["-undefined", "dynamic_lookup"]}
 
 # A source distribution needs neither torch nor a compiler. dist_info is no compilation, but it is what pip
 # calls before it downloads any dependency: failing there is failing before gigabytes of a useless torch.
@@ -134,7 +138,7 @@ def build_cuda(nvcc: str, compiler: str, output: Path, temporary: Path) -> None:
         compiler,
     ]
     common += [*gpu_code(nvcc), *(f"-I{path}" for path in includes), *(f"-D{define}" for define in defines)]
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), ROOT / "csrc" / "common" / "old_glibc.cpp"]
     objects = [temporary / f"{source.stem}.o" for source in sources]
 
     def compile_one(source: Path, target: Path) -> None:
@@ -193,8 +197,10 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
     nvcc, no_nvcc = find_nvcc()
     os.environ["CXX"] = compiler  # else compiling (torch) and linking (setuptools) look in different places
     kernels = sorted((ROOT / "csrc" / "cpu").rglob("*.cpp"))
-    sources = ["csrc/schema.cpp", *(path.relative_to(ROOT).as_posix() for path in kernels)]
-    flags = [*FLAGS, *without_folders(cpp_extension.include_paths())]
+    sources = ["csrc/schema.cpp", "csrc/common/old_glibc.cpp", *(path.relative_to(ROOT).as_posix() for path in kernels)]
+    includes = cpp_extension.include_paths()
+    # As system headers torch's draw no warnings.
+    flags = [*FLAGS, *without_folders(includes), *(flag for path in includes for flag in ("-isystem", path))]
     flags += ["-Werror"] if os.environ.get("PYRANET_FAST_WERROR") == "1" else []
     oldest = int(cpp_extension.min_supported_cpython, 16)  # torch compiles with Py_LIMITED_API set to this
     python = (oldest >> 24, oldest >> 16 & 0xFF)
@@ -224,7 +230,7 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
         py_limited_api=LIMITED_API,
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET)],
         extra_compile_args={"cxx": flags},
-        extra_link_args=["-Wl,-s"] if sys.platform == "linux" else [],
+        extra_link_args=LINK_FLAGS.get(sys.platform, []),
     )
     return {
         "ext_modules": [native, *([setuptools.Extension(CUDA_MODULE, [], py_limited_api=LIMITED_API)] if nvcc else [])],

@@ -1,98 +1,9 @@
 // Fractional max-pooling of one map to several sizes, forward and backward. The method: the kernel file's head.
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
-
 #include <new>
 
 #include "common/fractional_max_pool_pyramid_checks.h"
-#include "common/window.h"
+#include "cpu/fractional_max_pool_pyramid_job.h"
 #include "cpu/host.h"
-
-namespace pyranet_fast::cpu {
-
-// --- what the host side hands to its kernels -------------------------------------------------------------------------
-
-// Rows that the windows of one output row may lie in: samples differ by one start, rounding adds little to it.
-constexpr int64_t kPoolMostRows = 8;
-
-// A slab is what shares one set of window starts and one scratch memory: a plane of a contiguous map
-// (channels = 1), or a whole sample of a channels_last map (channels interleaved). Inside kernels a pixel of a
-// channels_last map takes `lanes` >= channels elements, a multiple of the vector length, so that rows are
-// aligned and loops have no remainders, however few the channels.
-struct PoolShape {
-  int64_t channels, h, w;
-  int64_t lanes;
-  int64_t levels;
-  int64_t rows;  // of windows held at once: a block of a plane, or what one row of a channels_last level may touch
-};
-
-// Window starts of one level in one slab. Channels differ by little (the samples move a start by one at most, up
-// to rounding), hence low, high and, where they differ, one distance a lane.
-template <typename W>
-struct PoolStarts {
-  using Distance = integer_t<W>;
-  int32_t *row_low, *row_high, *column_low, *column_high;
-  Distance *row_distance, *column_distance;  // (h, lanes), (w, lanes); null for windows shared by all channels
-  uint16_t* column_mask;  // planes: bit c % 16 of element c / 16 is set where a window starts in column c
-  bool increasing;        // planes: all columns differ, so that the mask tells them
-};
-
-// One map of a slab: element (y, x, c) is at data[y * row + x * column + c * channel].
-template <typename T>
-struct PoolMap {
-  T* data;
-  int64_t h, w;
-  int64_t row, column, channel;
-};
-
-// The folded y = max(x * scale + shift, 0); null pointers and false where there is none. `lanes` values each
-// (channels_last), or one value 16 times.
-template <typename W>
-struct PoolAffine {
-  const W *scale, *shift;
-  bool relu;
-  bool any() const { return scale != nullptr || shift != nullptr || relu; }
-};
-
-// Hands out aligned pieces of a thread's scratch memory. Counting from null gives the size that is needed.
-struct PoolScratch {
-  uintptr_t at;
-  template <typename T>
-  inline __attribute__((always_inline)) T* take(int64_t n) {
-    T* piece = reinterpret_cast<T*>(at);
-    at += (static_cast<uintptr_t>(n) * sizeof(T) + 63) / 64 * 64;
-    return piece;
-  }
-};
-
-// Everything that the kernels of one slab write to besides their results.
-template <typename T, typename W>
-struct PoolBuffers {
-  int64_t* next;       // (levels) a level's next row
-  W* windows;          // pooled values or gradients by window
-  W *values, *picked;  // rows of the map, and of a level or a gradient
-  T *row, *tail;
-  integer_t<W>* winner;    // of windows
-  uint8_t* narrow_winner;  // one row and one pixel
-};
-
-template <typename T, typename W>
-inline PoolBuffers<T, W> pool_buffers(const PoolShape& s, PoolScratch& scratch) {
-  const int64_t row = s.w * s.lanes, rows = s.rows, more = 64;  // vectors may run over the end
-  PoolBuffers<T, W> b;
-  b.next = scratch.take<int64_t>(s.levels);
-  b.windows = scratch.take<W>((rows + 1) * row + s.lanes + more);
-  b.values = scratch.take<W>((rows + 1) * row + more);
-  b.picked = scratch.take<W>(rows * row + more);
-  b.row = scratch.take<T>(row + more);
-  b.tail = scratch.take<T>(s.lanes + more);
-  b.winner = scratch.take<integer_t<W>>((s.lanes == 1 ? rows + 1 : 2) * row + s.lanes + more);
-  b.narrow_winner = scratch.take<uint8_t>(row + s.lanes + more);
-  return b;
-}
-
-}  // namespace pyranet_fast::cpu
 
 // x * scale + shift is rounded twice, as PyTorch does: which element of a window wins, and which passes the ReLU,
 // must not depend on the instruction set.
@@ -195,17 +106,11 @@ struct ChannelVector {
   ChannelVector(const std::optional<Tensor>& vector, const Layout& x, int64_t lanes) {
     if (!vector.has_value()) return;
     const Tensor dense_vector = torch::stable::contiguous(*vector);
+    const int64_t repeats = x.channels_last ? 1 : kRepeats;
     values.resize(x.channels_last ? lanes : x.c * kRepeats, W(0));
     for_dtype(vector->scalar_type(), [&](auto t) {
       const auto* data = read_pointer<decltype(t)>(dense_vector);
-      for (int64_t i = 0; i < x.c; ++i) {
-        const W value = static_cast<W>(load(data[i]));
-        if (x.channels_last) {
-          values[i] = value;
-        } else {
-          std::fill_n(values.begin() + i * kRepeats, kRepeats, value);
-        }
-      }
+      for (int64_t i = 0; i < x.c * repeats; ++i) values[i] = static_cast<W>(load(data[i / repeats]));
     });
   }
 
@@ -217,26 +122,12 @@ struct ChannelVector {
   static constexpr int64_t kRepeats = 16;  // a vector of one channel's value
 };
 
-// One thread's memory: the starts of a slab's windows, and the kernels' buffers.
-template <typename T>
-class Worker {
+// The starts of a slab's windows, in one thread's memory.
+template <typename W>
+class Windows {
  public:
-  using W = wide_t<T>;
-
-  Worker(const Layout& layout, const PoolShape& shape, const std::vector<int64_t>& sizes, const Samples<W>& samples)
-      : shape(shape),
-        starts(shape.levels),
-        out(shape.levels),
-        grads(shape.levels),
-        layout_(layout),
-        sizes_(sizes),
-        samples_(samples) {
-    PoolScratch count{0};
-    divide(count);
-    memory_.reset(static_cast<char*>(::operator new(count.at + 64, std::align_val_t(64))));
-    PoolScratch scratch{reinterpret_cast<uintptr_t>(memory_.get())};
-    divide(scratch);
-  }
+  Windows(const Layout& layout, const PoolShape& shape, const std::vector<int64_t>& sizes, const Samples<W>& samples)
+      : shape(shape), starts(shape.levels), layout_(layout), sizes_(sizes), samples_(samples) {}
 
   // Prepares for a slab; kept while the windows are the same.
   void begin(int64_t slab, int64_t more_rows) {
@@ -270,11 +161,8 @@ class Worker {
 
   PoolShape shape;
   std::vector<PoolStarts<W>> starts;
-  std::vector<PoolMap<T>> out;          // of the slab: for the caller
-  std::vector<PoolMap<const T>> grads;  // the same
-  PoolBuffers<T, W> buffers;
 
- private:
+ protected:
   void divide(PoolScratch& scratch) {
     const bool by_lane = layout_.channels_last && samples_.c > 1;
     for (int64_t l = 0; l < shape.levels; ++l) {
@@ -289,17 +177,44 @@ class Worker {
       start.column_mask = scratch.take<uint16_t>((layout_.w + 15) / 16);
     }
     lane_samples_ = scratch.take<W>(2 * shape.lanes);
-    buffers = pool_buffers<T, W>(shape, scratch);
   }
 
-  struct Free {
-    void operator()(char* p) const { ::operator delete(p, std::align_val_t(64)); }
-  };
+ private:
   const Layout& layout_;
   const std::vector<int64_t>& sizes_;
   const Samples<W>& samples_;
   W* lane_samples_ = nullptr;
   int64_t current_ = -1;
+};
+
+// One thread's memory: the windows, and the kernels' buffers.
+template <typename T>
+class Worker : public Windows<wide_t<T>> {
+ public:
+  using W = wide_t<T>;
+
+  Worker(const Layout& layout, const PoolShape& shape, const std::vector<int64_t>& sizes, const Samples<W>& samples)
+      : Windows<W>(layout, shape, sizes, samples), out(shape.levels), grads(shape.levels) {
+    PoolScratch count{0};
+    divide(count);
+    memory_.reset(static_cast<char*>(::operator new(count.at + 64, std::align_val_t(64))));
+    PoolScratch scratch{reinterpret_cast<uintptr_t>(memory_.get())};
+    divide(scratch);
+  }
+
+  std::vector<PoolMap<T>> out;          // of the slab: for the caller
+  std::vector<PoolMap<const T>> grads;  // the same
+  PoolBuffers<T, W> buffers;
+
+ private:
+  void divide(PoolScratch& scratch) {
+    Windows<W>::divide(scratch);
+    buffers = pool_buffers<T, W>(this->shape, scratch);
+  }
+
+  struct Free {
+    void operator()(char* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
   std::unique_ptr<char, Free> memory_;
 };
 
@@ -356,10 +271,8 @@ void forward(const Tensor& x, const Tensor& samples_tensor, const std::vector<in
         const PoolStarts<W>* starts = worker.starts.data();
         if (!layout.channels_last) {
           PF_CHOOSE(pool_plane<T>)(s, starts, in, worker.out.data(), affine, position, y0, y1, worker.buffers);
-        } else if (shape.lanes == 8) {
-          PF_CHOOSE(pool_sample<8, T>)(s, starts, in, worker.out.data(), affine, position, y0, y1, worker.buffers);
         } else {
-          PF_CHOOSE(pool_sample<16, T>)(s, starts, in, worker.out.data(), affine, position, y0, y1, worker.buffers);
+          PF_CHOOSE(pool_sample<T>)(s, starts, in, worker.out.data(), affine, position, y0, y1, worker.buffers);
         }
       });
 }
@@ -397,11 +310,8 @@ void backward(const std::vector<Tensor>& grads, const Tensor& positions, const T
                      if (!layout.channels_last) {
                        PF_CHOOSE(pool_plane_backward<T>)
                        (s, starts, worker.grads.data(), in, affine, position, to, y0, y1, sum, worker.buffers);
-                     } else if (shape.lanes == 8) {
-                       PF_CHOOSE(pool_sample_backward<8, T>)
-                       (s, starts, worker.grads.data(), in, affine, position, to, y0, y1, sum, worker.buffers);
                      } else {
-                       PF_CHOOSE(pool_sample_backward<16, T>)
+                       PF_CHOOSE(pool_sample_backward<T>)
                        (s, starts, worker.grads.data(), in, affine, position, to, y0, y1, sum, worker.buffers);
                      }
                    });

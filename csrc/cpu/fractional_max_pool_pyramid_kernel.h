@@ -11,7 +11,8 @@
 // in reading order: a later element wins if it is greater or NaN. The rule is associative, so rows go first.
 // Buffers have room for a whole vector at the end; `above` and `below` need none.
 template <bool kPosition, typename W>
-void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step, W* best, integer_t<W>* winner) {
+PF_NOINLINE void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step, W* best,
+                                    integer_t<W>* winner) {
   using V = Vector<W, 16>;
   using Values = typename V::Values;
   using Integers = typename V::Integers;
@@ -40,8 +41,8 @@ void stride_one_windows(const W* above, const W* below, int64_t n, int64_t step,
 // n pixels gather from the four windows that they are in; `above` is the row of windows above, `step` the distance
 // of horizontal neighbors. Reads from step elements before to a vector behind.
 template <typename W>
-void spread_to_pixels(const W* windows, const W* above, const integer_t<W>* winner, const integer_t<W>* winner_above,
-                      int64_t n, int64_t step, W* g) {
+PF_NOINLINE void spread_to_pixels(const W* windows, const W* above, const integer_t<W>* winner,
+                                  const integer_t<W>* winner_above, int64_t n, int64_t step, W* g) {
   using V = Vector<W, 16>;
   using Values = typename V::Values;
   for (int64_t i = 0; i < n; i += V::kCount) {
@@ -57,14 +58,14 @@ void spread_to_pixels(const W* windows, const W* above, const integer_t<W>* winn
 
 // Starts of one axis, the same for all channels.
 template <typename W>
-void shared_starts(int32_t in, int32_t out, W u, int32_t* start) {
+PF_NOINLINE void shared_starts(int32_t in, int32_t out, W u, int32_t* start) {
   const W alpha = window_alpha<W>(in, out), clamped = window_sample(u);
   for (int32_t i = 0; i < out - 1; ++i) start[i] = window_start(i, in, clamped, alpha);
   start[out - 1] = in - 2;
 }
 
 // The mask of PoolStarts; returns whether it tells all starts.
-inline bool mask_starts(const int32_t* start, int64_t n, int64_t in, uint16_t* mask) {
+PF_NOINLINE inline bool mask_starts(const int32_t* start, int64_t n, int64_t in, uint16_t* mask) {
   for (int64_t i = 0; i < (in + 15) / 16; ++i) mask[i] = 0;
   bool increasing = true;
   for (int64_t i = 0; i < n; ++i) {
@@ -77,8 +78,8 @@ inline bool mask_starts(const int32_t* start, int64_t n, int64_t in, uint16_t* m
 // Starts of one axis with a sample a lane: lowest, highest, and every lane's distance from the lowest. Lanes
 // without a channel repeat the first channel's sample.
 template <typename W>
-void starts_by_lane(int32_t in, int32_t out, const W* u, int64_t lanes, int32_t* low, int32_t* high,
-                    integer_t<W>* distance) {
+PF_NOINLINE void starts_by_lane(int32_t in, int32_t out, const W* u, int64_t lanes, int32_t* low, int32_t* high,
+                                integer_t<W>* distance) {
   using Distance = integer_t<W>;
   const W alpha = window_alpha<W>(in, out);
   for (int32_t i = 0; i < out; ++i) {
@@ -112,7 +113,7 @@ PF_INLINE typename V::Values affine_of(typename V::Values y, const PoolAffine<W>
 
 // y = max(v * scale + shift, 0) in place, for pixels of `lanes` elements.
 template <int L, typename W>
-void apply_affine(W* v, int64_t pixels, int64_t lanes, const PoolAffine<W>& affine) {
+PF_NOINLINE void apply_affine(W* v, int64_t pixels, int64_t lanes, const PoolAffine<W>& affine) {
   using V = Vector<W, L>;
   for (int64_t p = 0; p < pixels; ++p, v += lanes) {
     for (int64_t k = 0; k < lanes; k += V::kCount) V::write(v + k, affine_of<V>(V::read(v + k), affine, k));
@@ -122,8 +123,8 @@ void apply_affine(W* v, int64_t pixels, int64_t lanes, const PoolAffine<W>& affi
 // From the gradient of y to that of x, in place; adds the sums for shift and scale (of g and of g * x), lane by
 // lane. `x` are the values before the affine map.
 template <int L, typename W>
-void affine_backward(const W* x, W* g, int64_t pixels, int64_t lanes, const PoolAffine<W>& affine, W* sum_shift,
-                     W* sum_scale) {
+PF_NOINLINE void affine_backward(const W* x, W* g, int64_t pixels, int64_t lanes, const PoolAffine<W>& affine,
+                                 W* sum_shift, W* sum_scale) {
   using V = Vector<W, L>;
   using Values = typename V::Values;
   const PoolAffine<W> without_relu{affine.scale, affine.shift, false};
@@ -145,13 +146,17 @@ void affine_backward(const W* x, W* g, int64_t pixels, int64_t lanes, const Pool
 
 // A row of a map as dense elements: the row itself, or a copy in `buffer` where its strides are others.
 template <typename T>
-const T* dense_row(const PoolMap<const T>& map, int64_t y, int64_t channels, T* buffer) {
-  const T* row = map.data + y * map.row;
-  if ((map.column == channels || map.w == 1) && (map.channel == 1 || channels == 1)) return row;
+PF_NOINLINE const T* copied_row(const PoolMap<const T>& map, const T* row, int64_t channels, T* buffer) {
   for (int64_t x = 0; x < map.w; ++x) {
     for (int64_t c = 0; c < channels; ++c) buffer[x * channels + c] = row[x * map.column + c * map.channel];
   }
   return buffer;
+}
+template <typename T>
+PF_INLINE const T* dense_row(const PoolMap<const T>& map, int64_t y, int64_t channels, T* buffer) {
+  const T* row = map.data + y * map.row;
+  if ((map.column == channels || map.w == 1) && (map.channel == 1 || channels == 1)) return row;
+  return copied_row(map, row, channels, buffer);
 }
 
 // --- planes ----------------------------------------------------------------------------------------------------------
@@ -178,10 +183,20 @@ const wide_t<T>* block_of_plane(const PoolMap<const T>& x, int64_t begin, int64_
   return block;
 }
 
+// Bytes of winners as integers, and back.
+template <typename Integer>
+PF_NOINLINE void widen_winners(const uint8_t* from, int64_t n, Integer* __restrict to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+template <typename Integer>
+PF_NOINLINE void narrow_winners(const Integer* __restrict from, int64_t n, uint8_t* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<uint8_t>(from[i]);
+}
+
 // Columns of a row of windows, in order.
 template <typename T>
-void pick_columns(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, int64_t in, int64_t n, T* out,
-                  wide_t<T>* buffer) {
+PF_NOINLINE void pick_columns(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, [[maybe_unused]] int64_t in,
+                              int64_t n, T* out, wide_t<T>* buffer) {
 #if PF_VECTOR_BYTES == 64
   if constexpr (std::is_same_v<T, float> || std::is_same_v<T, BFloat16>) {
     if (starts.increasing) {
@@ -217,7 +232,7 @@ void pick_columns(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, int
 
 // Adds a gradient row to the windows that it came from.
 template <typename W>
-void add_columns(W* row, const PoolStarts<W>& starts, int64_t in, int64_t n, const W* g) {
+PF_INLINE void add_columns(W* row, const PoolStarts<W>& starts, [[maybe_unused]] int64_t in, int64_t n, const W* g) {
 #if PF_VECTOR_BYTES == 64
   if constexpr (std::is_same_v<W, float>) {
     if (starts.increasing) {
@@ -255,8 +270,7 @@ void pool_plane(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const P
     if (position != nullptr) {
       stride_one_windows<true>(from, from + w, n, 1, best, buffers.winner);
       uint8_t* to = position + begin * w;
-      const auto* __restrict winner = buffers.winner;
-      for (int64_t i = 0; i < n; ++i) to[i] = static_cast<uint8_t>(winner[i]);
+      narrow_winners(buffers.winner, n, to);
       for (int64_t y = 1; y <= end - begin; ++y) to[y * w - 1] = 0;  // no window starts in the last column
     } else {
       stride_one_windows<false>(from, from + w, n, 1, best, buffers.winner);
@@ -270,7 +284,27 @@ void pool_plane(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const P
     }
   }
   if (position != nullptr && y1 == s.h - 1) {
-    for (int64_t i = 0; i < w; ++i) position[y1 * w + i] = 0;
+    std::memset(position + y1 * w, 0, w);
+  }
+}
+
+// affine_backward for rows of a plane; sums: (rows, 2), or null.
+template <typename W>
+PF_NOINLINE void affine_backward_rows(const W* v, W* g, int64_t rows, int64_t w, const PoolAffine<W>& affine, W* sums) {
+  for (int64_t y = 0; y < rows; ++y, v += w, g += w) {
+    W shift[16] = {}, scale[16] = {};
+    const int64_t whole = w / 16 * 16, rest = w - whole;
+    affine_backward<16>(v, g, whole / 16, 16, affine, shift, scale);
+    if (rest > 0) {  // through copies: zeros add nothing to the sums
+      W last_v[16] = {}, last_g[16] = {};
+      std::memcpy(last_v, v + whole, rest * sizeof(W));
+      std::memcpy(last_g, g + whole, rest * sizeof(W));
+      affine_backward<16>(last_v, last_g, 1, 16, affine, shift, scale);
+      std::memcpy(g + whole, last_g, rest * sizeof(W));
+    }
+    if (sums == nullptr) continue;
+    sums[2 * y] = sums[2 * y + 1] = 0;
+    for (int k = 0; k < 16; ++k) sums[2 * y] += shift[k], sums[2 * y + 1] += scale[k];
   }
 }
 
@@ -297,15 +331,20 @@ void pool_plane_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts
     const int64_t pixels = (end - begin) * w;
     // The row before: of the block before, or of the band before (added up again), or none.
     if (begin > y0) {
-      for (int64_t i = -w; i < 0; ++i) windows[i] = windows[i + s.rows * w], winner[i] = winner[i + s.rows * w];
+      std::memcpy(windows - w, windows + (s.rows - 1) * w, w * sizeof(W));
+      std::memcpy(winner - w, winner + (s.rows - 1) * w, w * sizeof(winner[0]));
     } else {
-      for (int64_t i = -w; i < 0; ++i) windows[i] = 0;
-      for (int64_t i = -w; i < 0; ++i) winner[i] = begin > 0 ? position[begin * w + i] : 255;
+      std::memset(windows - w, 0, w * sizeof(W));
+      if (begin > 0) {
+        widen_winners(position + (begin - 1) * w, w, winner - w);
+      } else {
+        std::fill_n(winner - w, w, 255);
+      }
     }
     windows[-w - 1] = 0;
     winner[-w - 1] = 255;
-    for (int64_t i = 0; i < pixels; ++i) windows[i] = 0;
-    for (int64_t i = 0; i < pixels; ++i) winner[i] = position[begin * w + i];
+    std::memset(windows, 0, pixels * sizeof(W));
+    widen_winners(position + begin * w, pixels, winner);
     for (int64_t l = 0; l < s.levels; ++l) {
       int64_t& i = buffers.next[l];
       for (; i < grads[l].h && starts[l].row_low[i] < end; ++i) {
@@ -323,22 +362,7 @@ void pool_plane_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts
     spread_to_pixels(windows, windows - w, winner, winner - w, pixels, 1, g);
     if (affine.any()) {
       const W* v = block_of_plane(x, begin, end, PoolAffine<W>{nullptr, nullptr, false}, buffers);
-      for (int64_t y = begin; y < end; ++y) {
-        W shift[16] = {}, scale[16] = {};
-        const int64_t at = (y - begin) * w, whole = w / 16 * 16, rest = w - whole;
-        affine_backward<16>(v + at, g + at, whole / 16, 16, affine, shift, scale);
-        if (rest > 0) {  // through copies: zeros add nothing to the sums
-          W last_v[16] = {}, last_g[16] = {};
-          std::memcpy(last_v, v + at + whole, rest * sizeof(W));
-          std::memcpy(last_g, g + at + whole, rest * sizeof(W));
-          affine_backward<16>(last_v, last_g, 1, 16, affine, shift, scale);
-          std::memcpy(g + at + whole, last_g, rest * sizeof(W));
-        }
-        if (sums != nullptr) {
-          sums[2 * y] = sums[2 * y + 1] = 0;
-          for (int k = 0; k < 16; ++k) sums[2 * y] += shift[k], sums[2 * y + 1] += scale[k];
-        }
-      }
+      affine_backward_rows(v, g, end - begin, w, affine, sums == nullptr ? nullptr : sums + 2 * begin);
     }
     narrow(g, pixels, grad_x.data + begin * w);
   }
@@ -348,7 +372,8 @@ void pool_plane_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts
 
 // channels_last maps: vectors along the channels. Windows of the
 // channels of one sample differ by about one start at most, hence a choice among neighbors instead of a gather:
-// first among rows, then among columns. `lanes` is a multiple of L.
+// first among rows, then among columns. `lanes` is a multiple of L, the elements of the vectors that are used: all that
+// the instruction set has, or eight where lanes are (so that most instruction sets have one L).
 
 // Pixels whose `lanes` elements, beyond the channels, still lie inside a dense row: the others use a copy.
 inline int64_t pixels_with_room(int64_t pixels, int64_t channels, int64_t lanes) {
@@ -382,7 +407,7 @@ PF_INLINE void write_row(T* row, int64_t pixels, int64_t channels, int64_t lanes
 
 // A dense row as `lanes` wide elements a pixel: the row itself where it is that already.
 template <int L, typename T>
-const wide_t<T>* widen_row(const T* row, int64_t pixels, const PoolShape& s, T* tail, wide_t<T>* out) {
+PF_NOINLINE const wide_t<T>* widen_row(const T* row, int64_t pixels, const PoolShape& s, T* tail, wide_t<T>* out) {
   using V = Vector<wide_t<T>, L>;
   if (s.lanes == s.channels) {
     if constexpr (std::is_same_v<T, wide_t<T>>) return row;
@@ -396,7 +421,7 @@ const wide_t<T>* widen_row(const T* row, int64_t pixels, const PoolShape& s, T* 
 }
 
 template <int L, typename T>
-void narrow_row(const wide_t<T>* from, int64_t pixels, const PoolShape& s, T* tail, T* row) {
+PF_NOINLINE void narrow_row(const wide_t<T>* from, int64_t pixels, const PoolShape& s, T* tail, T* row) {
   using V = Vector<wide_t<T>, L>;
   write_row(row, pixels, s.channels, s.lanes, tail, [&](T* to, int64_t x) {
     for (int64_t k = 0; k < s.lanes; k += V::kCount) V::store_to(to + k, V::read(from + x * s.lanes + k));
@@ -404,35 +429,34 @@ void narrow_row(const wide_t<T>* from, int64_t pixels, const PoolShape& s, T* ta
 }
 
 // The same for a row of winners, which takes one byte an element in memory.
-template <int L, typename Integer>
-void load_winners(const uint8_t* row, const PoolShape& s, uint8_t* buffer, Integer* __restrict winner) {
+template <typename Integer>
+PF_NOINLINE void load_winners(const uint8_t* row, const PoolShape& s, uint8_t* buffer, Integer* __restrict winner) {
   if (s.lanes != s.channels) {
     uint8_t* tail = buffer + s.w * s.lanes;
     read_row(row, s.w, s.channels, s.lanes, tail, [&](const uint8_t* from, int64_t x) {
-      for (int64_t k = 0; k < s.lanes; k += L) std::memcpy(buffer + x * s.lanes + k, from + k, L);
+      for (int64_t k = 0; k < s.lanes; k += 8) std::memcpy(buffer + x * s.lanes + k, from + k, 8);
     });
     row = buffer;
   }
-  const int64_t n = s.w * s.lanes;
-  for (int64_t i = 0; i < n; ++i) winner[i] = row[i];
+  widen_winners(row, s.w * s.lanes, winner);
 }
 
-template <int L, typename Integer>
-void store_winners(const Integer* __restrict winner, const PoolShape& s, uint8_t* buffer, uint8_t* row) {
+template <typename Integer>
+PF_NOINLINE void store_winners(const Integer* __restrict winner, const PoolShape& s, uint8_t* buffer, uint8_t* row) {
   uint8_t* narrow_winner = s.lanes == s.channels ? row : buffer;
   const int64_t n = (s.w - 1) * s.lanes;
-  for (int64_t i = 0; i < n; ++i) narrow_winner[i] = static_cast<uint8_t>(winner[i]);
-  for (int64_t i = n; i < n + s.lanes; ++i) narrow_winner[i] = 0;  // no window starts in the last column
+  narrow_winners(winner, n, narrow_winner);
+  std::memset(narrow_winner + n, 0, s.lanes);  // no window starts in the last column
   if (s.lanes == s.channels) return;
   write_row(row, s.w, s.channels, s.lanes, buffer + s.w * s.lanes, [&](uint8_t* to, int64_t x) {
-    for (int64_t k = 0; k < s.lanes; k += L) std::memcpy(to + k, buffer + x * s.lanes + k, L);
+    for (int64_t k = 0; k < s.lanes; k += 8) std::memcpy(to + k, buffer + x * s.lanes + k, 8);
   });
 }
 
 // Every lane from its own row of windows: rows[d] where the lane's distance is d.
 template <int L, typename W>
-void pick_rows(const W* const* rows, int64_t most, const integer_t<W>* distance, int64_t pixels, int64_t lanes,
-               W* out) {
+PF_NOINLINE void pick_rows(const W* const* rows, int64_t most, const integer_t<W>* distance, int64_t pixels,
+                           int64_t lanes, W* out) {
   using V = Vector<W, L>;
   using Integer = integer_t<W>;
   for (int64_t k = 0; k < lanes; k += V::kCount) {
@@ -454,8 +478,8 @@ void pick_rows(const W* const* rows, int64_t most, const integer_t<W>* distance,
 }
 
 template <int L, typename T>
-void pick_columns_by_lane(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, int64_t n, const PoolShape& s,
-                          T* out, T* tail) {
+PF_NOINLINE void pick_columns_by_lane(const wide_t<T>* row, const PoolStarts<wide_t<T>>& starts, int64_t n,
+                                      const PoolShape& s, T* out, T* tail) {
   using V = Vector<wide_t<T>, L>;
   using Integer = integer_t<wide_t<T>>;
   const int64_t lanes = s.lanes;
@@ -482,9 +506,9 @@ void pick_columns_by_lane(const wide_t<T>* row, const PoolStarts<wide_t<T>>& sta
 
 // Windows whose row is in [y0, y1) of one sample: outputs whose last window row is in it.
 template <int L, typename T>
-void pool_sample(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>& x,
-                 const PoolMap<T>* out, const PoolAffine<wide_t<T>>& affine, uint8_t* position, int64_t y0, int64_t y1,
-                 const PoolBuffers<T, wide_t<T>>& buffers) {
+void pool_sample_by(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>& x,
+                    const PoolMap<T>* out, const PoolAffine<wide_t<T>>& affine, uint8_t* position, int64_t y0,
+                    int64_t y1, const PoolBuffers<T, wide_t<T>>& buffers) {
   using W = wide_t<T>;
   const int64_t row = s.w * s.lanes, ring = s.rows, n = row - s.lanes;
   const auto load_row = [&](int64_t y) -> const W* {
@@ -509,7 +533,7 @@ void pool_sample(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const 
       stride_one_windows<false>(above, below, n, s.lanes, best, buffers.winner);
     } else {
       stride_one_windows<true>(above, below, n, s.lanes, best, buffers.winner);
-      store_winners<L>(buffers.winner, s, buffers.narrow_winner, position + y * s.w * s.channels);
+      store_winners(buffers.winner, s, buffers.narrow_winner, position + y * s.w * s.channels);
     }
     for (int64_t l = 0; l < s.levels; ++l) {
       const PoolStarts<W>& start = starts[l];
@@ -528,8 +552,17 @@ void pool_sample(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const 
     }
   }
   if (position != nullptr && y1 == s.h - 1) {
-    for (int64_t k = 0; k < s.w * s.channels; ++k) position[y1 * s.w * s.channels + k] = 0;
+    std::memset(position + y1 * s.w * s.channels, 0, s.w * s.channels);
   }
+}
+
+template <typename T>
+void pool_sample(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>& x,
+                 const PoolMap<T>* out, const PoolAffine<wide_t<T>>& affine, uint8_t* position, int64_t y0, int64_t y1,
+                 const PoolBuffers<T, wide_t<T>>& buffers) {
+  constexpr int few = Vector<wide_t<T>, 8>::kCount, many = Vector<wide_t<T>, 16>::kCount;
+  if (s.lanes == 8) return pool_sample_by<few, T>(s, starts, x, out, affine, position, y0, y1, buffers);
+  pool_sample_by<many, T>(s, starts, x, out, affine, position, y0, y1, buffers);
 }
 
 // Adds one pixel of a gradient to the windows that it may have come from: most_rows + 1 rows by most_columns + 1
@@ -556,8 +589,8 @@ PF_INLINE void add_pixel(W* const* rows, int64_t most_rows, const integer_t<W>* 
 
 // Adds a gradient row to the windows it came from; rows[d] is d rows below the level's lowest row.
 template <int L, typename T>
-void add_by_lane(wide_t<T>* const* rows, int64_t most_rows, const integer_t<wide_t<T>>* row_distance,
-                 const PoolStarts<wide_t<T>>& starts, int64_t n, const PoolShape& s, const T* g, T* tail) {
+PF_NOINLINE void add_by_lane(wide_t<T>* const* rows, int64_t most_rows, const integer_t<wide_t<T>>* row_distance,
+                             const PoolStarts<wide_t<T>>& starts, int64_t n, const PoolShape& s, const T* g, T* tail) {
   using V = Vector<wide_t<T>, L>;
   const int64_t lanes = s.lanes;
   read_row(g, n, s.channels, lanes, tail, [&](const T* from, int64_t j) {
@@ -577,18 +610,18 @@ void add_by_lane(wide_t<T>* const* rows, int64_t most_rows, const integer_t<wide
 // Gradient of rows [y0, y1) of one sample. A window's sum is formed in the order rows (lowest first), levels,
 // columns, whatever the bounds. sums: (h, 2, channels) of this sample, for shift and scale, or null.
 template <int L, typename T>
-void pool_sample_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>* grads,
-                          const PoolMap<const T>& x, const PoolAffine<wide_t<T>>& affine, const uint8_t* position,
-                          const PoolMap<T>& grad_x, int64_t y0, int64_t y1, wide_t<T>* sums,
-                          const PoolBuffers<T, wide_t<T>>& buffers) {
+void pool_sample_backward_by(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>* grads,
+                             const PoolMap<const T>& x, const PoolAffine<wide_t<T>>& affine, const uint8_t* position,
+                             const PoolMap<T>& grad_x, int64_t y0, int64_t y1, wide_t<T>* sums,
+                             const PoolBuffers<T, wide_t<T>>& buffers) {
   using W = wide_t<T>;
   const int64_t lanes = s.lanes, row = s.w * lanes, ring = s.rows;
   const int64_t first = y0 > ring - 1 ? y0 - (ring - 1) : 0;
   W* const g = buffers.picked;
   W* const ring_rows = buffers.windows + lanes;  // what is before the first row is the column before it: zero
   auto* const winners = buffers.winner + lanes;
-  for (int64_t i = -lanes; i < ring * row; ++i) ring_rows[i] = 0;
-  for (int64_t i = -lanes; i < 2 * row; ++i) winners[i] = 255;  // nothing wins above the first row
+  std::memset(buffers.windows, 0, (lanes + ring * row) * sizeof(W));
+  std::fill_n(buffers.winner, lanes + 2 * row, 255);  // nothing wins above the first row
   for (int64_t l = 0; l < s.levels; ++l) {
     buffers.next[l] = 0;
     while (buffers.next[l] < grads[l].h && starts[l].row_low[buffers.next[l]] < first) ++buffers.next[l];
@@ -607,7 +640,7 @@ void pool_sample_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* start
     }
     auto* winner = winners + (y & 1) * row;
     const auto* winner_above = winners + ((y & 1) ^ 1) * row;
-    load_winners<L>(position + y * s.w * s.channels, s, buffers.narrow_winner, winner);
+    load_winners(position + y * s.w * s.channels, s, buffers.narrow_winner, winner);
     W* windows = ring_rows + (y % ring) * row;
     W* windows_above = ring_rows + ((y + ring - 1) % ring) * row;
     if (y >= y0) {
@@ -616,17 +649,28 @@ void pool_sample_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* start
         const W* values = widen_row<L>(dense_row(x, y, s.channels, buffers.row), s.w, s, buffers.tail, buffers.values);
         W* sum_shift = buffers.values + row;
         W* sum_scale = sum_shift + lanes;
-        for (int64_t k = 0; k < 2 * lanes; ++k) sum_shift[k] = 0;
+        std::memset(sum_shift, 0, 2 * lanes * sizeof(W));
         affine_backward<L>(values, g, s.w, lanes, affine, sum_shift, sum_scale);
         if (sums != nullptr) {
-          for (int64_t k = 0; k < s.channels; ++k) {
-            sums[y * 2 * s.channels + k] = sum_shift[k];
-            sums[(y * 2 + 1) * s.channels + k] = sum_scale[k];
-          }
+          std::memcpy(sums + y * 2 * s.channels, sum_shift, s.channels * sizeof(W));
+          std::memcpy(sums + (y * 2 + 1) * s.channels, sum_scale, s.channels * sizeof(W));
         }
       }
       narrow_row<L>(g, s.w, s, buffers.tail, grad_x.data + y * grad_x.row);
     }
-    for (int64_t i = 0; i < row; ++i) windows_above[i] = 0;  // becomes the row that comes into the ring next
+    std::memset(windows_above, 0, row * sizeof(W));  // becomes the row that comes into the ring next
+  }
+}
+
+template <typename T>
+void pool_sample_backward(const PoolShape& s, const PoolStarts<wide_t<T>>* starts, const PoolMap<const T>* grads,
+                          const PoolMap<const T>& x, const PoolAffine<wide_t<T>>& affine, const uint8_t* position,
+                          const PoolMap<T>& grad_x, int64_t y0, int64_t y1, wide_t<T>* sums,
+                          const PoolBuffers<T, wide_t<T>>& buffers) {
+  constexpr int few = Vector<wide_t<T>, 8>::kCount, many = Vector<wide_t<T>, 16>::kCount;
+  if (s.lanes == 8) {
+    pool_sample_backward_by<few, T>(s, starts, grads, x, affine, position, grad_x, y0, y1, sums, buffers);
+  } else {
+    pool_sample_backward_by<many, T>(s, starts, grads, x, affine, position, grad_x, y0, y1, sums, buffers);
   }
 }

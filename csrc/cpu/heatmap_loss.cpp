@@ -104,7 +104,7 @@ struct Loss {
 
   void backward(double grad, T* to) const {
     const double total = total_weight();
-    const int64_t area = h * w, available = n * k * area;
+    const int64_t area = h * w;
     const auto coefficient = [&](int64_t m) {
       const bool counts = total > 0 && weight[m] > 0;
       return static_cast<W>(counts ? grad * 2 * static_cast<double>(weight[m]) / (static_cast<double>(area) * total)
@@ -115,8 +115,7 @@ struct Loss {
         std::vector<W> coefficients(padded(), W(0));
         for (int64_t c = 0; c < k; ++c) coefficients[c] = coefficient(i * k + c);
         PF_CHOOSE(loss_gradient_image<T>)
-        (pred + i * k * area, available - i * k * area, gx, gy, coefficients.data(), h, w, k, padded(),
-         to + i * k * area);
+        (pred + i * k * area, gx, gy, coefficients.data(), h, w, k, padded(), to + i * k * area);
       });
     } else {
       const auto zero = [&](int64_t m) { std::fill(to + m * area, to + (m + 1) * area, T(0)); };

@@ -58,16 +58,6 @@ void loss_gradient_plane(const T* pred, const wide_t<T>* gx, const wide_t<T>* gy
   }
 }
 
-// A vector of which only `available` elements may be read.
-template <typename T>
-PF_INLINE void load_available(const T* from, int64_t available, typename Vector<wide_t<T>>::Values& to) {
-  constexpr int L = Vector<wide_t<T>>::kCount;
-  if (__builtin_expect(available >= L, 1)) return load_vector(from, to);
-  T copy[L] = {};
-  for (int64_t k = 0; k < available; ++k) copy[k] = from[k];
-  load_vector(copy, to);
-}
-
 // One channels_last image: sums[c] of every channel. The tables have `padded` entries a pixel, whole vectors; lanes
 // past the last channel see the next pixel's, and their sums are not used.
 template <typename T>
@@ -86,7 +76,7 @@ void loss_image(const T* pred, int64_t available, const wide_t<T>* gx, const wid
       for (int64_t x = 0; x < w; ++x) {
         V p, g;
         const int64_t at = (y * w + x) * channels + c0;
-        load_available(pred + at, available - at, p);
+        load_part(pred + at, available - at, p);
         load_vector(gx + x * padded + c0, g);
         p -= g * factor;
         sum += p * p;
@@ -103,9 +93,8 @@ void loss_image(const T* pred, int64_t available, const wide_t<T>* gx, const wid
 
 // grad = coefficients[c] * (pred - gaussian), and 0 where the coefficient is 0, whatever pred holds.
 template <typename T>
-void loss_gradient_image(const T* pred, int64_t available, const wide_t<T>* gx, const wide_t<T>* gy,
-                         const wide_t<T>* coefficients, int64_t h, int64_t w, int64_t channels, int64_t padded,
-                         T* grad) {
+void loss_gradient_image(const T* pred, const wide_t<T>* gx, const wide_t<T>* gy, const wide_t<T>* coefficients,
+                         int64_t h, int64_t w, int64_t channels, int64_t padded, T* grad) {
   using W = wide_t<T>;
   using V = typename Vector<W>::Values;
   constexpr int L = Vector<W>::kCount;
@@ -113,13 +102,20 @@ void loss_gradient_image(const T* pred, int64_t available, const wide_t<T>* gx, 
   for (int64_t y = 0; y < h; ++y) {
     for (int64_t x = 0; x < w; ++x) {
       for (int64_t c0 = 0; c0 < channels; c0 += L) {
-        V p, g, factor, coefficient;
         const int64_t at = (y * w + x) * channels + c0;
-        load_available(pred + at, available - at, p);
-        load_vector(gx + x * padded + c0, g), load_vector(gy + y * padded + c0, factor);
-        load_vector(coefficients + c0, coefficient);
-        p = coefficient != 0 ? (p - g * factor) * coefficient : V{};
-        store_part<T>(p, grad + at, end - at);  // a later pixel overwrites what is past this one's channels
+        const auto pixel = [&](auto whole) {
+          V p, g, factor, coefficient;
+          load_some(whole, pred + at, end - at, p);
+          load_vector(gx + x * padded + c0, g), load_vector(gy + y * padded + c0, factor);
+          load_vector(coefficients + c0, coefficient);
+          p = coefficient != 0 ? (p - g * factor) * coefficient : V{};
+          store_some(whole, p, end - at, grad + at);  // a later pixel overwrites what is past this one's channels
+        };
+        if (__builtin_expect(at + L <= end, 1)) {
+          pixel(std::true_type{});
+        } else {
+          pixel(std::false_type{});
+        }
       }
     }
   }

@@ -13,17 +13,25 @@
 
 namespace pyranet_fast::cpu {
 
+#if !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("O3")
+#endif
 namespace baseline {
 #define PF_VECTOR_BYTES 16
 #include PF_KERNEL_FILE
 #undef PF_VECTOR_BYTES
 }  // namespace baseline
+#if !defined(__clang__)
+#pragma GCC pop_options
+#endif
 
 #ifdef PF_X86_VERSIONS
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
+#pragma GCC optimize("O3")
 #pragma GCC target("avx2,fma,f16c")
 #endif
 namespace avx2 {
@@ -38,6 +46,7 @@ namespace avx2 {
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
+#pragma GCC optimize("O3")
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #endif
 namespace avx512 {

@@ -1,20 +1,7 @@
 // The end of a residual unit and the beginning of the next ones, in one pass: a sum (of a map and of another that may
 // have half its size), and relu(sum * scale + shift) for every folded batch norm that reads it. For inference.
+#include "cpu/fused/add_affine_relu_job.h"
 #include "cpu/host.h"
-
-namespace pyranet_fast::cpu {
-
-template <typename T>
-struct AddAffineJob {
-  int64_t channels;
-  bool half;
-  const wide_t<T>* scale;  // (outputs, channels)
-  const wide_t<T>* shift;
-  T* sum;
-  std::vector<T*> outs;
-};
-
-}  // namespace pyranet_fast::cpu
 
 #define PF_KERNEL_FILE "cpu/fused/add_affine_relu_kernel.h"
 #include "cpu/multiversion.h"

@@ -1,31 +1,8 @@
 // Everything that reads the input of a residual unit, in one pass: the sum of two maps (one may have half the size), or
 // the maximum of windows of 2x2, folded batch norms and ReLUs, and a 1x1 convolution of each, with bias, ReLU and an
 // addition. The normalized maps exist only block by block in a cache. float32, channels_last, for inference.
+#include "cpu/fused/fused_pointwise_job.h"
 #include "cpu/host.h"
-
-namespace pyranet_fast::cpu {
-
-struct PointwiseJob {
-  struct Output {
-    const float* scale;  // null: the sum as it is
-    const float* shift;
-    const float* weight;  // packed
-    const float* bias;
-    const float* residual;
-    float* y;
-    int64_t channels;
-    bool relu;
-  };
-  const float* x;
-  const float* other;
-  float* sum;
-  int64_t height, width, inputs;  // of the outputs, and channels
-  int64_t x_height, x_width;
-  bool half, pool;  // x has half the size; or twice, and is max-pooled
-  std::vector<Output> outputs;
-};
-
-}  // namespace pyranet_fast::cpu
 
 #define PF_KERNEL_FILE "cpu/fused/fused_pointwise_kernel.h"
 #include "cpu/multiversion.h"

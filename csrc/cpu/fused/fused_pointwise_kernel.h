@@ -5,33 +5,19 @@
 
 inline int64_t pointwise_columns() { return kPanel; }
 
-// The first n values, n at most a vector.
-PF_INLINE void store_lanes(const Vector<float>::Values& from, float* to, int64_t n) {
-  if (n >= Vector<float>::kCount) return Vector<float>::write(to, from);
-  for (int64_t l = 0; l < n; ++l) to[l] = from[l];
-}
-PF_INLINE void load_lanes(const float* from, int64_t n, Vector<float>::Values& to) {
-  if (n >= Vector<float>::kCount) {
-    to = Vector<float>::read(from);
-  } else {
-    to = Vector<float>::Values{};
-    for (int64_t l = 0; l < n; ++l) to[l] = from[l];
-  }
-}
-
 // The maximum of four rows of n values; NaN wins.
 inline void pointwise_maximum(const float* const* from, int64_t n, float* to) {
   using F = Vector<float>;
   for (int64_t k = 0; k < n; k += F::kCount) {
     const int64_t lanes = std::min<int64_t>(F::kCount, n - k);
     typename F::Values most, more;
-    load_lanes(from[0] + k, lanes, most);
+    load_part(from[0] + k, lanes, most);
     for (int i = 1; i < 4; ++i) {
-      load_lanes(from[i] + k, lanes, more);
+      load_part(from[i] + k, lanes, more);
       most = more > most ? more : most;
       most = more != more ? more : most;
     }
-    store_lanes(most, to + k, lanes);
+    store_part(most, to + k, lanes);
   }
 }
 
@@ -89,21 +75,21 @@ inline void pointwise_pixels(const PointwiseJob& job, int64_t p0, int64_t p1, fl
     for (int64_t panel = 0; panel < k; panel += kPanel) {
       const int64_t first = std::min<int64_t>(F::kCount, k - panel), second = std::min(kPanel, k - panel) - first;
       typename F::Values bias_left, bias_right;
-      load_lanes(output.bias + panel, first, bias_left);
-      load_lanes(output.bias + panel + first, second, bias_right);
+      load_part(output.bias + panel, first, bias_left);
+      load_part(output.bias + panel + first, second, bias_right);
       gemm_panel(a, output.weight + panel * c, rows, c, [&](int64_t r, const auto& left, const auto& right) {
         const int64_t at = (p0 + r) * k + panel;
         typename F::Values u = left + bias_left, v = right + bias_right;
         if (output.residual != nullptr) {
           typename F::Values more;
-          load_lanes(output.residual + at, first, more);
+          load_part(output.residual + at, first, more);
           u += more;
-          load_lanes(output.residual + at + first, second, more);
+          load_part(output.residual + at + first, second, more);
           v += more;
         }
         if (output.relu) u = u < zero ? zero : u, v = v < zero ? zero : v;
-        store_lanes(u, output.y + at, first);
-        store_lanes(v, output.y + at + first, second);
+        store_part(u, output.y + at, first);
+        store_part(v, output.y + at + first, second);
       });
     }
   }

@@ -4,34 +4,9 @@
 #include <deque>
 
 #include "common/window.h"
+#include "cpu/fused/pooled_pyramid_job.h"
 #include "cpu/host.h"
-#include "cpu/upsample_sum_tables.h"
-
-namespace pyranet_fast::cpu {
-
-struct PyramidLevel {
-  int64_t h, w;
-  int64_t place;  // its first pixel among those of all levels
-  std::vector<int32_t> row_start, column_start;
-  const float *filter, *bias;        // packed; padded
-  const Taps<float>*rows, *columns;  // of the upsampling
-};
-
-struct PyramidJob {
-  const float* x;
-  int64_t batch, height, width, channels;
-  std::vector<PyramidLevel> levels;
-  int64_t pixels;           // of all levels
-  int64_t filters, padded;  // padded to whole panels
-  float* maps;              // (batch, pixels, padded)
-  const float *expand, *bias;
-  float* y;
-  int64_t outputs;
-};
-
-constexpr int64_t kPyramidRows = 8;  // filtered at once
-
-}  // namespace pyranet_fast::cpu
+#include "cpu/upsample_sum_job.h"
 
 #define PF_KERNEL_FILE "cpu/fused/pooled_pyramid_kernel.h"
 #include "cpu/multiversion.h"

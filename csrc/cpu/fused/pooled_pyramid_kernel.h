@@ -149,15 +149,11 @@ inline void pyramid_join(const PyramidJob& job, int64_t n, int64_t y, float* scr
     const int64_t right_lanes = std::min<int64_t>(kPanel, job.outputs - panel) - left_lanes;
     const auto end = [&](int64_t x, int64_t lanes, const typename F::Values& value, int64_t at) {
       float* to = out + x * job.outputs + panel + at;
-      if (lanes == F::kCount) {
-        const typename F::Values sum = value + F::read(job.bias + panel + at) + F::read(to);
-        F::write(to, sum < zero ? zero : sum);
-      } else {
-        for (int64_t k = 0; k < lanes; ++k) {
-          const float sum = value[k] + job.bias[panel + at + k] + to[k];
-          to[k] = sum < 0 ? 0 : sum;
-        }
-      }
+      if (lanes <= 0) return;
+      typename F::Values bias, before;
+      load_part(job.bias + panel + at, lanes, bias), load_part(to, lanes, before);
+      const typename F::Values sum = value + bias + before;
+      store_part(sum < zero ? zero : sum, to, lanes);
     };
     gemm_panel(joined, job.expand + panel * depth, job.width, depth,
                [&](int64_t x, const auto& left, const auto& right) {

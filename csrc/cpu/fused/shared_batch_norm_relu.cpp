@@ -132,10 +132,9 @@ void backward(const std::vector<Tensor>& grads, const Tensor& x, const std::opti
   const T* pe = extra.has_value() ? read_pointer<T>(*extra) : nullptr;
   T* pgx = write_pointer<T>(grad_x);
   s.each([&](int64_t, int64_t begin, int64_t end) {
-    std::vector<W> scratch(s.length());
     PF_CHOOSE(shared_gradient_input<T>)
     (gs.data(), px, pe, pgx, scales.data(), shifts.data(), means.data(), slopes.data(), offsets.data(), s.count, begin,
-     end, s.channels, s.tile, scratch.data());
+     end, s.channels, s.tile);
   });
 }
 

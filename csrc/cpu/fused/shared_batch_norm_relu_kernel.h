@@ -22,39 +22,23 @@ void shared_gradient_sums(const T* const* grads, const T* x, const wide_t<T>* sc
                           int64_t tile, double* sums, wide_t<T>* scratch) {
   using W = wide_t<T>;
   const int64_t length = tile * channels;
-  for (int64_t i = 0; i < 2 * count * length; ++i) scratch[i] = 0;
-  int64_t since = 0;
+  std::memset(scratch, 0, 2 * count * length * sizeof(W));
+  int since = 0;
   const auto flush = [&]() {
     for (int64_t j = 0; j < count; ++j) {
       W* first = scratch + 2 * j * length;
-      W* second = first + length;
-      for (int64_t i = 0; i < length; ++i) {
-        sums[2 * j * channels + i % channels] += first[i];
-        sums[(2 * j + 1) * channels + i % channels] += second[i];
-        first[i] = second[i] = 0;
-      }
+      flush_tile(first, first + length, length, channels, sums + 2 * j * channels);
     }
     since = 0;
   };
-  for (int64_t i = begin * channels; i < end * channels; i += length) {
-    const int64_t n = i + length <= end * channels ? length : end * channels - i;
+  each_tile(begin, end, channels, length, [&](int64_t at, int64_t n) {
     for (int64_t j = 0; j < count; ++j) {
       if (grads[j] == nullptr) continue;
-      const T* grad = grads[j];
-      const W* a = scale + j * length;
-      const W* b = shift + j * length;
       W* first = scratch + 2 * j * length;
-      W* second = first + length;
-      for (int64_t k = 0; k < n; ++k) {
-        const W v = load(x[i + k]);
-        const W whole = load(grad[i + k]);  // read in any case: a conditional load would not be vectorized
-        const W g = v * a[k] + b[k] > 0 ? whole : 0;
-        first[k] += g;
-        second[k] += g * (v - mean[k]);
-      }
+      add_gradient_sums(grads[j] + at, x + at, scale + j * length, shift + j * length, mean, n, first, first + length);
     }
-    if (++since == 256) flush();
-  }
+    if (++since == kTilesAFlush) flush();
+  });
   flush();
 }
 
@@ -63,25 +47,31 @@ template <typename T>
 void shared_gradient_input(const T* const* grads, const T* x, const T* extra, T* grad_x, const wide_t<T>* scale,
                            const wide_t<T>* shift, const wide_t<T>* mean, const wide_t<T>* slope,
                            const wide_t<T>* offset, int64_t count, int64_t begin, int64_t end, int64_t channels,
-                           int64_t tile, wide_t<T>* scratch) {
+                           int64_t tile) {
   using W = wide_t<T>;
+  using V = typename Vector<W>::Values;
   const int64_t length = tile * channels;
-  for (int64_t i = begin * channels; i < end * channels; i += length) {
-    const int64_t n = i + length <= end * channels ? length : end * channels - i;
-    for (int64_t k = 0; k < n; ++k) scratch[k] = (load(x[i + k]) - mean[k]) * slope[k] + offset[k];
-    if (extra != nullptr) {
-      for (int64_t k = 0; k < n; ++k) scratch[k] += load(extra[i + k]);
-    }
-    for (int64_t j = 0; j < count; ++j) {
-      if (grads[j] == nullptr) continue;
-      const T* grad = grads[j];
-      const W* a = scale + j * length;
-      const W* b = shift + j * length;
-      for (int64_t k = 0; k < n; ++k) {
-        const W whole = load(grad[i + k]);
-        scratch[k] += (load(x[i + k]) * a[k] + b[k] > 0 ? whole : 0) * a[k];
+  const V zero = {};
+  each_tile(begin, end, channels, length, [&](int64_t at, int64_t n) {
+    each_vector<Vector<W>::kCount>(n, [&](auto whole, int64_t k, int64_t some) {
+      V v, m, s, sum;
+      load_some(whole, x + at + k, some, v), load_vector(mean + k, m);
+      load_vector(slope + k, s), load_vector(offset + k, sum);
+      sum += (v - m) * s;
+      if (extra != nullptr) {
+        V more;
+        load_some(whole, extra + at + k, some, more);
+        sum += more;
       }
-    }
-    for (int64_t k = 0; k < n; ++k) grad_x[i + k] = store<T>(scratch[k]);
-  }
+      for (int64_t j = 0; j < count; ++j) {
+        if (grads[j] == nullptr) continue;
+        V g, a, b;
+        load_some(whole, grads[j] + at + k, some, g);
+        load_vector(scale + j * length + k, a), load_vector(shift + j * length + k, b);
+        g = v * a + b > zero ? g : zero;
+        sum += g * a;
+      }
+      store_some(whole, sum, some, grad_x + at + k);
+    });
+  });
 }

@@ -1,35 +1,14 @@
 // 3x3 convolution, stride 1, padding 1, of channels_last float32 maps by Winograd's minimal filtering (Lavin and Gray,
 // CVPR 2016), F(4x4, 3x3): a quarter of the products of the direct method. Blocks of tiles go through the three steps
 // (input transform, 36 matrix products, output transform) in one thread's cache.
+#include "cpu/fused/winograd_job.h"
 #include "cpu/host.h"
-
-namespace pyranet_fast::cpu {
-
-struct WinogradJob {
-  const float* x;
-  const float* bias;
-  const float* other;
-  float* y;
-  int64_t height, width, rows, columns;  // of the map, and in tiles
-  int64_t inputs, outputs, padded;       // channels; outputs up to whole panels
-  bool relu;
-};
-
-}  // namespace pyranet_fast::cpu
 
 #define PF_KERNEL_FILE "cpu/fused/winograd_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
-
-// G: a filter's three taps to six.
-constexpr double kFilter[6][3] = {{1. / 4, 0, 0},
-                                  {-1. / 6, -1. / 6, -1. / 6},
-                                  {-1. / 6, 1. / 6, -1. / 6},
-                                  {1. / 24, 1. / 12, 1. / 6},
-                                  {1. / 24, -1. / 12, 1. / 6},
-                                  {0, 0, 1}};
 
 // The sum of three rows, `apart` from each other, with a row of kFilter.
 void combine(const double* weights, const float* rows, int64_t apart, int64_t count, float* to) {

@@ -1,12 +1,9 @@
-// What the CPU kernels of upsample_sum look up: the taps of each axis of each level, and the same taps sorted by
-// source pixel for the backward.
+// What the CPU kernels of upsample_sum are handed: the taps of each axis of each level, the same taps sorted by source
+// pixel for the backward, and the job of either direction.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <vector>
-
 #include "common/bilinear.h"
+#include "cpu/elements.h"
 
 namespace pyranet_fast::cpu {
 
@@ -91,6 +88,85 @@ class LineAligned {
  private:
   static constexpr int64_t kLine = 64 / sizeof(W);
   std::vector<W> memory_;
+};
+
+// Images of one channel (contiguous) or with all channels inside (channels_last) are called planes here.
+// Elements are of any type that widens to W.
+template <typename W>
+struct UpsampleJob {
+  struct Level {
+    const void* data;
+    int64_t elements;
+    Taps<W> rows, columns;
+  };
+  std::vector<Level> levels;
+  int64_t channels, height, width;
+  const void* base;
+  void* out;
+
+  // Columns of a block: few enough that two resized rows of every level stay in the L1 cache, whole vectors.
+  int64_t block() const {
+    const int64_t elements = std::max<int64_t>(256, 4096 / static_cast<int64_t>(levels.size()));
+    return channels == 1 ? elements / 64 * 64 : std::max<int64_t>(4, elements / channels);
+  }
+  int64_t blocks() const { return (width + block() - 1) / block(); }
+  int64_t row_stride() const { return (std::min(block(), width) * channels + 64 + 15) / 16 * 16; }
+};
+
+template <typename T>
+struct UpsampleScratch {
+  LineAligned<wide_t<T>> rows;  // two resized rows of every level
+  LineAligned<wide_t<T>> row;   // a source row, widened or copied
+  LineAligned<T> tail;          // the same for one channel, copied
+  std::vector<int64_t> held;    // which source rows these are
+  std::vector<const wide_t<T>*> pointers;
+  std::vector<wide_t<T>> weights;
+  explicit UpsampleScratch(size_t levels) : held(2 * levels), pointers(2 * levels), weights(2 * levels) {}
+};
+
+template <typename W>
+struct UpsampleBackwardJob {
+  struct Level {
+    void* data;
+    Sources<W> rows, columns;
+  };
+  struct Row {
+    int32_t level, row, first;
+  };
+  std::vector<Level> levels;
+  const void* grad;
+  int64_t channels, height, width;
+  std::vector<Row> order;  // every level's rows by the first gradient row they read: it is read while it is hot
+
+  int64_t most() const {
+    int64_t result = 1;
+    for (const Level& level : levels) result = std::max(result, level.rows.most);
+    return result;
+  }
+
+  void sort_rows() {
+    for (size_t l = 0; l < levels.size(); ++l) {
+      for (int64_t i = 0; i < levels[l].rows.in; ++i) {
+        order.push_back({static_cast<int32_t>(l), static_cast<int32_t>(i), levels[l].rows.begin[i]});
+      }
+    }
+    std::stable_sort(order.begin(), order.end(), [](const Row& a, const Row& b) { return a.first < b.first; });
+  }
+
+  // Source columns [j0, j1) whose receivers, with their channels, fit the L1 cache; whole vectors.
+  static constexpr int64_t kElements = 4096;
+  int64_t block_end(const Sources<W>& columns, int64_t j0, int64_t lanes) const {
+    if (columns.out * channels <= kElements) return columns.in;
+    const int64_t step = channels == 1 ? lanes : 1;
+    int64_t j1 = std::min(columns.in, j0 + step);
+    while (j1 < columns.in && receivers(columns, j0, std::min(columns.in, j1 + step)) * channels <= kElements) {
+      j1 = std::min(columns.in, j1 + step);
+    }
+    return j1;
+  }
+  static int64_t receivers(const Sources<W>& columns, int64_t j0, int64_t j1) {
+    return columns.begin[j1 - 1] + columns.count[j1 - 1] - columns.begin[j0];
+  }
 };
 
 }  // namespace pyranet_fast::cpu
