@@ -246,8 +246,9 @@ def test_normalized_weights_of_pointwise_convolutions(name: str, normalize: Call
                 normalize(module)
         with ops.backend(backend):
             results.append(run(model, picture(model, torch.float32)))
+    # The gradient of a bias before a norm is a sum of large values that is 0 but for rounding.
     for got in results[1:]:
-        assert_close(got, results[0], 1e-3)
+        assert_close(got, results[0], 5e-3)
 
 
 def test_a_parametrized_norm() -> None:
