@@ -168,8 +168,8 @@ wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11
 	@rm -rf build/lib* build/bdist* build/wheel dist/*.whl
 	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	@if [ "$$(uname)" = Linux ]; then \
-	    PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel -q repair --exclude 'libtorch*' --exclude 'libc10*' \
-	        --wheel-dir dist build/wheel/*.whl; \
+	    PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
+	        --wheel-dir dist build/wheel/*.whl >build/auditwheel.log 2>&1 || { cat build/auditwheel.log >&2; exit 1; }; \
 	else mkdir -p dist && cp build/wheel/*.whl dist; fi
 	@$(PYTHON) -m abi3audit --strict --verbose dist/*.whl
 	@ls -l dist/*.whl
