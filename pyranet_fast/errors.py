@@ -18,7 +18,7 @@ class UserError(ValueError):
     """
 
 
-class UnreadableImage(UserError):
+class UnreadableImageError(UserError):
     """An image that a person's labels name is not there, or cannot be used.
 
     Attributes:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UnreadableImage, UserError
+from ..errors import UnreadableImageError, UserError
 from ..keypoints import Skeleton, flip_pairs_from_names, sides_of
 from ..metrics import box_metric
 from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
@@ -188,7 +188,7 @@ class COCOSource(AnnotatedSource):
         name = self._annotations.names[index]
         said = self._sizes.get(name)
         if said is not None and not _same_size((image.shape[1], image.shape[0]), said):
-            raise UnreadableImage(
+            raise UnreadableImageError(
                 f"image {self._image_folder / name} has {image.shape[1]} x {image.shape[0]} pixels, "
                 f"{self.path.name} says {_times(said)}",
                 "has another size than the file says",

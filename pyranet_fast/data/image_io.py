@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import UnreadableImage, UserError
+from ..errors import UnreadableImageError, UserError
 from ..io import atomic_write
 from .dataset import Image
 from .transforms import MEAN
@@ -61,46 +61,46 @@ def read_image(path: str | Path) -> Image:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UnreadableImage: no such file, a folder, no permission, not an image, truncated, too large, or pixels of another
-            kind.
+        UnreadableImageError: no such file, a folder, no permission, not an image, truncated, too large, or pixels of
+            another kind.
     """
     path = Path(path)
     data = _read_bytes(path)
     fault = truncation(data)
     if fault is not None:
-        raise UnreadableImage(f"image {path} is truncated: {fault}", "is truncated")
+        raise UnreadableImageError(f"image {path} is truncated: {fault}", "is truncated")
     try:
         return decode(data)
     except MemoryError as error:
         raise _too_large(path) from error
     except ValueError as error:
         kind = "is damaged or no image" if str(error) == _NOT_AN_IMAGE else "cannot be read"
-        raise UnreadableImage(f"image {path} cannot be read: {error}", kind) from error
+        raise UnreadableImageError(f"image {path} cannot be read: {error}", kind) from error
     except cv2.error as error:
         if "Insufficient memory" in str(error):
             raise _too_large(path) from error
         if "PIXELS" in str(error):
             reason = f"image {path} cannot be read: it has more pixels than OpenCV reads (2^30)"
-            raise UnreadableImage(reason, "is too large") from error
-        raise UnreadableImage(f"image {path} cannot be read: {_NOT_AN_IMAGE}", "is damaged or no image") from error
+            raise UnreadableImageError(reason, "is too large") from error
+        raise UnreadableImageError(f"image {path} cannot be read: {_NOT_AN_IMAGE}", "is damaged or no image") from error
 
 
-def _too_large(path: Path) -> UnreadableImage:
-    return UnreadableImage(f"image {path} is too large for the memory of this machine", "is too large")
+def _too_large(path: Path) -> UnreadableImageError:
+    return UnreadableImageError(f"image {path} is too large for the memory of this machine", "is too large")
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UnreadableImage(f"image {path} does not exist", "is missing") from error
+        raise UnreadableImageError(f"image {path} does not exist", "is missing") from error
     except IsADirectoryError as error:
-        raise UnreadableImage(f"image {path} is a folder; a file is accepted") from error
+        raise UnreadableImageError(f"image {path} is a folder; a file is accepted") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
-        raise UnreadableImage(f"image {path} cannot be read: {reason}") from error
+        raise UnreadableImageError(f"image {path} cannot be read: {reason}") from error
     if not data:
-        raise UnreadableImage(f"image {path} is empty (0 bytes)", "is damaged or no image")
+        raise UnreadableImageError(f"image {path} is empty (0 bytes)", "is damaged or no image")
     return data
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 
-from ..errors import DataWarning, UnreadableImage, UserError
+from ..errors import DataWarning, UnreadableImageError, UserError
 from .dataset import PeopleSource, Subset
 
 
@@ -77,7 +77,7 @@ class LeftOut:
 
 def unreadable_reason(error: UserError) -> str:
     """Why a person is left out whose image raised ``error``."""
-    return f"whose picture {error.reason if isinstance(error, UnreadableImage) else 'cannot be read'}"
+    return f"whose picture {error.reason if isinstance(error, UnreadableImageError) else 'cannot be read'}"
 
 
 def missing_images(source: PeopleSource) -> LeftOut:

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ..errors import UnreadableImage, UserError, one_line
+from ..errors import UnreadableImageError, UserError, one_line
 from ..io import atomic_write, output_folder
 from ..keypoints import resolve_skeleton
 from ..metrics import resolve_metric
@@ -204,13 +204,13 @@ class PackedSource(PeopleSource):
         try:
             return decode(self._file.picture(start, end, int(self._arrays["crc32"][index])))
         except (cv2.error, ValueError) as error:
-            raise UnreadableImage(
+            raise UnreadableImageError(
                 f"packed file {self.path}: picture of {self._names[index]} is damaged: {error}", "is damaged"
             ) from error
 
-    def _missing(self, index: int) -> UnreadableImage:
+    def _missing(self, index: int) -> UnreadableImageError:
         why = self.failures.get(index, "unknown")
-        return UnreadableImage(
+        return UnreadableImageError(
             f"packed file {self.path} has no picture of {self._names[index]}; when packed: {why}", "was not packed"
         )
 

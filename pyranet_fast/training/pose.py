@@ -136,12 +136,9 @@ class PoseTask:
             prefetch_factor=4 if workers else None,
             generator=torch.Generator().manual_seed(c.seed),  # its own: the default one belongs to the network
         )
-        try:
-            for batch in loader:
-                self._name_corrupt(batch)
-                yield batch
-        except UserError as error:  # from a worker it carries that process's traceback; the sentence is its last line
-            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
+        for batch in loader:
+            self._name_corrupt(batch)
+            yield batch
 
     def _name_corrupt(self, batch: dict[str, Any]) -> None:
         for place in (~batch["valid"]).nonzero().flatten().tolist():

@@ -255,10 +255,14 @@ def test_a_corrupt_image_is_named_and_left_out_only_if_asked(
     bad.unlink()
     bad.write_bytes(content[:300])
     flags = arguments(copy, tmp_path / "out", "--workers", workers, cache, "--epochs", "1")
-    assert "im0007.jpg" in failure(capsys, flags)
+    last = failure(capsys, flags).strip().splitlines()[-1]
+    assert last == f"error: image {bad} is truncated: its end-of-image mark is missing"
     assert cli.run(train.main, [*flags, "--on-error", "skip"]) == 0
     said = capsys.readouterr().err
-    assert "left out: im0007.jpg" in said and "1 unreadable images were left out" in said
+    assert "left out: picture im0007.jpg is truncated (1 people so far)" in said
+    assert said.strip().splitlines()[-1] == (
+        "lsp 1-1000: 1 of 1000 people, in 1 picture, is left out: 1 whose picture is truncated (im0007.jpg)"
+    )
 
 
 @pytest.mark.parametrize(
