@@ -423,6 +423,8 @@ def image_size(path: Path) -> tuple[int, int] | None:
     elif data.startswith(_PNG) and len(data) >= 24:
         size = struct.unpack_from(">II", data, 16)
         exif = next((body for kind, _, body in _png_chunks(data) if kind == b"eXIf"), b"")
+        if not exif and len(data) == 1 << 16:  # the orientation may follow after the pixels
+            return None
     if size is None:
         return None
     return (size[1], size[0]) if _orientation(exif) >= 5 else (size[0], size[1])

@@ -233,3 +233,9 @@ def test_several_categories_train_together(tmp_path, capsys):
     content["categories"][1]["keypoints"] = ["nose", "tail", "left_ear", "right_ear"]
     with pytest.raises(UserError, match="categories coco:dog and coco:wolf have different joints"):
         opened(tmp_path, content)
+
+
+def test_a_long_png_may_tell_its_orientation_after_the_pixels(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), noise)
+    assert (tmp_path / "a.png").stat().st_size > 1 << 16 and image_size(tmp_path / "a.png") is None
