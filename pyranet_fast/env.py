@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import json
 import os
@@ -22,10 +21,11 @@ import pyranet_fast
 from . import cli, ops
 from .models.precision import fast_precision
 from .ops import dispatch
+from .ops.cpu.policy import cpu_isa
 
 SWITCHES = {
     "PYRANET_FAST_BACKEND": "reference, native or triton for every operator",
-    "PYRANET_FAST_CPU_ISA": "baseline or avx2: never above what the CPU has",
+    "PYRANET_FAST_CPU_ISA": "baseline, avx2, avx512 or avx512bf16: never above what the CPU has",
     "PYRANET_FAST_PRECISION": "fp32 or bf16: what --precision auto means, instead of measuring",
     "OMP_NUM_THREADS": "threads of torch and of the kernels",
 }
@@ -119,19 +119,6 @@ def report() -> dict[str, dict[str, Any]]:
         "switches": {name: os.environ.get(name, f"not set ({text})") for name, text in SWITCHES.items()},
         "operators": operators(),
     }
-
-
-def cpu_isa() -> str | None:
-    """Instruction set of the CPU kernels, "avx512", "avx2" or "baseline", said by the library; or None."""
-    library = sys.modules.get("pyranet_fast._C")
-    if library is None or library.__file__ is None:
-        return None
-    try:
-        function = ctypes.CDLL(library.__file__).pyranet_fast_cpu_isa
-    except (OSError, AttributeError):  # a library built before this function was there
-        return None
-    function.restype = ctypes.c_char_p
-    return str(function().decode())
 
 
 def build_record() -> dict[str, Any]:

@@ -5,6 +5,8 @@
 extern "C" __attribute__((visibility("default"))) const char* pyranet_fast_cpu_isa() {
   using pyranet_fast::cpu::Isa;
   switch (pyranet_fast::cpu::isa()) {
+    case Isa::avx512bf16:
+      return "avx512bf16";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:

@@ -40,6 +40,13 @@ struct BFloat16Vector : Bits<kCount> {
     return reinterpret_cast<Values>(whole << 16);
   }
   static PF_INLINE void write(void* to, const Values& v) {
+#ifdef PF_BF16_PRODUCTS
+    if constexpr (kCount == 16) {  // to nearest, ties to even; what is below the normal numbers becomes 0
+      const __m256bh narrow = _mm512_cvtneps_pbh((__m512)v);
+      std::memcpy(to, &narrow, sizeof(narrow));
+      return;
+    }
+#endif
     const Whole whole = reinterpret_cast<Whole>(v);
     const Whole rounded = (whole + 0x7fffu + ((whole >> 16) & 1u)) >> 16;  // to nearest, ties to even
     const Whole nan = Whole{} + 0x7fc0u;

@@ -13,7 +13,10 @@ int main() {
   parity::fused_pointwise();
   parity::pooled_pyramid();
   parity::winograd();
-  const char* set = isa() == Isa::avx512 ? "avx512" : isa() == Isa::avx2 ? "avx2" : "baseline";
+  const char* set = isa() == Isa::avx512bf16 ? "avx512bf16"
+                    : isa() == Isa::avx512   ? "avx512"
+                    : isa() == Isa::avx2     ? "avx2"
+                                             : "baseline";
   std::printf("%s: %lld comparisons, %lld failed\n", set, static_cast<long long>(parity::checks),
               static_cast<long long>(parity::failures));
   return parity::failures == 0 ? 0 : 1;

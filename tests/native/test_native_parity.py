@@ -18,7 +18,7 @@ def run(instruction_set: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not PROGRAM.exists(), reason="run make parity first")
-@pytest.mark.parametrize("instruction_set", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("instruction_set", ["baseline", "avx2", "avx512", "avx512bf16"])
 def test_kernels_agree_with_naive_loops(instruction_set: str) -> None:
     result = run(instruction_set)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,70 +1,26 @@
+#include "cpu/fused/packing.h"
 #include "cpu/fused/winograd_job.h"
 
 #include "parity.h"
 
+#define PF_BF16_PRODUCTS_TOO
 #define PF_KERNEL_FILE "cpu/fused/winograd_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu::parity {
 namespace {
 
-void check(int64_t inputs, int64_t outputs, int64_t h, int64_t w) {
-  constexpr int64_t batch = 2;
-  const int64_t columns = PF_CHOOSE(winograd_columns)(), padded = (outputs + columns - 1) / columns * columns;
-  const auto x = numbers<float>(batch * h * w * inputs, 61), weight = numbers<float>(outputs * inputs * 9, 62);
-  const auto bias = numbers<float>(outputs, 63), other = numbers<float>(batch * h * w * outputs, 64);
-  std::vector<float> y(batch * h * w * outputs), packed(36 * padded * inputs, 0.f);
-  for (int64_t o = 0; o < outputs; ++o) {
-    for (int64_t i = 0; i < inputs; ++i) {
-      for (int64_t p = 0; p < 36; ++p) {
-        double sum = 0;
-        for (int t = 0; t < 9; ++t) {
-          sum += kFilter[p / 6][t / 3] * kFilter[p % 6][t % 3] * static_cast<double>(weight[(o * inputs + i) * 9 + t]);
-        }
-        const int64_t panel = p * (padded / columns) + o / columns;
-        packed[(panel * inputs + i) * columns + o % columns] = static_cast<float>(sum);
-      }
-    }
-  }
-  const WinogradJob job{x.data(),    bias.data(), other.data(), y.data(), h,      w,
-                        (h + 3) / 4, (w + 3) / 4, inputs,       outputs,  padded, true};
-  const int64_t tiles = batch * job.rows * job.columns;
-  std::vector<float> v(36 * tiles * inputs), m(36 * tiles * padded);
-  PF_CHOOSE(winograd_gather)(job, 0, tiles, 0, tiles, v.data());
-  for (int64_t p = 0; p < 36; ++p) {
-    PF_CHOOSE(winograd_product)
-    (v.data() + p * tiles * inputs, packed.data() + p * inputs * padded, tiles, inputs, padded,
-     m.data() + p * tiles * padded);
-  }
-  PF_CHOOSE(winograd_scatter)(job, 0, tiles, m.data());
-
-  // The gradient of the weight, for `other` as the gradient of the output.
-  std::vector<float> d(36 * tiles * padded), u(36 * inputs * padded, 0.f);
+// The gradient of the weight, for `other` as the gradient of the output.
+void check_gradient(const WinogradJob<float>& job, const std::vector<float>& other, const std::vector<float>& v,
+                    const std::vector<double>& wanted, const std::string& of) {
+  const int64_t inputs = job.inputs, outputs = job.outputs, padded = job.padded;
+  const int64_t tiles = static_cast<int64_t>(v.size()) / (36 * inputs);
+  std::vector<float> d(36 * tiles * padded), u(36 * inputs * padded, 0.f), gradient(outputs * inputs * 9);
   PF_CHOOSE(winograd_gather_gradient)(job, other.data(), 0, tiles, 0, tiles, d.data());
   for (int64_t p = 0; p < 36; ++p) {
     PF_CHOOSE(winograd_outer)
     (v.data() + p * tiles * inputs, d.data() + p * tiles * padded, tiles, inputs, padded,
      u.data() + p * inputs * padded);
-  }
-  std::vector<float> gradient(outputs * inputs * 9);
-  std::vector<double> wanted(y.size()), wanted_gradient(gradient.size(), 0.0);
-  for (int64_t n = 0; n < batch; ++n) {
-    for (int64_t at = 0; at < h * w; ++at) {
-      for (int64_t o = 0; o < outputs; ++o) {
-        const int64_t place = (n * h * w + at) * outputs + o;
-        double sum = static_cast<double>(bias[o]) + other[place];
-        for (int t = 0; t < 9; ++t) {
-          const int64_t row = at / w + t / 3 - 1, column = at % w + t % 3 - 1;
-          if (row < 0 || row >= h || column < 0 || column >= w) continue;
-          for (int64_t i = 0; i < inputs; ++i) {
-            const double value = x[((n * h + row) * w + column) * inputs + i];
-            sum += value * weight[(o * inputs + i) * 9 + t];
-            wanted_gradient[(o * inputs + i) * 9 + t] += value * other[place];
-          }
-        }
-        wanted[place] = std::max(0.0, sum);
-      }
-    }
   }
   for (int64_t o = 0; o < outputs; ++o) {
     for (int64_t i = 0; i < inputs; ++i) {
@@ -77,13 +33,77 @@ void check(int64_t inputs, int64_t outputs, int64_t h, int64_t w) {
       }
     }
   }
-  const std::string of = " of " + std::to_string(inputs) + " to " + std::to_string(outputs) + " channels";
-  expect("winograd" + of, y.data(), wanted, 1e-4);
-  expect("winograd, the weight's gradient," + of, gradient.data(), wanted_gradient, 5e-4);
+  expect("winograd, the weight's gradient," + of, gradient.data(), wanted, 5e-4);
+}
+
+template <typename T>
+double filter_of(int a, int t) {
+  return std::is_same_v<T, float> ? kFilter[a][t] : kSmallFilter[a][t];
+}
+
+template <typename T>
+void check(int64_t inputs, int64_t outputs, int64_t h, int64_t w) {
+  constexpr int64_t batch = 2;
+  constexpr int points = kPoints<T>, side = kTileIn<T>;
+  const int64_t columns = PF_CHOOSE(winograd_columns)(), padded = (outputs + columns - 1) / columns * columns;
+  const auto x = numbers<T>(batch * h * w * inputs, 61), weight = numbers<T>(outputs * inputs * 9, 62);
+  const auto other = numbers<T>(batch * h * w * outputs, 64);
+  const auto bias = numbers<float>(outputs, 63);
+  std::vector<T> y(batch * h * w * outputs), packed(points * padded * inputs);
+  for (int p = 0; p < points; ++p) {
+    const auto value = [&](int64_t o, int64_t i) {
+      double sum = 0;
+      for (int t = 0; t < 9; ++t) {
+        const double both = filter_of<T>(p / side, t / 3) * filter_of<T>(p % side, t % 3);
+        sum += both * wide(weight[(o * inputs + i) * 9 + t]);
+      }
+      return store<T>(static_cast<float>(sum));
+    };
+    pack_panels(outputs, inputs, columns, value, packed.data() + p * inputs * padded);
+  }
+  const WinogradJob<T> job{
+      x.data(), bias.data(), other.data(), y.data(), h, w, (h + kTile<T> - 1) / kTile<T>, (w + kTile<T> - 1) / kTile<T>,
+      inputs,   outputs,     padded,       true};
+  const int64_t tiles = batch * job.rows * job.columns;
+  std::vector<T> v(points * tiles * inputs);
+  std::vector<float> m(points * tiles * padded);
+  PF_CHOOSE(winograd_gather<T>)(job, 0, tiles, 0, tiles, v.data());
+  for (int64_t p = 0; p < points; ++p) {
+    PF_CHOOSE(winograd_product<T>)
+    (v.data() + p * tiles * inputs, packed.data() + p * inputs * padded, tiles, inputs, padded,
+     m.data() + p * tiles * padded);
+  }
+  PF_CHOOSE(winograd_scatter<T>)(job, 0, tiles, m.data());
+  std::vector<double> wanted(y.size()), wanted_gradient(outputs * inputs * 9, 0.0);
+  for (int64_t n = 0; n < batch; ++n) {
+    for (int64_t at = 0; at < h * w; ++at) {
+      for (int64_t o = 0; o < outputs; ++o) {
+        const int64_t place = (n * h * w + at) * outputs + o;
+        double sum = static_cast<double>(bias[o]) + wide(other[place]);
+        for (int t = 0; t < 9; ++t) {
+          const int64_t row = at / w + t / 3 - 1, column = at % w + t % 3 - 1;
+          if (row < 0 || row >= h || column < 0 || column >= w) continue;
+          for (int64_t i = 0; i < inputs; ++i) {
+            const double value = wide(x[((n * h + row) * w + column) * inputs + i]);
+            sum += value * wide(weight[(o * inputs + i) * 9 + t]);
+            wanted_gradient[(o * inputs + i) * 9 + t] += value * wide(other[place]);
+          }
+        }
+        wanted[place] = std::max(0.0, sum);
+      }
+    }
+  }
+  const std::string of = std::string(" in ") + kTypeName<T> + " of " + std::to_string(inputs) + " to " +
+                         std::to_string(outputs) + " channels";
+  expect("winograd" + of, y.data(), wanted, std::is_same_v<T, float> ? 1e-4 : 1.0 / 16);
+  if constexpr (std::is_same_v<T, float>) check_gradient(job, other, v, wanted_gradient, of);
 }
 
 }  // namespace
 
-void winograd() { check(3, 5, 6, 9), check(21, 40, 4, 4), check(16, 64, 7, 5), check(33, 16, 9, 10); }
+void winograd() {
+  check<float>(3, 5, 6, 9), check<float>(21, 40, 4, 4), check<float>(16, 64, 7, 5), check<float>(33, 16, 9, 10);
+  check<BFloat16>(2, 5, 6, 9), check<BFloat16>(22, 40, 4, 4), check<BFloat16>(16, 64, 7, 5);
+}
 
 }  // namespace pyranet_fast::cpu::parity

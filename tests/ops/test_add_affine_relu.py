@@ -106,6 +106,28 @@ def test_fused_pointwise_equals_norms_and_convolutions(channels, widths, other):
 
 
 @native
+@pytest.mark.parametrize("other", [None, "same", "twice", "pool"])
+@pytest.mark.parametrize(("channels", "widths"), [(2, (3, 1)), (40, (16, 33)), (64, (64, 14, 128))])
+def test_fused_pointwise_in_bfloat16(channels, widths, other):
+    torch.manual_seed(0)
+    side = 12 if other == "pool" else 6
+    x = torch.randn(2, channels, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
+    more = torch.randn(2, channels, 12, 12).bfloat16() if other == "twice" else torch.randn_like(x)
+    more = more if other in ("same", "twice") else None
+    norms = [(torch.randn(channels), torch.randn(channels)) for _ in widths]
+    convs = [(torch.randn(k, channels, 1, 1).bfloat16(), torch.randn(k), k % 2 == 0) for k in widths]
+    packed = fused_pointwise.prepack(norms, convs)
+    total, *outputs = fused_pointwise.fused_pointwise(x, more, packed, keep=True, pool=other == "pool")
+    scale, shift = (torch.stack(rows) for rows in zip(*norms, strict=True))
+    composed = ops.add_affine_relu(F.max_pool2d(x, 2) if other == "pool" else x, more, scale, shift, keep=True)
+    assert torch.equal(total, composed[0])
+    for a, (weight, bias, relu), y in zip(composed[1:], convs, outputs, strict=True):
+        exact = F.conv2d(a.double(), weight.double(), bias.double())
+        exact = F.relu(exact) if relu else exact
+        assert y.dtype == torch.bfloat16 and (y.double() - exact).norm() <= 4e-3 * exact.norm()
+
+
+@native
 def test_fused_pointwise_residual_threads_and_checks():
     torch.manual_seed(0)
     x, residual = (torch.randn(3, c, 9, 7).contiguous(memory_format=torch.channels_last) for c in (40, 50))
@@ -126,6 +148,10 @@ def test_fused_pointwise_residual_threads_and_checks():
     assert torch.equal(one, three)
     with pytest.raises(RuntimeError, match="weight must come from pointwise_pack"):
         run(x[:, :39], None, *arguments, None, False, False)
+    with pytest.raises(RuntimeError, match="weight must come from pointwise_pack on this machine, in the dtype of x"):
+        run(x.bfloat16(), None, *arguments, None, False, False)
+    with pytest.raises(RuntimeError, match="expected an even number of channels in bfloat16, got 3"):
+        torch.ops.pyranet_fast.pointwise_pack(torch.randn(4, 3).bfloat16())
     with pytest.raises(RuntimeError, match="pool is for an x of at least 2x2 without other"):
         run(x, x, *arguments, None, False, True)
     with pytest.raises(RuntimeError, match="residual must have the output's shape"):

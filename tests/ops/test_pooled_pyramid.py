@@ -58,19 +58,32 @@ def test_against_its_operators(shape):
     assert torch.equal(pooled_pyramid.pooled_pyramid_(x.contiguous(), sizes, packed, y.clone()), results[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_rounded_once(dtype):
-    x, y, sizes, filters, expand = problem(*SHAPES[1])
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.float16, SHAPES[1]), (torch.bfloat16, SHAPES[2])])
+def test_what_is_converted_is_rounded_once(dtype, shape):
+    x, y, sizes, filters, expand = problem(*shape)
     low = [t.to(dtype) for t in (x, y)]
-    assert policy.supports_pooled_pyramid(*low, filters[0][0].to(dtype))  # type: ignore[call-arg]
+    assert policy.supports_pooled_pyramid(*low, expand[0].to(dtype))  # type: ignore[call-arg]
     large = [torch.empty(2, t.shape[1], 64, 64, dtype=dtype).to(memory_format=torch.channels_last) for t in low]
-    assert not policy.supports_pooled_pyramid(*large, filters[0][0].to(dtype))  # type: ignore[call-arg]
-    packed = pooled_pyramid.prepack(filters, expand)
+    assert not policy.supports_pooled_pyramid(*large, expand[0].to(dtype))  # type: ignore[call-arg]
+    halved = [(w.to(dtype), b.to(dtype)) for w, b in (*filters, expand)]
+    packed = pooled_pyramid.prepack(halved[:-1], halved[-1])
+    assert torch.equal(packed.expand_bias, halved[-1][1].float()) and packed.expand.dtype == torch.float32
     exact = pooled_pyramid.pooled_pyramid_(low[0].float(), sizes, packed, low[1].float())
     got = pooled_pyramid.pooled_pyramid_(low[0], sizes, packed, low[1])
     assert got is low[1] and torch.equal(got, exact.to(dtype))
-    halved = [(w.to(dtype), b.to(dtype)) for w, b in (*filters, expand)]
-    assert torch.equal(pooled_pyramid.prepack(halved[:-1], halved[-1]).expand_bias, halved[-1][1].float())
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], (1, 2, 2, 4, 5, 4, 2, 1), (2, 36, 34, 7, 2, 2, 4, 4)])
+def test_bfloat16_has_products_of_pairs(shape):
+    x, y, sizes, filters, expand = problem(*shape)
+    low = [(w.bfloat16(), b) for w, b in (*filters, expand)]
+    x, y = x.bfloat16(), y.bfloat16()
+    assert policy.supports_pooled_pyramid(x, y, low[-1][0])
+    packed = pooled_pyramid.prepack(low[:-1], low[-1])
+    assert packed.expand.dtype == packed.filters[0].dtype == torch.bfloat16
+    exact = composed(x, y, sizes, low[:-1], low[-1])
+    got = pooled_pyramid.pooled_pyramid_(x, sizes, packed, y)
+    assert got is y and (got.double() - exact).norm() <= 3e-3 * exact.norm()
 
 
 def test_nan_stays_where_it_is_read():
@@ -102,6 +115,10 @@ def test_what_is_refused():
         torch.ops.pyranet_fast.pooled_pyramid_(x, [4, 4], [], [], packed.expand, packed.expand_bias, y)
     with pytest.raises(RuntimeError, match="weight must be"):
         torch.ops.pyranet_fast.pyramid_pack(torch.randn(3, 3))
-    assert not policy.supports_pooled_pyramid(x.bfloat16(), y, filters[0][0])
-    assert not policy.supports_pooled_pyramid(x.double(), y.double(), filters[0][0].double())
-    assert not policy.supports_pooled_pyramid(x, y.contiguous(), filters[0][0])
+    with pytest.raises(RuntimeError, match="expected an even number of channels in bfloat16, got 5"):
+        torch.ops.pyranet_fast.pyramid_pack(torch.randn(4, 5, 3, 3, dtype=torch.bfloat16))
+    with pytest.raises(RuntimeError, match="expected float32 or bfloat16"):
+        torch.ops.pyranet_fast.pyramid_pack(torch.randn(4, 4, 3, 3, dtype=torch.float64))
+    assert not policy.supports_pooled_pyramid(x.bfloat16(), y, expand[0])
+    assert not policy.supports_pooled_pyramid(x.double(), y.double(), expand[0].double())
+    assert not policy.supports_pooled_pyramid(x, y.contiguous(), expand[0])

@@ -45,6 +45,22 @@ def test_convolution_and_gradients(n, c, k, h, w, layout):
         assert a.shape == b.shape and (not b.norm() or error(a, b) < TOLERANCE)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("n", "c", "k", "h", "w"), [s for s in SHAPES if s[1] % 2 == 0] + [(1, 2, 5, 1, 1), (2, 34, 9, 5, 7)]
+)
+def test_bfloat16_has_smaller_tiles(n, c, k, h, w, layout):
+    torch.manual_seed(0)
+    x, other = torch.randn(n, c, h, w).bfloat16().contiguous(memory_format=layout), torch.randn(n, k, h, w).bfloat16()
+    weight, bias = torch.randn(k, c, 3, 3).bfloat16(), torch.randn(k)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    packed = winograd.prepack(weight)
+    assert packed.shape[0] == 16 and packed.dtype == torch.bfloat16
+    assert error(winograd.conv3x3(x, packed, bias), exact) < 6e-3  # the direct method: 2e-3, mostly the last rounding
+    ended = winograd.conv3x3(x, packed, bias, other, relu=True)
+    assert error(ended, F.relu(exact + other)) < 6e-3 and not (ended < 0).any()
+
+
 def test_many_tiles_and_any_number_of_threads():
     torch.manual_seed(0)
     x, grad = torch.randn(5, 36, 40, 44), torch.randn(5, 48, 40, 44)  # 550 tiles: several blocks and chunks
@@ -75,6 +91,9 @@ def test_filters_are_those_of_the_neighbours():
         weight[torch.arange(32), torch.arange(32).flip(0), tap // 3, tap % 3] = 1
         y = winograd.conv3x3(x, winograd.prepack(weight), outputs=32)
         torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
+        low, weight = (x * 100 % 97).bfloat16(), weight.bfloat16()
+        y = winograd.conv3x3(low, winograd.prepack(weight), outputs=32)
+        torch.testing.assert_close(y.float(), F.conv2d(low, weight, padding=1).float(), rtol=0, atol=3)
 
 
 def test_where_it_serves():
@@ -84,6 +103,7 @@ def test_where_it_serves():
         x.bfloat16(), weight.bfloat16()
     )
     assert not policy.trains_with_winograd(x[..., :8, :8].contiguous(memory_format=torch.channels_last), weight)
+    assert policy.supports_winograd(weight.bfloat16()) is not policy.has_matrix_units()
     assert not policy.supports_winograd(weight[:16]) and not policy.supports_winograd(weight.double())
     with ops.backend("reference"):
         assert not policy.trains_with_winograd(x, weight)

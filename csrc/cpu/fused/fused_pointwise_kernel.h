@@ -6,7 +6,8 @@
 inline int64_t pointwise_columns() { return kPanel; }
 
 // The maximum of four rows of n values; NaN wins.
-inline void pointwise_maximum(const float* const* from, int64_t n, float* to) {
+template <typename T>
+void pointwise_maximum(const T* const* from, int64_t n, T* to) {
   using F = Vector<float>;
   for (int64_t k = 0; k < n; k += F::kCount) {
     const int64_t lanes = std::min<int64_t>(F::kCount, n - k);
@@ -21,52 +22,74 @@ inline void pointwise_maximum(const float* const* from, int64_t n, float* to) {
   }
 }
 
+// to = a + b, rounded to T.
+template <typename T>
+void pointwise_add(const T* a, const T* b, int64_t n, T* to) {
+  using F = Vector<float>;
+  for (int64_t k = 0; k < n; k += F::kCount) {
+    const int64_t lanes = std::min<int64_t>(F::kCount, n - k);
+    typename F::Values left, right;
+    load_part(a + k, lanes, left), load_part(b + k, lanes, right);
+    store_part(left + right, to + k, lanes);
+  }
+}
+
 // What the branches read, for pixels [p0, p1): the sum of x and other, or x pooled; to `to`, and to the kept sum.
-inline void pointwise_input(const PointwiseJob& job, int64_t p0, int64_t p1, float* to) {
+template <typename T>
+void pointwise_input(const PointwiseJob<T>& job, int64_t p0, int64_t p1, T* to) {
   const int64_t c = job.inputs;
   for (int64_t p = p0; p < p1; ++p, to += c) {
-    float* kept = job.sum == nullptr ? nullptr : job.sum + p * c;
     const int64_t x = p % job.width, y = p / job.width % job.height, n = p / job.width / job.height;
     if (job.pool) {
       const int64_t row = job.x_width * c;
-      const float* first = job.x + ((n * job.x_height + 2 * y) * job.x_width + 2 * x) * c;
-      const float* from[] = {first, first + c, first + row, first + row + c};
+      const T* first = job.x + ((n * job.x_height + 2 * y) * job.x_width + 2 * x) * c;
+      const T* from[] = {first, first + c, first + row, first + row + c};
       pointwise_maximum(from, c, to);
     } else {
       const int64_t source = job.half ? (n * job.x_height + y / 2) * job.x_width + x / 2 : p;
-      const float* a = job.x + source * c;
-      const float* b = job.other == nullptr ? nullptr : job.other + p * c;
-      for (int64_t k = 0; k < c; ++k) to[k] = b == nullptr ? a[k] : a[k] + b[k];
+      const T* a = job.x + source * c;
+      if (job.other == nullptr) {
+        std::memcpy(static_cast<void*>(to), a, c * sizeof(T));
+      } else {
+        pointwise_add(a, job.other + p * c, c, to);
+      }
     }
-    if (kept != nullptr) std::memcpy(kept, to, c * sizeof(float));
+    if (job.sum != nullptr) std::memcpy(static_cast<void*>(job.sum + p * c), to, c * sizeof(T));
   }
 }
 
 // relu(from * scale + shift), rows of `channels`.
-inline void pointwise_activate(const float* from, const float* scale, const float* shift, int64_t rows,
-                               int64_t channels, float* to) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t k = 0; k < channels; ++k) {
-      const float value = from[r * channels + k] * scale[k] + shift[k];
-      to[r * channels + k] = value < 0 ? 0 : value;  // NaN stays
+template <typename T>
+void pointwise_activate(const T* from, const float* scale, const float* shift, int64_t rows, int64_t channels, T* to) {
+  using F = Vector<float>;
+  const typename F::Values zero = {};
+  for (int64_t r = 0; r < rows; ++r, from += channels, to += channels) {
+    for (int64_t k = 0; k < channels; k += F::kCount) {
+      const int64_t lanes = std::min<int64_t>(F::kCount, channels - k);
+      typename F::Values value, a, b;
+      load_part(from + k, lanes, value), load_part(scale + k, lanes, a), load_part(shift + k, lanes, b);
+      value = value * a + b;
+      value = value < zero ? zero : value;  // NaN stays
+      store_part(value, to + k, lanes);
     }
   }
 }
 
 // Pixels [p0, p1) of every output; scratch has room for two blocks of pixels.
-inline void pointwise_pixels(const PointwiseJob& job, int64_t p0, int64_t p1, float* scratch) {
+template <typename T>
+void pointwise_pixels(const PointwiseJob<T>& job, int64_t p0, int64_t p1, T* scratch) {
   using F = Vector<float>;
   const int64_t c = job.inputs, rows = p1 - p0;
   const bool plain = job.other == nullptr && job.sum == nullptr && !job.pool;
-  const float* total = job.x + p0 * c;
+  const T* total = job.x + p0 * c;
   if (!plain) {
     pointwise_input(job, p0, p1, scratch);
     total = scratch;
   }
-  float* active = scratch + rows * c;
+  T* active = scratch + rows * c;
   const typename F::Values zero = {};
-  for (const PointwiseJob::Output& output : job.outputs) {
-    const float* a = total;
+  for (const auto& output : job.outputs) {
+    const T* a = total;
     if (output.scale != nullptr) {
       pointwise_activate(total, output.scale, output.shift, rows, c, active);
       a = active;

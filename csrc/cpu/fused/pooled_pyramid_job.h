@@ -5,23 +5,28 @@
 
 namespace pyranet_fast::cpu {
 
+// T is float or BFloat16.
+template <typename T>
 struct PyramidLevel {
   int64_t h, w;
   int64_t place;  // its first pixel among those of all levels
   std::vector<int32_t> row_start, column_start;
-  const float *filter, *bias;        // packed; padded
+  const T* filter;                   // packed
+  const float* bias;                 // padded
   const Taps<float>*rows, *columns;  // of the upsampling
 };
 
+template <typename T>
 struct PyramidJob {
-  const float* x;
+  const T* x;
   int64_t batch, height, width, channels;
-  std::vector<PyramidLevel> levels;
+  std::vector<PyramidLevel<T>> levels;
   int64_t pixels;           // of all levels
   int64_t filters, padded;  // padded to whole panels
   float* maps;              // (batch, pixels, padded)
-  const float *expand, *bias;
-  float* y;
+  const T* expand;
+  const float* bias;
+  T* y;
   int64_t outputs;
 };
 

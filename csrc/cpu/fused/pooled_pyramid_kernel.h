@@ -10,42 +10,48 @@ inline int64_t pyramid_columns(int64_t filters) {
 inline int64_t pointwise_panel() { return kPanel; }
 
 // The maximum of a 2x2 window of channels; NaN wins.
-template <int L>
-PF_INLINE void window_maximum(const float* above, const float* below, int64_t channels, float* to) {
-  using F = Vector<float, L>;
-  const auto take_larger = [](typename F::Values& a, const typename F::Values& b) {
-    a = b > a ? b : a;
-    a = b != b ? b : a;
-  };
-  for (int64_t k = 0; k < channels; k += F::kCount) {
-    const int64_t at = std::min(k, channels - F::kCount);  // the last vector overlaps the one before
-    typename F::Values most = F::read(above + at);
-    take_larger(most, F::read(above + channels + at));
-    take_larger(most, F::read(below + at));
-    take_larger(most, F::read(below + channels + at));
-    F::write(to + at, most);
+template <int L, typename T>
+PF_INLINE void window_maximum(const T* above, const T* below, int64_t channels, T* to) {
+  if constexpr (L == 1) {
+    for (int64_t k = 0; k < channels; ++k) {
+      const T rest[3] = {above[channels + k], below[k], below[channels + k]};
+      to[k] = above[k];
+      for (const T& next : rest) to[k] = load(next) > load(to[k]) || load(next) != load(next) ? next : to[k];
+    }
+  } else {
+    using F = Vector<float, L>;
+    const auto take_larger = [](typename F::Values& a, const typename F::Values& b) {
+      a = b > a ? b : a;
+      a = b != b ? b : a;
+    };
+    for (int64_t k = 0; k < channels; k += F::kCount) {
+      const int64_t at = std::min(k, channels - F::kCount);  // the last vector overlaps the one before
+      typename F::Values most = F::load_from(above + at);
+      take_larger(most, F::load_from(above + channels + at));
+      take_larger(most, F::load_from(below + at));
+      take_larger(most, F::load_from(below + channels + at));
+      F::store_to(to + at, most);
+    }
   }
 }
 
 // Row i of a level's pooled map with a pixel of zeros on either side; zeros outside the level.
-template <int L>
-PF_INLINE void pooled_row_of(const PyramidJob& job, const PyramidLevel& level, int64_t n, int64_t i, float* to) {
+template <int L, typename T>
+PF_INLINE void pooled_row_of(const PyramidJob<T>& job, const PyramidLevel<T>& level, int64_t n, int64_t i, T* to) {
   const int64_t c = job.channels;
-  std::memset(to, 0, c * sizeof(float));
-  if (i < 0 || i >= level.h) {
-    std::memset(to, 0, (level.w + 2) * c * sizeof(float));
-    return;
-  }
-  const float* above = job.x + (n * job.height + level.row_start[i]) * job.width * c;
-  const float* below = above + job.width * c;
+  const auto clear = [&](T* from, int64_t pixels) { std::fill(from, from + pixels * c, T{}); };
+  if (i < 0 || i >= level.h) return clear(to, level.w + 2);
+  clear(to, 1), clear(to + (level.w + 1) * c, 1);
+  const T* above = job.x + (n * job.height + level.row_start[i]) * job.width * c;
+  const T* below = above + job.width * c;
   for (int64_t j = 0; j < level.w; ++j) {
     const int64_t at = level.column_start[j] * c;
     window_maximum<L>(above + at, below + at, c, to + (j + 1) * c);
   }
-  std::memset(to + (level.w + 1) * c, 0, c * sizeof(float));
 }
 
-inline void pooled_row(const PyramidJob& job, const PyramidLevel& level, int64_t n, int64_t i, float* to) {
+template <typename T>
+void pooled_row(const PyramidJob<T>& job, const PyramidLevel<T>& level, int64_t n, int64_t i, T* to) {
   if (job.channels >= 16) return pooled_row_of<16>(job, level, n, i, to);
   if (job.channels >= 8) return pooled_row_of<8>(job, level, n, i, to);
   if (job.channels >= 4) return pooled_row_of<4>(job, level, n, i, to);
@@ -53,37 +59,31 @@ inline void pooled_row(const PyramidJob& job, const PyramidLevel& level, int64_t
 }
 
 // Rows pixels of a 3x3 convolution: three products of depth 3 * channels, whose rows are one pixel apart.
-template <int Rows, int Vectors>
-PF_INLINE void pyramid_block(const float* const* rows, int64_t first, int64_t channels, const float* filter,
-                             const float* bias, float* to, int64_t padded) {
+template <int Rows, int Vectors, typename T>
+PF_NOINLINE void pyramid_block(const T* const* rows, int64_t first, int64_t channels, const T* filter,
+                               const float* bias, float* to, int64_t padded) {
   using F = Vector<float>;
   typename F::Values sum[Rows][Vectors];
+#pragma GCC unroll 24
   for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) sum[r][v] = F::read(bias + v * F::kCount);
   }
   const int64_t depth = 3 * channels;
-  for (int d = 0; d < 3; ++d) {
-    const float* a = rows[d] + first * channels;
-    for (int64_t k = 0; k < depth; ++k, filter += Vectors * F::kCount) {
-      typename F::Values b[Vectors];
-      for (int v = 0; v < Vectors; ++v) b[v] = F::read(filter + v * F::kCount);
-#pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-        const float value = a[r * channels + k];
-#pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) sum[r][v] += b[v] * value;
-      }
-    }
+#pragma GCC unroll 1
+  for (int d = 0; d < 3; ++d, filter += depth * Vectors * F::kCount) {
+    gemm_step(rows[d] + first * channels, channels, filter, depth, sum);
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) F::write(to + (first + r) * padded + v * F::kCount, sum[r][v]);
   }
 }
 
-template <int Vectors>
-PF_INLINE void pyramid_row(const float* const* rows, int64_t width, int64_t channels, const float* filter,
-                           const float* bias, float* to, int64_t padded) {
+template <int Vectors, typename T>
+PF_INLINE void pyramid_row(const T* const* rows, int64_t width, int64_t channels, const T* filter, const float* bias,
+                           float* to, int64_t padded) {
   constexpr int kMost = Vectors == 1 ? 2 * kRowsAtOnce : kRowsAtOnce;
   int64_t j = 0;
   for (; j + kMost <= width; j += kMost) {
@@ -95,15 +95,16 @@ PF_INLINE void pyramid_row(const float* const* rows, int64_t width, int64_t chan
 }
 
 // Rows [i0, i1) of a level: pooled, then convolved. scratch: kPyramidRows + 2 rows of (level.w + 2) * channels.
-inline void pyramid_filter(const PyramidJob& job, const PyramidLevel& level, int64_t n, int64_t i0, int64_t i1,
-                           float* scratch) {
+template <typename T>
+void pyramid_filter(const PyramidJob<T>& job, const PyramidLevel<T>& level, int64_t n, int64_t i0, int64_t i1,
+                    T* scratch) {
   const int64_t c = job.channels, row = (level.w + 2) * c, columns = pyramid_columns(job.filters);
   for (int64_t i = i0 - 1; i <= i1; ++i) pooled_row(job, level, n, i, scratch + (i - i0 + 1) * row);
   for (int64_t panel = 0; panel < job.padded; panel += columns) {
-    const float* filter = level.filter + panel * 9 * c;
+    const T* filter = level.filter + panel * 9 * c;
     for (int64_t i = i0; i < i1; ++i) {
-      const float* above = scratch + (i - i0) * row;
-      const float* rows[3] = {above, above + row, above + 2 * row};
+      const T* above = scratch + (i - i0) * row;
+      const T* rows[3] = {above, above + row, above + 2 * row};
       float* to = job.maps + ((n * job.pixels + level.place) + i * level.w) * job.padded + panel;
       if (columns == Vector<float>::kCount) {
         pyramid_row<1>(rows, level.w, c, filter, level.bias + panel, to, job.padded);
@@ -115,15 +116,14 @@ inline void pyramid_filter(const PyramidJob& job, const PyramidLevel& level, int
 }
 
 // Row y of the output: all levels upsampled and added, ReLU, a 1x1 convolution, the addition, ReLU.
-// scratch: (levels + 1) rows of width * padded.
-inline void pyramid_join(const PyramidJob& job, int64_t n, int64_t y, float* scratch) {
+// blended: levels rows of width * padded; joined: one of (width + 1) * padded.
+template <typename T>
+void pyramid_join(const PyramidJob<T>& job, int64_t n, int64_t y, float* blended, T* joined) {
   using F = Vector<float>;
   const int64_t padded = job.padded, depth = job.filters;
-  float* joined = scratch;
-  float* blended = scratch + (job.width + 1) * padded;
   const typename F::Values zero = {};
   for (size_t l = 0; l < job.levels.size(); ++l) {
-    const PyramidLevel& level = job.levels[l];
+    const PyramidLevel<T>& level = job.levels[l];
     const float* maps = job.maps + (n * job.pixels + level.place) * padded;
     const float* first = maps + level.rows->first[y] * level.w * padded;
     const float* second = maps + level.rows->second[y] * level.w * padded;
@@ -140,15 +140,15 @@ inline void pyramid_join(const PyramidJob& job, int64_t n, int64_t y, float* scr
         sum += F::read(from + taps.first[x] * padded) * taps.a[x] + F::read(from + taps.second[x] * padded) * taps.b[x];
       }
       // Dense rows for the product: what lies beyond the filters is the next pixel's.
-      F::write(joined + x * depth + k, sum < zero ? zero : sum);
+      F::store_to(joined + x * depth + k, sum < zero ? zero : sum);
     }
   }
-  float* out = job.y + (n * job.height + y) * job.width * job.outputs;
+  T* out = job.y + (n * job.height + y) * job.width * job.outputs;
   for (int64_t panel = 0; panel < job.outputs; panel += kPanel) {
     const int64_t left_lanes = std::min<int64_t>(F::kCount, job.outputs - panel);
     const int64_t right_lanes = std::min<int64_t>(kPanel, job.outputs - panel) - left_lanes;
     const auto end = [&](int64_t x, int64_t lanes, const typename F::Values& value, int64_t at) {
-      float* to = out + x * job.outputs + panel + at;
+      T* to = out + x * job.outputs + panel + at;
       if (lanes <= 0) return;
       typename F::Values bias, before;
       load_part(job.bias + panel + at, lanes, bias), load_part(to, lanes, before);

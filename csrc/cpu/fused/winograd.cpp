@@ -1,14 +1,18 @@
-// 3x3 convolution, stride 1, padding 1, of channels_last float32 maps by Winograd's minimal filtering (Lavin and Gray,
-// CVPR 2016), F(4x4, 3x3): a quarter of the products of the direct method. Blocks of tiles go through the three steps
-// (input transform, 36 matrix products, output transform) in one thread's cache.
+// 3x3 convolution, stride 1, padding 1, of channels_last maps by Winograd's minimal filtering (Lavin and Gray, CVPR
+// 2016): F(4x4, 3x3) in float32, a quarter of the products of the direct method; F(2x2, 3x3) in bfloat16, 4/9 of them.
+// Blocks of tiles go through the three steps (input transform, matrix products, output transform) in one thread's
+// cache.
+#include "cpu/fused/products.h"
 #include "cpu/fused/winograd_job.h"
-#include "cpu/host.h"
 
+#define PF_BF16_PRODUCTS_TOO
 #define PF_KERNEL_FILE "cpu/fused/winograd_kernel.h"
 #include "cpu/multiversion.h"
 
 namespace pyranet_fast::cpu {
 namespace {
+
+constexpr const char* kName = "winograd_conv3x3";
 
 // The sum of three rows, `apart` from each other, with a row of kFilter.
 void combine(const double* weights, const float* rows, int64_t apart, int64_t count, float* to) {
@@ -22,16 +26,57 @@ int64_t padded(int64_t outputs) {
   return (outputs + columns - 1) / columns * columns;
 }
 
-// (K, C, 3, 3) to (36, padded K / columns, C, columns). For the gradient of the input the filter is turned by half a
-// turn and inputs and outputs change places.
+// In bfloat16: u(p) for all 16 points p of one filter's taps.
+void transform_small(const BFloat16* taps, float* u) {
+  float half[12];
+  for (int a = 0; a < 4; ++a) {
+    for (int b = 0; b < 3; ++b) {
+      half[3 * a + b] = 0;
+      for (int t = 0; t < 3; ++t) half[3 * a + b] += static_cast<float>(kSmallFilter[a][t]) * load(taps[3 * t + b]);
+    }
+  }
+  for (int a = 0; a < 4; ++a) {
+    for (int b = 0; b < 4; ++b) {
+      u[4 * a + b] = 0;
+      for (int t = 0; t < 3; ++t) u[4 * a + b] += static_cast<float>(kSmallFilter[b][t]) * half[3 * a + t];
+    }
+  }
+}
+
+void pack_small(const Tensor& weight, Tensor& result) {
+  constexpr int points = kPoints<BFloat16>;
+  const int64_t k = weight.size(0), c = weight.size(1), columns = result.size(3), plane = result.size(1) * c * columns;
+  const BFloat16* w = read_pointer<BFloat16>(weight);
+  BFloat16* to = write_pointer<BFloat16>(result);
+  parallel_for(0, (k + columns - 1) / columns, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> u(points * columns * c);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t first = panel * columns, count = std::min(columns, k - first);
+      for (int64_t at = 0; at < count * c; ++at) transform_small(w + (first * c + at) * 9, u.data() + at * points);
+      for (int p = 0; p < points; ++p) {
+        const auto value = [&](int64_t o, int64_t i) { return store<BFloat16>(u[(o * c + i) * points + p]); };
+        pack_panels(count, c, columns, value, to + p * plane + first * c);
+      }
+    }
+  });
+}
+
+// (K, C, 3, 3) to (points, padded K / columns, C, columns), as gemm.h reads it; 36 points in float32, 16 in bfloat16.
+// For the gradient of the input, in float32, the filter is turned by half a turn and inputs and outputs change places.
 Tensor winograd_pack(Tensor weight, bool backward) {
-  STD_TORCH_CHECK(
-      weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.scalar_type() == ScalarType::Float,
-      "winograd_pack: weight must be (K, C, 3, 3) in float32");
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
+                  "winograd_pack: weight must be (K, C, 3, 3)");
   weight = torch::stable::contiguous(weight);
   const int64_t k = weight.size(backward ? 1 : 0), c = weight.size(backward ? 0 : 1);
   const int64_t columns = PF_CHOOSE(winograd_columns)(), panels = padded(k) / columns;
-  Tensor result = empty_nchw(weight, {36, panels, c, columns}, false, ScalarType::Float);
+  int64_t points = 0;
+  dispatch_product("winograd_pack", weight, c, [&](auto type) { points = kPoints<decltype(type)>; });
+  Tensor result = empty_nchw(weight, {points, panels, c, columns});
+  if (weight.scalar_type() == ScalarType::BFloat16) {
+    STD_TORCH_CHECK(!backward, "winograd_pack: backward is for float32");
+    pack_small(weight, result);
+    return result;
+  }
   const float* w = weight.const_data_ptr<float>();
   float* u = result.mutable_data_ptr<float>();
   // Columns innermost, so that the compiler makes vectors of them; blocks of rows, so that the 36 places that are
@@ -65,60 +110,71 @@ Tensor winograd_pack(Tensor weight, bool backward) {
   return result;
 }
 
-Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> other,
-                        int64_t outputs, bool relu) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float,
-                  "winograd_conv3x3: x must be (N, C, H, W) in float32");
-  x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
-  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), wide = padded(outputs);
-  STD_TORCH_CHECK(packed.dim() == 4 && packed.size(0) == 36 && packed.size(2) == c &&
-                      packed.size(1) * packed.size(3) == wide && packed.scalar_type() == ScalarType::Float &&
-                      packed.is_contiguous(),
-                  "winograd_conv3x3: packed must come from winograd_pack on this machine, for the channels of x");
-  Tensor y = empty_nchw(x, {n, outputs, h, w}, true, ScalarType::Float);
-  if (y.numel() == 0) return y;
-  if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->numel() == outputs && bias->scalar_type() == ScalarType::Float,
-                    "winograd_conv3x3: bias must be (K,) in float32");
-    bias = torch::stable::contiguous(*bias);
-  }
-  if (other.has_value()) {
-    STD_TORCH_CHECK(other->dim() == 4 && other->size(0) == n && other->size(1) == outputs && other->size(2) == h &&
-                        other->size(3) == w && other->scalar_type() == ScalarType::Float,
-                    "winograd_conv3x3: other must have the output's shape, in float32");
-    other = torch::stable::contiguous(*other, MemoryFormat::ChannelsLast);
-  }
-  const WinogradJob job{x.const_data_ptr<float>(),
-                        bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
-                        other.has_value() ? other->const_data_ptr<float>() : nullptr,
-                        y.mutable_data_ptr<float>(),
-                        h,
-                        w,
-                        (h + 3) / 4,
-                        (w + 3) / 4,
-                        c,
-                        outputs,
-                        wide,
-                        relu};
-  const float* u = packed.const_data_ptr<float>();
-  const int64_t tiles = n * job.rows * job.columns;
+template <typename T>
+void convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
+  constexpr int points = kPoints<T>;
   constexpr int64_t kBlock = 36;
+  const int64_t c = job.inputs, wide = job.padded;
   // Equal blocks: a short last one would leave threads waiting.
   const int64_t blocks = std::max<int64_t>((tiles + kBlock - 1) / kBlock, std::min<int64_t>(tiles / 12, 2));
   const int64_t block = blocks == 0 ? tiles : (tiles + blocks - 1) / blocks;
   parallel_for(0, (tiles + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> scratch(new float[36 * block * (c + wide) + 64]);
-    float* v = scratch.get() + (16 - reinterpret_cast<uintptr_t>(scratch.get()) / 4 % 16) % 16;
-    float* m = v + 36 * block * c;
+    const std::unique_ptr<T[]> inputs(new T[points * block * c + 64]);
+    const std::unique_ptr<float[]> outputs(new float[points * block * wide + 64]);
+    const auto aligned = [](auto* from) {
+      const uintptr_t size = sizeof(*from), past = reinterpret_cast<uintptr_t>(from) % 64;
+      return from + (64 - past) % 64 / size;
+    };
+    T* v = aligned(inputs.get());
+    float* m = aligned(outputs.get());
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t t0 = b * block, t1 = std::min(tiles, t0 + block);
-      PF_CHOOSE(winograd_gather)(job, t0, t1, t0, t1 - t0, v);
-      for (int64_t p = 0; p < 36; ++p) {
-        PF_CHOOSE(winograd_product)
-        (v + p * (t1 - t0) * c, u + p * c * wide, t1 - t0, c, wide, m + p * (t1 - t0) * wide);
+      const int64_t t0 = b * block, count = std::min(tiles, t0 + block) - t0;
+      PF_CHOOSE(winograd_gather<T>)(job, t0, t0 + count, t0, count, v);
+      for (int64_t p = 0; p < points; ++p) {
+        PF_CHOOSE(winograd_product<T>)(v + p * count * c, u + p * c * wide, count, c, wide, m + p * count * wide);
       }
-      PF_CHOOSE(winograd_scatter)(job, t0, t1, m);
+      PF_CHOOSE(winograd_scatter<T>)(job, t0, t0 + count, m);
     }
+  });
+}
+
+Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> other,
+                        int64_t outputs, bool relu) {
+  STD_TORCH_CHECK(x.dim() == 4, kName, ": x must be (N, C, H, W)");
+  x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
+  const ScalarType type = x.scalar_type();
+  const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), wide = padded(outputs);
+  Tensor y = empty_nchw(x, {n, outputs, h, w}, true);
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->numel() == outputs && bias->scalar_type() == ScalarType::Float, kName,
+                    ": bias must be (K,) in float32");
+    bias = torch::stable::contiguous(*bias);
+  }
+  if (other.has_value()) {
+    STD_TORCH_CHECK(other->dim() == 4 && other->size(0) == n && other->size(1) == outputs && other->size(2) == h &&
+                        other->size(3) == w && other->scalar_type() == type,
+                    kName, ": other must have the output's shape, in the dtype of x");
+    other = torch::stable::contiguous(*other, MemoryFormat::ChannelsLast);
+  }
+  dispatch_product(kName, x, c, [&](auto element) {
+    using T = decltype(element);
+    STD_TORCH_CHECK(packed.dim() == 4 && packed.size(0) == kPoints<T> && packed.size(2) == c &&
+                        packed.size(1) * packed.size(3) == wide && packed.scalar_type() == type &&
+                        packed.is_contiguous(),
+                    kName, ": packed must come from winograd_pack on this machine, for the channels and dtype of x");
+    const WinogradJob<T> job{read_pointer<T>(x),
+                             bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
+                             other.has_value() ? read_pointer<T>(*other) : nullptr,
+                             write_pointer<T>(y),
+                             h,
+                             w,
+                             (h + kTile<T> - 1) / kTile<T>,
+                             (w + kTile<T> - 1) / kTile<T>,
+                             c,
+                             outputs,
+                             wide,
+                             relu};
+    if (y.numel() > 0) convolve(job, read_pointer<T>(packed), n * job.rows * job.columns);
   });
   return y;
 }
@@ -134,7 +190,7 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
   gradient = torch::stable::contiguous(gradient, MemoryFormat::ChannelsLast);
   const int64_t n = x.size(0), c = x.size(1), k = gradient.size(1), h = x.size(2), w = x.size(3), wide = padded(k);
   Tensor result = empty_nchw(x, {k, c, 3, 3}, false, ScalarType::Float);
-  const WinogradJob job{
+  const WinogradJob<float> job{
       x.const_data_ptr<float>(), nullptr, nullptr, nullptr, h, w, (h + 3) / 4, (w + 3) / 4, c, k, wide, false};
   const float* g = gradient.const_data_ptr<float>();
   const int64_t tiles = n * job.rows * job.columns;
@@ -147,7 +203,7 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
   for (int64_t first = 0; first < tiles; first += chunk) {
     const int64_t count = std::min(chunk, tiles - first);
     parallel_for(first, first + count, 8, [&](int64_t begin, int64_t end) {
-      PF_CHOOSE(winograd_gather)(job, begin, end, first, count, v);
+      PF_CHOOSE(winograd_gather<float>)(job, begin, end, first, count, v);
       PF_CHOOSE(winograd_gather_gradient)(job, g, begin, end, first, count, d);
     });
     parallel_for(0, 36, 1, [&](int64_t begin, int64_t end) {

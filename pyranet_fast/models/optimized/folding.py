@@ -86,7 +86,7 @@ class FoldedConv(nn.Module):
     def _prepare(self) -> None:
         """Forget what was packed for another device or dtype."""
         self._packed: Tensor | None = None
-        self._winograd: Tensor | None = None
+        self._winograd: tuple[Tensor, Tensor] | None = None
         self._pointwise: fused_pointwise.PrepackedBranches | None = None
         self._can_pack = _packs(self.weight)
         self._can_winograd = self._small and policy.supports_winograd(self.weight)
@@ -105,8 +105,8 @@ class FoldedConv(nn.Module):
         padding, stride, dilation = self.geometry
         if self._can_winograd and policy.winograd_pays(x):
             if self._winograd is None:
-                self._winograd = winograd.prepack(self.weight)
-            return winograd.conv3x3(x, self._winograd, self.bias, other, relu=self.relu)
+                self._winograd = winograd.prepack(self.weight), self.bias.float()
+            return winograd.conv3x3(x, *self._winograd, other, relu=self.relu)
         if self._is_pointwise and policy.fused_pointwise_alone_pays(x, self.weight):
             if self._pointwise is None:
                 self._pointwise = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])

@@ -1,7 +1,7 @@
 """All that reads the input of a residual unit in one pass: a sum, folded batch norms with ReLU, 1x1 convolutions.
 
 The normalized maps, as large as the input, exist only block by block in a core's cache. For inference on the CPU in
-float32; elsewhere `add_affine_relu` and convolutions do the same in more passes.
+float32, and in bfloat16 with sums in float32; elsewhere `add_affine_relu` and convolutions do the same in more passes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def prepack(
 
     Args:
         norms: for each branch scale and shift, (C,) float32, or None for no norm and no ReLU before its convolution.
-        convs: for each branch weight (K, C, 1, 1) and bias (K,), float32, and whether a ReLU follows.
+        convs: for each branch weight (K, C, 1, 1), float32, or bfloat16 for even C; bias (K,); whether a ReLU follows.
     """
     nothing = torch.empty(0)
     return PrepackedBranches(
         scale=[nothing if scale is None else scale.contiguous() for scale, _ in norms],
         shift=[nothing if shift is None else shift.contiguous() for _, shift in norms],
         weight=[torch.ops.pyranet_fast.pointwise_pack(weight.detach().flatten(1)) for weight, _, _ in convs],
-        bias=[bias.detach().contiguous() for _, bias, _ in convs],
+        bias=[bias.detach().float().contiguous() for _, bias, _ in convs],
         relu=[int(relu) for _, _, relu in convs],
     )
 
@@ -57,7 +57,7 @@ def fused_pointwise(
     """relu?(conv_j(relu(sum * scale_j + shift_j)) + residual) of every branch j, without gradient or tangent.
 
     Args:
-        x: (N, C, H, W) float32, best channels_last.
+        x: (N, C, H, W) in the dtype of the weights, best channels_last.
         other: the sum's second term, as in `add_affine_relu`.
         branches: of `prepack`.
         residual: (N, K, H, W), where there is one branch.

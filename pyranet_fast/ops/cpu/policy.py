@@ -10,6 +10,9 @@ training step).
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +24,7 @@ from ..checks import FLOATS, memory_format, transformed, wide_dtype
 WINOGRAD_LEAST_CHANNELS = 32
 WINOGRAD_LEAST_TILES = 32
 """Inference, "3×3 by Winograd's F(4×4, 3×3) in float32": 2.1-2.3 times oneDNN at 64² and 32², 0.9 at 8²; "Winograd from
-16 tiles on": 1.3 times alone at 16², no difference in the network."""
+16 tiles on": 1.3 times alone at 16², no difference in the network. "The same in bfloat16, F(2×2, 3×3)"."""
 
 WINOGRAD_LEAST_TILES_OF_WEIGHT_GRADIENT = 64
 """Training, "Winograd for the gradient of the weight": 1.85 times at 64², 1.6 at 32², 1.04 at 16², 0.7 at 8²."""
@@ -30,14 +33,43 @@ POINTWISE_MOST_PIXELS = 2048
 """Training, "1×1s of small maps, up to 2048 pixels of a batch, as matrix products": 1.03 and 1.04 times the step; up to
 8192 pixels 1.01. "1×1s of large maps as matrix products": 0.9-1.03."""
 
-FUSED_POINTWISE_ALONE_MOST_PIXELS = 300
-"""Inference, "the last 1×1 of our own up to 300 pixels": 94 to 68 µs a call at 16², 47 to 14 µs at 8²; for larger maps
-"the same kernel for the last 1×1 with its addition": 0.5-1.0 times oneDNN."""
+FUSED_POINTWISE_ALONE_MOST_PIXELS = 1100
+"""Inference, "the last 1×1 of our own up to 300 pixels": 94 to 68 µs a call at 16², 47 to 14 µs at 8²; "up to 1100":
+3 % of a pass at batch 4; for larger maps "the same kernel for the last 1×1 with its addition": 0.5-1.0 times oneDNN."""
 
 PYRAMID_MOST_PIXELS_CONVERTED = 4096
-"""Inference, "the same in bf16, on float32 copies": 1.05 and 1.02 times at batch 1 and 4; without it 1.02 and 0.96."""
+"""Inference, "the same in bf16, on float32 copies": 1.05 and 1.02 times at batch 1 and 4; without it 1.02 and 0.96.
+For float16, and bfloat16 with odd numbers of channels."""
 
 LOWER_PRECISIONS = (torch.bfloat16, torch.float16)
+
+
+@functools.cache
+def cpu_isa() -> str | None:
+    """The instruction set that the library says it runs: "avx512bf16", "avx512", "avx2" or "baseline"; or None."""
+    library = sys.modules.get("pyranet_fast._C")
+    if library is None or library.__file__ is None:
+        return None
+    try:
+        function = ctypes.CDLL(library.__file__).pyranet_fast_cpu_isa
+    except (OSError, AttributeError):  # a library built before this function was there
+        return None
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
+
+
+@functools.cache
+def has_matrix_units() -> bool:
+    """Whether oneDNN multiplies bfloat16 in tiles (AMX), many times as fast as vectors do."""
+    tell = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return tell is not None and bool(tell())
+
+
+def multiplies(weight: Tensor) -> bool:
+    """Whether our products are the faster ones for weights (K, C, ...): float32, or bfloat16 by vectors of pairs."""
+    if weight.dtype == torch.bfloat16:
+        return weight.shape[1] % 2 == 0 and not has_matrix_units()
+    return weight.dtype == torch.float32
 
 
 def native_cpu(x: Tensor) -> bool:
@@ -65,16 +97,17 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _winograd_tiles(x: Tensor) -> int:
-    return x.shape[0] * (-(-x.shape[2] // 4)) * (-(-x.shape[3] // 4))
+    side = 2 if x.dtype == torch.bfloat16 else 4
+    return x.shape[0] * (-(-x.shape[2] // side)) * (-(-x.shape[3] // side))
 
 
 def supports_winograd(weight: Tensor) -> bool:
     """Whether 3x3 filters (K, C, 3, 3) can be transformed, and have channels enough to pay."""
-    return weight.dtype == torch.float32 and min(weight.shape[:2]) >= WINOGRAD_LEAST_CHANNELS and native_cpu(weight)
+    return multiplies(weight) and min(weight.shape[:2]) >= WINOGRAD_LEAST_CHANNELS and native_cpu(weight)
 
 
 def winograd_pays(x: Tensor) -> bool:
-    """Whether a map is large enough for its tiles of 4x4 to outweigh the reading of 36 / 9 times the weights."""
+    """Whether a map has tiles enough to outweigh the reading of 36 / 9 times the weights, 16 / 9 in bfloat16."""
     return fuses() and _winograd_tiles(x) >= WINOGRAD_LEAST_TILES
 
 
@@ -111,7 +144,7 @@ def trains_with_pointwise(x: Tensor, weight: Tensor) -> bool:
 
 def supports_fused_pointwise(x: Tensor, weight: Tensor) -> bool:
     """Whether `fused_pointwise` has a kernel for a map and the weights of its 1x1 convolutions."""
-    return x.dtype == weight.dtype == torch.float32 and _eager_native_cpu(x)
+    return x.dtype == weight.dtype and multiplies(weight) and _eager_native_cpu(x)
 
 
 def fused_pointwise_alone_pays(x: Tensor, weight: Tensor) -> bool:
@@ -120,11 +153,16 @@ def fused_pointwise_alone_pays(x: Tensor, weight: Tensor) -> bool:
 
 
 def supports_pooled_pyramid(x: Tensor, y: Tensor, weight: Tensor) -> bool:
-    """Whether `pooled_pyramid` is for the pyramid's input, the map that is added to, and weights."""
+    """Whether `pooled_pyramid` is for the pyramid's input, the map added to, and the last convolution's weights."""
+    pairs = x.dtype == torch.bfloat16 and x.shape[1] % 2 == weight.shape[1] % 2 == 0
     return (
         fuses()  # first: in a graph sizes may be symbols
         and x.dtype == y.dtype == weight.dtype
-        and (x.dtype == torch.float32 or (x.dtype in LOWER_PRECISIONS and _pixels(x) <= PYRAMID_MOST_PIXELS_CONVERTED))
+        and (
+            x.dtype == torch.float32
+            or pairs
+            or (x.dtype in LOWER_PRECISIONS and _pixels(x) <= PYRAMID_MOST_PIXELS_CONVERTED)
+        )
         and _channels_last(y)
         and native_cpu(x)
     )

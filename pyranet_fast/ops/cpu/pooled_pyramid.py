@@ -1,9 +1,9 @@
 """A unit's pooled pyramid in one call, for inference: pool, 3x3 filters, upsample, add, ReLU, 1x1, add, ReLU.
 
 Pooled and upsampled maps exist only row by row in a core's cache, and the many small maps of an hourglass cost one call
-instead of a dozen. It computes in float32; small maps in bfloat16 or float16 are converted, two passes that cost less
-than the calls. On the CPU with windows of evaluation; elsewhere `fractional_max_pool_pyramid`, convolutions and
-`upsample_sum` do the same in more passes.
+instead of a dozen. It computes in float32, or in bfloat16 with sums in float32; small maps in float16 are converted,
+two passes that cost less than the calls. On the CPU with windows of evaluation; elsewhere
+`fractional_max_pool_pyramid`, convolutions and `upsample_sum` do the same in more passes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ class PrepackedPyramid:
     expand_bias: Tensor
 
 
+def computed_in(weight: Tensor) -> torch.dtype:
+    """The dtype of the products of weights (K, C, ...): bfloat16 where they are, if pairs of channels can be made."""
+    pairs = weight.shape[0] % 2 == 0 and weight.shape[1] % 2 == 0
+    return torch.bfloat16 if weight.dtype == torch.bfloat16 and pairs else torch.float32
+
+
 def prepack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]) -> PrepackedPyramid:
     """Prepare the convolutions.
 
@@ -34,12 +40,12 @@ def prepack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tens
         filters: weight (K, C, 3, 3) and bias (K,): one for all levels, or one for each.
         expand: weight (D, K, 1, 1) and bias (D,).
     """
-    weight, bias = (v.detach().float() for v in expand)
+    dtype, (weight, bias) = computed_in(filters[0][0]), expand
     return PrepackedPyramid(
-        filters=[torch.ops.pyranet_fast.pyramid_pack(w.detach().float()) for w, _ in filters],
+        filters=[torch.ops.pyranet_fast.pyramid_pack(w.detach().to(dtype)) for w, _ in filters],
         biases=[b.detach().float().contiguous() for _, b in filters],
-        expand=torch.ops.pyranet_fast.pointwise_pack(weight.flatten(1)),
-        expand_bias=bias.contiguous(),
+        expand=torch.ops.pyranet_fast.pointwise_pack(weight.detach().to(dtype).flatten(1)),
+        expand_bias=bias.detach().float().contiguous(),
     )
 
 
@@ -56,10 +62,11 @@ def pooled_pyramid_(x: Tensor, sizes: Sequence[tuple[int, int]], convs: Prepacke
         ``y``.
     """
     p, flat = convs, [side for size in sizes for side in size]
-    wide = y.float()  # y itself where it is float32
+    dtype = p.expand.dtype
+    made = y.to(dtype)  # y itself where it is of the dtype
     operator = torch.ops.pyranet_fast.pooled_pyramid_
-    without_gradient(operator, x.float(), flat, p.filters, p.biases, p.expand, p.expand_bias, wide)
-    return y if wide is y else y.copy_(wide)
+    without_gradient(operator, x.to(dtype), flat, p.filters, p.biases, p.expand, p.expand_bias, made)
+    return y if made is y else y.copy_(made)
 
 
 describe_inference("pyramid_pack", "pooled_pyramid_")

@@ -2,7 +2,8 @@
 
 On a CPU without matrix units a convolution is bound by its products, and oneDNN's direct 3x3 already runs at the speed
 of a matrix product: fewer products are the only way to be faster. Rounding grows a few times, to about 2e-6 of the
-result's norm, in float32; lower precisions are not served.
+result's norm in float32. In bfloat16, for inference, F(2x2, 3x3) takes 4/9 of the products; its error is 4e-3 of the
+norm where the direct method has 2e-3.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def prepack(weight: Tensor, *, backward: bool = False) -> Tensor:
     """The transformed filters, in the order that the kernel of this machine reads them.
 
     Args:
-        weight: (K, C, 3, 3) float32.
-        backward: for the gradient of the convolution's input.
+        weight: (K, C, 3, 3) float32, or bfloat16 for even C.
+        backward: for the gradient of the convolution's input; float32.
     """
     filters: Tensor = torch.ops.pyranet_fast.winograd_pack(weight.detach(), backward)
     return filters
@@ -34,10 +35,10 @@ def conv3x3(
     """relu?(conv(x) + bias + other), stride 1, padding 1, without gradient.
 
     Args:
-        x: (N, C, H, W) float32, best channels_last.
+        x: (N, C, H, W) float32 or bfloat16, best channels_last.
         filters: what `prepack` made of the weight.
         bias: (K,) float32.
-        other: (N, K, H, W) float32, added.
+        other: (N, K, H, W) in the dtype of x, added.
         outputs: K; may be left out where there is a bias.
         relu: apply ReLU at the end.
 
