@@ -7,6 +7,7 @@ A case fixes what all forms share (mode, stacks, batch, resolution); a form is o
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,19 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MODES = ("inference", "training")
 RUNTIMES = ("onnxruntime", "openvino")
+
+
+ISAS = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "PYRANET_FAST_CPU_ISA": "avx2"},
+    "baseline": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "PYRANET_FAST_CPU_ISA": "baseline"},
+}
+"""What limits PyTorch, oneDNN (OpenVINO's too) and our kernels to an instruction set, read as they are loaded."""
+
+
+def limited_isa() -> str | None:
+    """The instruction set that this process has been limited to."""
+    found = (isa for isa, limits in ISAS.items() if all(os.environ.get(name) == v for name, v in limits.items()))
+    return next(found, None)
 
 
 @dataclass(frozen=True)
@@ -269,6 +283,8 @@ def _runtime(form: Form, inputs: Inputs) -> Callable[[Any], Any]:
         path = Path(folder) / "network.onnx"
         write_onnx(path, exportable(inputs.source, inputs.case.side))
         if form.way == "onnxruntime":
+            if (isa := limited_isa()) is not None:
+                raise RuntimeError(f"nothing limits ONNX Runtime to {isa}: compare on a processor that has no more")
             import onnxruntime
 
             options = onnxruntime.SessionOptions()

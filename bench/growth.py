@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model.add_flags(parser)
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
+    runner.limit_isa(arguments.isa)
     device = str(resolve_device(arguments.device))
     kept = runner.set_up(device, arguments.threads, arguments.keep_pages)
     base = {axis: getattr(arguments, f"base_{axis}") for axis in AXES}

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from bench import runner
 from bench.cases import FORMS, MODES, Case, Form, Inputs, Prepared, difference, forms_of, prepare, tolerance
 from pyranet_fast import cli
 from pyranet_fast.models import complexity
+from pyranet_fast.models.optimized.folding import PRECISIONS
 from pyranet_fast.models.zoo import resolve_device
+from pyranet_fast.ops.cpu import fused_pointwise, policy
 
 ISOLATE = ("all", "compiled", "uncompiled", "none")
 # A compiled training step draws its windows, so its loss is only near the one with fixed windows.
@@ -84,13 +87,18 @@ def measure(case: Case, forms: Sequence[Form], options: RunOptions, *, until: fl
             for name in ("first_s", "peak_MB"):
                 row.pop(name, None)
             print(f"{case}, {form.name}: not timed: {row['failed']}", flush=True)
-    times = runner.in_rounds({n: p.step for n, p in ready.items()}, options.rounds, case.device, until=until)
+    steps = {name: prepared.step for name, prepared in ready.items()}
+    times = runner.in_rounds(steps, options.rounds, case.device, until=until, warm=case.mode == "inference")
+    peaks = product_peaks(options.rounds) if case.mode == "inference" and case.device_type == "cpu" else {}
     best_plain = runner.fastest(times, [form.name for form in forms if form.plain])
     for row in rows:
         if (own := times.get(row["form"])) is None:
             continue
         row.update(runner.summary(own))
         row["images_per_s"] = runner.significant(1e3 * case.batch / row["ms"])
+        if (peak := peaks.get(FORMS[row["form"]].precision or "fp32")) is not None:
+            row["GFLOP_per_s"] = runner.significant(work / row["ms"] * 1e3)
+            row["of_product"] = runner.significant(row["GFLOP_per_s"] / peak, 3)
         if best_plain is not None:
             row["times_the_best_plain"] = runner.median_ratio(times[best_plain], own)
         print(
@@ -99,6 +107,26 @@ def measure(case: Case, forms: Sequence[Form], options: RunOptions, *, until: fl
             flush=True,
         )
     return rows
+
+
+def product_peaks(rounds: int) -> dict[str, float]:
+    """Gflop/s by precision of the fastest large product that is at hand: PyTorch's, oneDNN's 1x1 or ours."""
+    peaks = {}
+    for precision, dtype in PRECISIONS.items():
+        if precision == "fp16":
+            continue
+        c, side = 256, 64
+        x = torch.randn(4, c, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(c, c, 1, 1).to(dtype).contiguous(memory_format=torch.channels_last)
+        a, b = x.permute(0, 2, 3, 1).reshape(-1, c), weight.flatten(1).t().contiguous()
+        ways: list[Callable[[], Any]] = [partial(torch.mm, a, b), partial(torch.conv2d, x, weight)]
+        if policy.supports_fused_pointwise(x, weight):
+            branches = fused_pointwise.prepack([(None, None)], [(weight, torch.zeros(c), False)])
+            ways.append(partial(fused_pointwise.fused_pointwise, x, None, branches))
+        with torch.inference_mode():
+            best = min(min(runner.seconds(way, "cpu") for _ in range(rounds)) for way in ways)
+        peaks[precision] = 2 * a.numel() * c / best / 1e9
+    return peaks
 
 
 def _checked(form: Form, inputs: Inputs, options: RunOptions, row: dict[str, Any]) -> Prepared:
@@ -208,6 +236,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=int, default=256, help="(default: %(default)s)")
     parser.add_argument("--depth", type=int, default=4, help="(default: %(default)s)")
     parser.add_argument("--base-width", type=int, default=9, help="(default: %(default)s)")
+    runner.add_isa_flag(parser)
     parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the machine's)")
 
 
@@ -234,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flags(parser)
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
+    runner.limit_isa(arguments.isa)
     device = str(resolve_device(arguments.device))
     on_gpu = torch.device(device).type == "cuda"
     kept = runner.set_up(device, arguments.threads, arguments.keep_pages)

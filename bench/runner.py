@@ -33,11 +33,29 @@ from typing import Any
 
 import torch
 
-from bench.cases import FORMS, Case, Form, Inputs, prepare
+from bench.cases import FORMS, ISAS, Case, Form, Inputs, limited_isa, prepare
 from pyranet_fast.cli import keep_pages
 from pyranet_fast.errors import UserError
 
 # --- the process ------------------------------------------------------------------------------------------------------
+
+
+def add_isa_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--isa``; `limit_isa` follows it."""
+    parser.add_argument("--isa", choices=list(ISAS), help="run as a processor that has no more (default: all it has)")
+
+
+def limit_isa(isa: str | None) -> None:
+    """Begin this command anew with the variables of an instruction set, unless they are set."""
+    if isa is None or limited_isa() == isa:
+        return
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        raise RuntimeError(
+            "--isa is for python -m bench.…; set its variables: " + " ".join(map("=".join, ISAS[isa].items()))
+        )
+    module = spec.name.removesuffix(".__main__")
+    os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, **ISAS[isa]})
 
 
 def set_up(device: str, threads: int, keep: bool) -> bool:
@@ -104,13 +122,20 @@ def in_rounds(
     *,
     calls: Mapping[str, int] | None = None,
     until: float | None = None,
+    warm: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds of every step in every round; after ``until`` (of time.perf_counter) only the first 3 rounds begin."""
+    """Seconds of every step in every round; after ``until`` (of time.perf_counter) only the first 3 rounds begin.
+
+    ``warm``: each is called once before its time is taken, so that it has its own data in the caches, and the threads
+    of another runtime, which wait for more by spinning, have gone to sleep.
+    """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for done in range(rounds):
         if until is not None and done >= MIN_ROUNDS and time.perf_counter() > until:
             break
         for name, step in steps.items():
+            if warm:
+                step()
             times[name].append(seconds(step, device, calls[name] if calls else 1))
     return times
 
@@ -244,6 +269,8 @@ MEASURED = {
     "GB_per_s": "those bytes a second",
     "of_copy": "share of the speed of a copy of as many bytes in the same rounds",
     "GFLOP": "of one forward, convolutions",
+    "GFLOP_per_s": "of the convolutions as they are defined, a second",
+    "of_product": "share of the fastest product of that precision in the same run; Winograd saves products",
     "failed": "why there is no number",
 }
 # The network's arguments that a table names only where they differ from these; older files leave them out.
@@ -260,6 +287,8 @@ def cpu_name() -> str:
     found = re.search(r"model name\s*:\s*(.+)", text)
     flags = set(text.split())
     unit = next((f for f in ("amx_tile", "avx512_bf16", "avx512f", "avx2") if f in flags), "no avx2")
+    if (isa := limited_isa()) is not None:
+        unit = f"limited to {isa}"
     return f"{found.group(1) if found else name} ({unit})"
 
 
