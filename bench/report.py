@@ -75,21 +75,20 @@ def model_tables(content: dict[str, Any]) -> list[str]:
         one = rows[0]
         network = [f"{one['stacks']} stacks", f"{one['side']} px", f"batch {one['batch']}"]
         network += [f"{name} {one[name]}" for name, usual in runner.USUAL_NETWORK.items() if one[name] != usual]
+        head = [f"{one['mode']}, {', '.join(network)}", "ms (quartiles)", "images/s", "of the best plain form"]
+        head += ["of a product"] if any("of_product" in row for row in rows) else []
+        head += ["first call", "memory"]
         body = []
         for row in sorted(rows, key=lambda r: r.get("ms", float("inf"))):
             name = f"**{row['form']}**" if row["form"].startswith("ours") else row["form"]
             if "ms" not in row:
-                body.append([name, row.get("failed", "not measured").replace("|", "\\|"), "", "", "", ""])
+                body.append([name, row.get("failed", "not measured").replace("|", "\\|"), *[""] * (len(head) - 2)])
                 continue
+            share = f"{row['of_product']:.0%}" if "of_product" in row else ""
             body.append([name, _milliseconds(row), _number(row, "images_per_s", "", 1), _ratio(row),
-                         _number(row, "first_s", " s", 1), _number(row, "peak_MB", " MB")])  # fmt: skip
-        title = f"{one['mode']}, {', '.join(network)}"
-        lines += [
-            "",
-            *markdown_table(
-                [title, "ms (quartiles)", "images/s", "of the best plain form", "first call", "memory"], body
-            ),
-        ]
+                         *[share][: len(head) - 6], _number(row, "first_s", " s", 1),
+                         _number(row, "peak_MB", " MB")])  # fmt: skip
+        lines += ["", *markdown_table(head, body)]
     return lines
 
 
