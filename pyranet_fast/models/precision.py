@@ -23,7 +23,7 @@ NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 BUDGET = 1.5
 """Seconds that measuring may take; one pass of each precision is made in any case."""
 _WORTHWHILE = 0.95  # bfloat16 is chosen where it takes at most this share of the time: it is less exact
-_BY_FAR = 0.15  # further than this from the share that decides, a time needs few repeats
+_BY_FAR = 0.1  # further than this from the share that decides, a time needs few repeats
 _PASS = 0.12  # seconds of a pass that is long enough to be timed
 
 
