@@ -110,8 +110,8 @@ def _best_times(
 ) -> dict[str, float]:
     """The shortest time of each, taken in turns after a first one that does not count.
 
-    Ends after so many repeats, when the budget is spent, or when as many turns as ``clear`` in a row were won by the
-    same one by far: more of them would only make a short command longer.
+    Ends after so many repeats, when the budget is spent, or when the same one was faster by far after as many turns in
+    a row as ``clear``: more of them would only make a short command longer.
     """
     started = time.perf_counter()
     for attempt in attempts.values():
@@ -123,7 +123,7 @@ def _best_times(
         times = {name: _timed(attempt, device) for name, attempt in attempts.items()}
         best = {name: min(best[name], times[name]) for name in times}
         turns += 1
-        ratio = times["bf16"] / times["fp32"] / _WORTHWHILE
+        ratio = best["bf16"] / best["fp32"] / _WORTHWHILE
         before, winner = winner, "bf16" if ratio < 1 - _BY_FAR else "fp32" if ratio > 1 + _BY_FAR else None
         won = 0 if winner is None else won + 1 if winner == before else 1
     return best
