@@ -123,9 +123,10 @@ weights: build ## the weights in the package, from the data sets below ROOT, int
 
 # --- checks ------------------------------------------------------------------------------------------------------
 
-# One thread a process: JOBS processes share the cores. pytest-benchmark does not go with several processes.
+# One thread a process: JOBS processes share the cores. Each begins with a share of neighboring tests, so that what a file
+# trains once is mostly trained once, and takes from the others when it is done. pytest-benchmark does not go with several.
 test: build emulator parity ## the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) $(ARGS)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format: all of them, even where one fails
 	@status=0; \

@@ -29,7 +29,7 @@ from .evaluation.report import (
     write_predictions,
     write_worst,
 )
-from .inference.heatmaps import SIX_SCALES, prepare_model, resolve_precision
+from .inference.heatmaps import SIX_SCALES, prepare
 from .io import output_folder
 from .keypoints import Skeleton, resolve_skeleton
 from .metrics import Score, relative_errors
@@ -172,17 +172,16 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     asked = arguments.precision
     if asked == AUTO and arguments.resume == "auto":
         asked = precision_of(part) or AUTO
-    precision, choice = resolve_precision(model, device, asked, checkpoint.input_size, pictures)
-    if choice is not None:
-        logger.info(f"precision auto: {choice}")
-    model, autocast = prepare_model(model, device, precision)
+    prepared = prepare(model, device, asked, checkpoint.input_size, pictures)
+    if prepared.choice is not None:
+        logger.info(f"precision auto: {prepared.choice}")
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
     settings: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint or file.stem),
         "dataset": arguments.dataset,
         "split": arguments.split,
         "people": people.name,
-        "precision": precision,
+        "precision": prepared.precision,
     }
     # What an interrupted evaluation must have been of for its predictions to be kept.
     identity = {**settings, "scales": scales, "flip": arguments.flip, "on_error": arguments.on_error}
@@ -204,14 +203,14 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
         logger.warning(f"{people.name}: {missing.sentence(len(people))}")
     try:
         score, predictions = evaluate_pose(
-            model,
+            prepared.network,
             people,
             checkpoint.input_size,
             flip=arguments.flip,
             scales=scales,
             batch_size=arguments.batch_size,
             device=device,
-            precision=autocast,
+            precision=prepared.autocast,
             workers=arguments.workers,
             on_error=arguments.on_error,
             progress=logger.isEnabledFor(logging.INFO),

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -270,32 +272,67 @@ HEAVY = (
     "torch.export",
     "torch.utils.tensorboard",
 )
-HELP = """
-import contextlib, io, json, runpy, sys
-import torch
+STARTS = """
+import contextlib, io, json, os, runpy, sys
+import torch, cv2
 with_torch = set(sys.modules)
-from pyranet_fast import __main__
-name, module = sys.argv[1:]
+from pyranet_fast import __main__, predict
 
 def shown(run):
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         run()
     return text.getvalue()
 
-sys.argv = [module, "--help"]
-alone = shown(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
-together = shown(lambda: __main__.main([name, "--help"]))
-print(json.dumps({"alone": alone, "together": together, "modules": sorted(set(sys.modules) - with_torch)}))
+def help_of(name, module):
+    sys.argv = [module, "--help"]
+    alone = shown(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+    return {"alone": alone, "together": shown(lambda: __main__.main([name, "--help"]))}
+
+def prediction(photo, output):
+    return {"said": shown(lambda: predict.main([photo, "--output", output]))}
+
+# A child for each, which starts with torch: what one of them loads is not there for the next.
+for name, function, *arguments in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(Exception):
+            found = function and globals()[function](*arguments)
+            loaded = sorted(set(sys.modules) - with_torch)
+            os.write(1, (json.dumps([name, {**(found or {}), "modules": loaded}]) + chr(10)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What a start of each command, with --help, and of a prediction says and loads beside torch and OpenCV."""
+    folder = tmp_path_factory.mktemp("starts")
+    cv2.imwrite(str(folder / "photo.png"), np.full((64, 48, 3), 90, np.uint8))
+    asked = [
+        ["import", ""],
+        ["prediction", "prediction", str(folder / "photo.png"), str(folder / "out")],
+        *([name, "help_of", name, f"pyranet_fast.{module}"] for name, (module, _) in COMMANDS.items()),
+    ]
+    run = python(STARTS, json.dumps(asked), PYRANET_FAST_PRECISION="")
+    found = dict(json.loads(line) for line in run.stdout.splitlines())
+    assert found.keys() == {name for name, *_ in asked}, run.stderr
+    return found
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_the_same_by_both_names_and_loads_nothing_heavy(name: str) -> None:
-    module = f"pyranet_fast.{COMMANDS[name][0]}"
-    found = json.loads(python(HELP, name, module).stdout)
+def test_help_is_the_same_by_both_names_and_loads_nothing_heavy(name: str, starts: dict[str, dict[str, Any]]) -> None:
+    module, found = f"pyranet_fast.{COMMANDS[name][0]}", starts[name]
     assert found["alone"] == found["together"]
     assert found["alone"].startswith(f"usage: python -m {module} ") and "--verbose" in found["alone"]
     assert [module for module in HEAVY if module in found["modules"]] == []
+
+
+@pytest.mark.parametrize("what", ["import", "prediction"])
+def test_a_prediction_loads_nothing_heavy(what: str, starts: dict[str, dict[str, Any]]) -> None:
+    assert "pyranet_fast.predict" in starts[what]["modules"]
+    assert what == "import" or "photo_pose.png" in starts[what]["said"]
+    assert [module for module in (*HEAVY, "triton") if module in starts[what]["modules"]] == []
 
 
 def test_imports_stand_at_the_top() -> None:

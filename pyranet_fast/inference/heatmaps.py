@@ -23,35 +23,50 @@ from .exported import ExportedNetwork
 PRECISIONS = ("fp32", "bf16")
 
 
-def resolve_precision(
-    model: nn.Module, device: torch.device, precision: str, input_size: int, batch: int
-) -> tuple[str, Choice | None]:
-    """The precision to predict in.
+@dataclass(frozen=True)
+class Prepared:
+    """A network as `prepare` makes it.
+
+    Attributes:
+        network: where predictions are made, in its fastest form.
+        autocast: the ``precision`` to give to `score_maps`.
+        precision: ``"fp32"`` or ``"bf16"``: what predictions are made in.
+        choice: why, where it was found out.
+    """
+
+    network: nn.Module
+    autocast: str
+    precision: str
+    choice: Choice | None = None
+
+
+def prepare(model: nn.Module, device: torch.device, precision: str, input_size: int, batch: int) -> Prepared:
+    """A network ready for predictions, in a precision that may have to be found out first.
 
     Args:
-        model: a network that a checkpoint gave.
+        model: a network that a checkpoint gave; it may be changed.
         device: where predictions are made.
         precision: ``"fp32"`` and ``"bf16"`` are taken as they are; ``"auto"`` is the faster one, found by passes.
         input_size: side of the network's input.
         batch: pictures that go through the network together.
-
-    Returns:
-        ``"fp32"`` or ``"bf16"``, and why where it was found out.
     """
     if precision != AUTO:
-        return precision, None
+        return Prepared(*prepare_model(model, device, precision), precision)
     forms: dict[str, tuple[nn.Module, str]] = {}
 
-    def attempt(asked: str, samples: int) -> None:
+    def form(asked: str) -> tuple[nn.Module, str]:
         if asked not in forms:
             forms[asked] = prepare_model(model, device, asked)
-        network, autocast = forms[asked]
+        return forms[asked]
+
+    def attempt(asked: str, samples: int) -> None:
+        network, autocast = form(asked)
         images = torch.full((samples, 3, input_size, input_size), 0.1, device=device)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bf16"):
             network(images.contiguous(memory_format=torch.channels_last))
 
     choice = choose_precision(attempt, batch, "a pass", device)
-    return choice.precision, choice
+    return Prepared(*form(choice.precision), choice.precision, choice)
 
 
 def prepare_model(model: nn.Module, device: torch.device, precision: str) -> tuple[nn.Module, str]:

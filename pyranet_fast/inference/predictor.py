@@ -21,7 +21,7 @@ from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_
 from .calibration import Calibration
 from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
 from .exported import SUFFIXES, ExportedNetwork
-from .heatmaps import decode, prepare_model, resolve_precision, score_maps
+from .heatmaps import decode, prepare, score_maps
 from .result import Pose
 
 logger = logging.getLogger("pyranet_fast")
@@ -99,10 +99,10 @@ class Predictor:
         self.input_size = size
         batch = 2 if flip else 1
         self.model: torch.nn.Module
-        self.precision, choice = resolve_precision(model, self.device, precision or "fp32", size, batch)
-        if choice is not None:
-            logger.debug(f"precision auto: {choice}")
-        self.model, self._autocast = prepare_model(model, self.device, self.precision)
+        prepared = prepare(model, self.device, precision or "fp32", size, batch)
+        if prepared.choice is not None:
+            logger.debug(f"precision auto: {prepared.choice}")
+        self.model, self._autocast, self.precision = prepared.network, prepared.autocast, prepared.precision
 
     def _use_exported(self, path: Path, device: str | torch.device | None, precision: str | None) -> None:
         if device is not None and str(device) not in ("auto", "cpu"):

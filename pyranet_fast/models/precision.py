@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 BUDGET = 1.5
 """Seconds that measuring may take; one pass of each precision is made in any case."""
 _WORTHWHILE = 0.95  # bfloat16 is chosen where it takes at most this share of the time: it is less exact
+_BY_FAR = 0.1  # further than this from the share that decides, a time needs few repeats
 _PASS = 0.12  # seconds of a pass that is long enough to be timed
 
 
@@ -55,7 +57,7 @@ def fast_precision(device: torch.device | str = "cpu") -> Choice:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _choice(_best_times(attempts, where, repeats=100, budget=BUDGET / 8), "a 3x3 convolution")
+        return _choice(_best_times(attempts, where, repeats=100, clear=10, budget=BUDGET / 8), "a 3x3 convolution")
     finally:
         torch.set_num_threads(threads)
 
@@ -89,7 +91,7 @@ def choose_precision(
     samples = max(1, min(batch, int(_PASS / seconds)))
     left = BUDGET - (time.perf_counter() - started)
     passes = {name: lambda name=name: attempt(name, samples) for name in NAMES}
-    return _choice(_best_times(passes, where, repeats=10, budget=left), f"{what} of {samples}")
+    return _choice(_best_times(passes, where, repeats=10, clear=3, budget=left), f"{what} of {samples}")
 
 
 def _convolution(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
@@ -104,15 +106,27 @@ def _convolution(device: torch.device, dtype: torch.dtype) -> Callable[[], None]
 
 
 def _best_times(
-    attempts: Mapping[str, Callable[[], None]], device: torch.device, *, repeats: int, budget: float
+    attempts: Mapping[str, Callable[[], None]], device: torch.device, *, repeats: int, clear: int, budget: float
 ) -> dict[str, float]:
-    """The shortest time of each, taken in turns, two at least; the first does not count where there are more."""
+    """The shortest time of each, taken in turns after a first one that does not count.
+
+    Ends after so many repeats, when the budget is spent, or when the same one was faster by far after as many turns in
+    a row as ``clear``: more of them would only make a short command longer.
+    """
     started = time.perf_counter()
-    times: dict[str, list[float]] = {name: [] for name in attempts}
-    while len(times["fp32"]) < 2 or (len(times["fp32"]) <= repeats and time.perf_counter() - started < budget):
-        for name, attempt in attempts.items():
-            times[name].append(_timed(attempt, device))
-    return {name: min(found[1:]) for name, found in times.items()}
+    for attempt in attempts.values():
+        attempt()
+    best = dict.fromkeys(attempts, math.inf)
+    turns = won = 0
+    winner: str | None = None
+    while turns < 1 or (turns < repeats and won < clear and time.perf_counter() - started < budget):
+        times = {name: _timed(attempt, device) for name, attempt in attempts.items()}
+        best = {name: min(best[name], times[name]) for name in times}
+        turns += 1
+        ratio = best["bf16"] / best["fp32"] / _WORTHWHILE
+        before, winner = winner, "bf16" if ratio < 1 - _BY_FAR else "fp32" if ratio > 1 + _BY_FAR else None
+        won = 0 if winner is None else won + 1 if winner == before else 1
+    return best
 
 
 def _timed(attempt: Callable[[], None], device: torch.device) -> float:

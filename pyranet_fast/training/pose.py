@@ -84,6 +84,7 @@ class PoseTask:
             color=config.color_noise,
         )
         people, held_out = (open_dataset(config.dataset, config.root, split) for split in ("train", "val"))
+        network = initial_network(config, people.skeleton)  # what is wrong with it is said before pictures are read
         self._digests = frozenset(people.digest(index) for index in range(len(people)))
         self.people = prepare_people(people, config, augmentation)
         self.held_out = prepare_people(held_out, config, None)
@@ -101,7 +102,6 @@ class PoseTask:
             raise UserError(
                 f"--batch-size is {config.batch_size}, more than the {len(self.people)} people in the data set"
             )
-        network = initial_network(config, self.people.skeleton)
         self.architecture = network.config
         self.model: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: dict[int, str] = {}

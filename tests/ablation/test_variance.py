@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -12,23 +13,26 @@ from pyranet_fast import ablate, cli
 from pyranet_fast.ablation import variance
 from pyranet_fast.ablation.variance import growth
 
+# Measured once for the tests of the numbers and for the command's.
+stacks_of_branches = functools.cache(variance.stacks_of_branches)
+
 
 @pytest.mark.parametrize(("rule", "factor"), [("xavier", 2.0), ("kaiming", 4.0)])
 def test_without_counting_branches_the_variance_grows_as_their_product(rule, factor):
-    found = variance.stacks_of_branches(rule, (4,) * 20)
+    found = stacks_of_branches(rule, (4,) * 20)
     assert growth(found.responses) == pytest.approx(factor, rel=0.05)
     assert growth(found.gradients[::-1]) == pytest.approx(factor, rel=0.05)
     assert found.responses[-1] > 0.3 * factor**19 * found.responses[0]
 
 
 def test_other_numbers_of_branches():
-    assert growth(variance.stacks_of_branches("kaiming", (2,) * 12).responses) == pytest.approx(2.0, rel=0.07)
-    assert growth(variance.stacks_of_branches("xavier", (8,) * 8).responses) == pytest.approx(4.0, rel=0.08)
+    assert growth(stacks_of_branches("kaiming", (2,) * 12).responses) == pytest.approx(2.0, rel=0.07)
+    assert growth(stacks_of_branches("xavier", (8,) * 8).responses) == pytest.approx(4.0, rel=0.08)
 
 
 @pytest.mark.parametrize("branches", (2, 4))
 def test_equation_15_keeps_responses_and_gradients_within_a_factor_of_two(branches):
-    found = variance.stacks_of_branches("paper", (branches,) * 20)
+    found = stacks_of_branches("paper", (branches,) * 20)
     assert all(0.5 < value / found.responses[0] < 2 for value in found.responses)
     assert all(0.5 < value / found.gradients[-1] < 2 for value in found.gradients)
 
@@ -51,7 +55,8 @@ def test_places_that_are_not_reached_are_named():
         variance.trace(nn.Identity(), {"idle": nn.Identity()}, torch.zeros(1, 2))
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(variance, "stacks_of_branches", lambda rule, seed: stacks_of_branches(rule, (4,) * 20))
     assert cli.run(ablate.main, ["variance", "--output", str(tmp_path / "out")]) == 0
     assert "| equation 15 | × 1.0" in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "variance.json").read_text())

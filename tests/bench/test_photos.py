@@ -36,7 +36,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     save_checkpoint(path, Checkpoint(model.config, model.state_dict(), "mpii", 64))
     monkeypatch.setattr("sys.argv", ["bench", "--checkpoint", str(path)])
     monkeypatch.setattr(photos, "open_dataset", lambda *which, **more: people)
-    assert photos.main(["--checkpoint", str(path), "--count", "2", "--output", str(tmp_path / "out")]) == 0
+    assert (
+        photos.main(["--checkpoint", str(path), "--count", "2", "--threads", "1", "--output", str(tmp_path / "out")])
+        == 0
+    )
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in capsys.readouterr().out + "\n"
     assert all(f"| {kind} |" in table for kind in photos.PHOTOS)

@@ -78,6 +78,14 @@ def test_a_slow_network_is_timed_by_few_passes_of_one_sample(clock, monkeypatch)
     assert clock.calls == [*both, ("fp32", 1), ("fp32", 1), *both, *both] and choice.precision == "bf16"
 
 
+@pytest.mark.parametrize(("bf16", "turns"), [(0.01, 4), (0.04, 4), (0.018, 11)])
+def test_few_turns_are_enough_where_one_is_faster_by_far(bf16, turns, clock, monkeypatch):
+    convolution(monkeypatch, 0.001, 0.0005)
+    choice = choose_precision(clock.attempt(fp32=0.02, bf16=bf16), 1, "a pass")
+    assert choice.precision == ("bf16" if bf16 < 0.019 else "fp32")
+    assert clock.calls[4:] == [("fp32", 1), ("bf16", 1)] * turns
+
+
 def test_what_the_first_pass_does_once_does_not_count(clock, monkeypatch):
     convolution(monkeypatch, 0.001, 0.0005)
     usual = clock.attempt(fp32=0.2, bf16=0.1)

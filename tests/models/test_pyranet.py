@@ -184,7 +184,7 @@ def test_compiles_without_graph_breaks(variant):
 def test_one_graph_trains_on_every_size(backend):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model = small(stacks=1, depth=1, features=8, base_width=2).to(memory_format=torch.channels_last)
+    model = small(stacks=1, depth=1, levels=2, features=8, base_width=2).to(memory_format=torch.channels_last)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     with ops.backend(backend):
         for shape in ((2, 3, 16, 32), (3, 3, 32, 16)):  # equal sizes would be taken for one
