@@ -70,6 +70,11 @@ def native() -> dict[str, str]:
     triton = dispatch.triton().reason
     found["_cuda"] = "loaded" if dispatch.native_cuda.here else f"not loaded: {dispatch.native_cuda.reason}"
     found["Triton"] = f"its kernels serve {', '.join(dispatch.triton_devices())}" if triton is None else f"no: {triton}"
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        kinds = {"native": dispatch.native_on(index), "Triton": dispatch.triton_on(index)}
+        found[f"kernels on cuda:{index}"] = "; ".join(
+            f"{kind}: {'they run' if probed.here else probed.reason}" for kind, probed in kinds.items()
+        )
     if dispatch.native.here:
         library = sys.modules["pyranet_fast._C"]
         found["_C"] = f"loaded from {library.__file__}"
