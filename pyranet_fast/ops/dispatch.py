@@ -3,9 +3,9 @@
 Native operators live in torch's dispatcher as ``torch.ops.pyranet_fast``, Triton's as ``torch.ops.pyranet_fast_triton``
 with the same schemas; what Python adds to an operator (shapes, gradients) is registered for both, see `registration`.
 
-A library that loads need not run: a GPU may be of an architecture that it has no code for, a driver too old. So the first
-tensor on a GPU has its kernels probed there by one tiny launch; Triton's take the place of native ones that fail it, and
-the reference the place of both. `native_on` and `triton_on` keep the reasons.
+A library that loads need not run: a GPU may be of an architecture that it has no code for, a driver too old. So the
+first tensor on a GPU has its kernels probed there by one tiny launch; Triton's take the place of native ones that fail
+it, and the reference the place of both. `native_on` and `triton_on` keep the reasons.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 BACKENDS = ("reference", "native", "triton")
-_NAMESPACES = {"native": "pyranet_fast", "triton": "pyranet_fast_triton"}
+NAMESPACES = {"native": "pyranet_fast", "triton": "pyranet_fast_triton"}
 Registration = Callable[[str, Any], None]
 
 
@@ -78,7 +78,7 @@ def on_load(registration: Registration) -> Registration:
     _registrations.append(registration)
     for name, loaded in (("native", native), ("triton", _triton)):
         if loaded is not None and loaded.here:
-            registration(_NAMESPACES[name], getattr(torch.ops, _NAMESPACES[name]))
+            registration(NAMESPACES[name], getattr(torch.ops, NAMESPACES[name]))
     return registration
 
 
@@ -89,7 +89,7 @@ def triton() -> Availability:
         _triton = _load("pyranet_fast.ops.triton")
         if _triton.here:
             for registration in _registrations:
-                registration(_NAMESPACES["triton"], torch.ops.pyranet_fast_triton)
+                registration(NAMESPACES["triton"], torch.ops.pyranet_fast_triton)
     return _triton
 
 
@@ -113,9 +113,7 @@ def triton_on(index: int | None = None) -> Availability:
     return _probe("triton", triton(), _launch_triton, index)
 
 
-def _probe(
-    backend: str, loaded: Availability, launch: Callable[[int], str | None], index: int | None
-) -> Availability:
+def _probe(backend: str, loaded: Availability, launch: Callable[[int], str | None], index: int | None) -> Availability:
     if not loaded.here or not torch.cuda.is_available():  # without a GPU a tensor "on CUDA" has shapes alone
         return loaded
     index = torch.cuda.current_device() if index is None else index
@@ -282,10 +280,18 @@ def choose(x: torch.Tensor) -> str:
     return name
 
 
+def has_kernel(operator: str, key: str) -> bool:
+    """Whether torch's dispatcher has a kernel of ours for an operator ("namespace::name") and a key ("CPU", "CUDA")."""
+    try:
+        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator, key))
+    except RuntimeError:  # no such operator: the library that defines it is not loaded
+        return False
+
+
 def operators(x: torch.Tensor) -> Any:
     """``torch.ops.<namespace>`` of the backend that runs for this tensor; None for the reference."""
     name = choose(x)
-    return None if name == "reference" else getattr(torch.ops, _NAMESPACES[name])
+    return None if name == "reference" else getattr(torch.ops, NAMESPACES[name])
 
 
 def explain(device_type: str = "cpu") -> tuple[str, str]:
