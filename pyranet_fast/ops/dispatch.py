@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 BACKENDS = ("reference", "native", "triton")
 NAMESPACES = {"native": "pyranet_fast", "triton": "pyranet_fast_triton"}
 Registration = Callable[[str, Any], None]
+Answer = TypeVar("Answer", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,16 @@ def _tiny_triton_launch(device: torch.device) -> str | None:
     return None if peak == 1 else f"Triton: a kernel ran and gave {peak} in place of 1"
 
 
-# A compiler takes the answers as constants, for it cannot trace a probe.
-@torch.compiler.assume_constant_result
+def _constant(function: Answer) -> Answer:
+    """Have compilers take an answer as a constant: they cannot trace a probe.
+
+    It is ``torch.compiler.assume_constant_result`` without the compiler, whose import takes a second.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
 def _fastest_on_gpu(index: int | None) -> str | None:
     """The fastest backend that runs on a GPU; None: the reference."""
     if native_on(index).here:
@@ -171,7 +180,7 @@ def _fastest_on_gpu(index: int | None) -> str | None:
     return fallback
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _against_native_on(index: int | None) -> str | None:
     return native_on(index).reason
 
