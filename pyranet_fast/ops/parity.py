@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import dispatch, reference
+from .add_affine_relu import add_affine_relu
 from .batch_norm_relu import batch_norm_relu
 from .canvas import canvas_of, fractional_max_pool_canvas, upsample_sum_canvas
 from .checks import FLOATS
 from .cpu import batch_norm_relu as shared
 from .cpu import fused_pointwise, pooled_pyramid, winograd
-from .cpu.add_affine_relu import add_affine_relu
 from .fractional_max_pool_pyramid import fractional_max_pool_pyramid
 from .gaussian_heatmaps import gaussian_heatmaps
 from .heatmap_argmax import heatmap_argmax

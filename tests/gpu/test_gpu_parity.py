@@ -213,6 +213,34 @@ def test_loss_and_targets(backend: str, size: tuple[int, int], dtype: torch.dtyp
         assert_close(targets.cpu(), ops.gaussian_heatmaps(joints, weight, size))
 
 
+@pytest.mark.parametrize("other", [None, "same", "twice"])
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("outputs", [1, 3, 5])
+def test_add_affine_relu(backend: str, outputs: int, dtype: torch.dtype, layout: str, other: str | None) -> None:
+    n, c, h, w = 2, 28, 16, 20
+    # Few digits: sums are exact, and the norms' results are rounded once.
+    x = draw((n, c, h // 2, w // 2) if other == "twice" else (n, c, h, w), torch.float64, 0).mul(8).round() / 8
+    more = None if other is None else draw((n, c, h, w), torch.float64, 1).mul(8).round() / 8
+    wide = torch.promote_types(dtype, torch.float32)
+    scale, shift = draw((outputs, c), wide, 2), draw((outputs, c), wide, 3)
+    with ops.backend("reference"):
+        exact = ops.add_affine_relu(
+            x.to(wide), None if more is None else more.to(wide), scale, shift, keep=more is not None
+        )
+    with ops.backend(backend):
+        got = ops.add_affine_relu(
+            arrange(x.to(dtype), layout),
+            None if more is None else arrange(more.to(dtype), layout),
+            scale.cuda(),
+            shift.cuda(),
+            keep=more is not None,
+        )
+    for a, b in zip(got, exact, strict=True):
+        assert a.dtype == dtype and a.is_contiguous(memory_format=torch.channels_last)
+        near(a, b)
+
+
 def test_empty_batches(backend: str) -> None:
     x = torch.zeros(0, 3, 8, 8, device="cuda", requires_grad=True)
     with ops.backend(backend):

@@ -354,8 +354,19 @@ def compile_gaussians() -> None:
     compile_heatmaps(run)
 
 
+def compile_add_affine_relu() -> None:
+    from pyranet_fast.ops.triton import add_affine_relu as affine
+
+    compile_only(90)
+    for layout, dtype, outputs in (("channels_last", torch.bfloat16, 3), ("permuted", torch.float64, 1)):
+        x, other = (in_layout(layout, torch.zeros(2, 28, side, side, dtype=dtype)) for side in (4, 8))
+        vector = torch.zeros(outputs, 28, dtype=torch.promote_types(dtype, torch.float32))
+        affine.forward(x, other, vector, vector, True)
+
+
 if __name__ == "__main__":
     {
+        "add_affine_relu": compile_add_affine_relu,
         "fractional_max_pool_pyramid": compile_pool,
         "upsample_sum": compile_upsample,
         "heatmap_argmax": compile_argmax,

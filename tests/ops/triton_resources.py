@@ -30,6 +30,7 @@ Launch = tuple[str, Callable[[], Any]]
 
 def launches(dtype: torch.dtype, layout: torch.memory_format) -> Iterator[Launch]:
     """The name of each launch, and what makes it."""
+    from pyranet_fast.ops.triton import add_affine_relu as affine
     from pyranet_fast.ops.triton import fractional_max_pool_pyramid as pool
     from pyranet_fast.ops.triton import gaussian_heatmaps as gaussian
     from pyranet_fast.ops.triton import heatmap_argmax as argmax
@@ -46,11 +47,14 @@ def launches(dtype: torch.dtype, layout: torch.memory_format) -> Iterator[Launch
     vector = torch.zeros(28, dtype=wide)
     for windows, channels in (("shared", 1), ("own", 28)):
         u = torch.zeros(4, BATCH, channels, 2)
-        for name, affine in (("", None), (" with norm", vector)):
-            arguments = (u, PYRAMID, affine, affine, affine is not None)
-            yield f"pool, {windows} windows{name}", lambda a=arguments: pool.forward(x, *a, True)  # type: ignore[misc]
-            back = (levels, positions, u, None if affine is None else x, affine, affine, affine is not None)
+        for name, norm in (("", None), (" with norm", vector)):
+            arguments = (u, PYRAMID, norm, norm, norm is not None)
+            yield f"pool, {windows} windows{name}", lambda a=arguments: pool.forward(x, *a, True)  # type: ignore[misc, call-arg]
+            back = (levels, positions, u, None if norm is None else x, norm, norm, norm is not None)
             yield f"pool backward, {windows} windows{name}", lambda a=back: pool.backward(*a)  # type: ignore[misc]
+    low, full, norms = made(BATCH, 256, 32, 32), made(BATCH, 256, 64, 64), torch.zeros(3, 256, dtype=wide)
+    yield "sum with 3 norms", lambda: affine.forward(full, full, norms, norms, True)
+    yield "sum of a smaller map with 2 norms", lambda: affine.forward(low, full, norms[:2], norms[:2], False)
     yield "upsample", lambda: upsample.forward(levels, 64, 64, x, True)
     yield "upsample backward", lambda: upsample.backward(x, PYRAMID, True)
     maps, joints, weight = made(BATCH, 16, 64, 64), torch.zeros(BATCH, 16, 2, dtype=wide), torch.ones(BATCH, 16)
