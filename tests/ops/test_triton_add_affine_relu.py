@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyranet_fast import ops
+from pyranet_fast.ops import dispatch
 from tests.ops.testing import DTYPES, compile_in_subprocess, huge, in_layout, on, spoilt, triton_marks
 
 __all__ = ["huge", "spoilt"]
@@ -69,6 +70,7 @@ def test_nan_stays_and_empty_batches() -> None:
 
 
 def test_opcheck() -> None:
+    assert dispatch.triton().here
     x, other = draw(2, 3, 2, 3, seed=0), draw(2, 3, 4, 6, seed=1)
     vectors = draw(2, 3, seed=2), draw(2, 3, seed=3)
     torch.library.opcheck(torch.ops.pyranet_fast_triton.add_affine_relu.default, (x, other, *vectors, True))

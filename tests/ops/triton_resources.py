@@ -21,6 +21,9 @@ import torch
 
 ARCHITECTURES = (80, 90, 100, 120)
 MOST_REGISTERS = 128
+MOST_STACK = 16
+"""Bytes. ptxas sets up to four values aside, stored once before the loops and read once after them, where that saves a
+step of registers; more would be in the loops."""
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 BATCH = 16
@@ -106,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def check(function: Any, kernel: Any) -> None:
         nonlocal bad
         registers, stack = usage_of(kernel.asm["cubin"])
-        fits = registers <= arguments.most_registers and stack == 0
+        fits = registers <= arguments.most_registers and stack <= MOST_STACK
         bad += not fits
         name = kernel.metadata.name.strip("_").removesuffix("_kernel")
         verdict = "ok" if fits else "TOO MUCH"
