@@ -173,9 +173,7 @@ def _build(device: torch.device, jobs: int) -> Step:
     if dispatch.native_on(device.index).here:
         return Step("build", [], 0, "the kernels are there and run")
     major, minor = torch.cuda.get_device_capability(device)
-    environment = {
-        "PYRANET_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}", "MAX_JOBS": os.environ.get("MAX_JOBS", str(jobs)),
-    }  # fmt: skip
+    environment = {"PYRANET_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}", "MAX_JOBS": str(jobs)}
     return Step("build", [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], 240, environment=environment)
 
 

@@ -14,7 +14,7 @@ from tests.ops.testing import assert_close
 
 WAYS = ways()
 # Channels and size: packs of every width and none, groups of channels, a side of 1, several strips.
-CASES = [(28, (6, 10)), (7, (2, 4)), (256, (4, 2)), (1, (34, 2)), (40, (8, 6)), (3, (2, 2))]
+CASES = [(28, (6, 10)), (7, (2, 4)), (264, (2, 2)), (1, (34, 2))]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
