@@ -153,14 +153,10 @@ bench-growth: build ## time and memory against batch, stacks, levels and resolut
 bench-report: build ## README's tables and docs/bench out of bench/results/*.json
 	@$(PYTHON) -m bench.report --write
 
-# On a machine with a GPU: any Python whose torch has CUDA, and the package installed there or built here.
-SANITIZER := $(or $(shell command -v compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))
-gpu: ## on a machine with a GPU: parity, sanitizer, benchmark within ten minutes, bench/results/<gpu>.json (GPU_PYTHON: its Python)
-	$(GPU_PYTHON) -m pyranet_fast.env
-	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu $(ARGS)
-	$(if $(SANITIZER),$(SANITIZER) --error-exitcode 9 --tool memcheck $(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu/test_gpu_parity.py -k "native and (28 or loss or argmax) and contiguous",@echo "compute-sanitizer is not here: left out")
-	$(if $(SANITIZER),$(SANITIZER) --error-exitcode 9 --tool racecheck $(GPU_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu/test_gpu_parity.py -k "native and (affine or loss) and contiguous")
-	$(GPU_PYTHON) -m bench.gpu
+# On a machine with a GPU: any Python whose torch has CUDA. The kernels are built here where they are not (nvcc; neither pip
+# nor a network); without make: python -m bench.gpu_all.
+gpu: ## on a machine with a GPU: build, parity, tests, sanitizer, benchmark within ten minutes (GPU_PYTHON, ARGS: --help)
+	@$(GPU_PYTHON) -m bench.gpu_all $(ARGS)
 
 # --- release -----------------------------------------------------------------------------------------------------
 

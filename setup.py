@@ -28,7 +28,8 @@ TORCH_TARGET = "0x020b000000000000"  # LibTorch stable ABI of torch 2.11: one li
 CUDA_MODULE = "pyranet_fast._cuda"
 # A CPython without the global lock has no limited API; there the library is built for that one version.
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
-ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# Drivers make code out of the PTX for the architectures between and beyond.
+ARCHITECTURES = "7.5;8.0+PTX;8.6;8.9;9.0;10.0;12.0+PTX"
 # -O3 is for kernels alone (cpu/multiversion.h): host code takes half the compiling time with it and gains nothing.
 FLAGS = "-O2 -g0 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas".split()
 # Nobody has run the library on macOS. Symbols of Python and torch are found when it is loaded; no header of OpenMP is

@@ -1,4 +1,7 @@
-"""`python -m pyranet_fast.env`: what is installed, built and found; which backend operators use, and why."""
+"""`python -m pyranet_fast.env`: what is installed, built and found; which backend operators use, and why.
+
+``--check`` compares every kernel with the reference on this machine's device: it belongs in every bug report.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,8 @@ import pyranet_fast
 
 from . import cli, ops
 from .models.precision import fast_precision
-from .ops import dispatch
+from .models.zoo import resolve_device
+from .ops import dispatch, parity
 from .ops.cpu.policy import cpu_isa
 
 SWITCHES = {
@@ -34,7 +39,6 @@ OPERATORS = tuple(name for name in ops.__all__ if getattr(ops, name).__module__ 
 
 ON_THE_REFERENCE = {
     ("batch_norm_relu", "cuda"): "it is cuDNN's batch norm and a ReLU",
-    ("add_affine_relu", "cuda"): "it has no CUDA kernel yet",
 }
 
 
@@ -70,6 +74,11 @@ def native() -> dict[str, str]:
     triton = dispatch.triton().reason
     found["_cuda"] = "loaded" if dispatch.native_cuda.here else f"not loaded: {dispatch.native_cuda.reason}"
     found["Triton"] = f"its kernels serve {', '.join(dispatch.triton_devices())}" if triton is None else f"no: {triton}"
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        kinds = {"native": dispatch.native_on(index), "Triton": dispatch.triton_on(index)}
+        found[f"kernels on cuda:{index}"] = "; ".join(
+            f"{kind}: {'they run' if probed.here else probed.reason}" for kind, probed in kinds.items()
+        )
     if dispatch.native.here:
         library = sys.modules["pyranet_fast._C"]
         found["_C"] = f"loaded from {library.__file__}"
@@ -121,6 +130,27 @@ def report() -> dict[str, dict[str, Any]]:
     }
 
 
+def print_check(rows: Iterable[parity.Row], device: torch.device) -> list[parity.Row]:
+    """Print the rows as a table while they are found; gives them."""
+    print(f"check of every kernel beside the reference, on {device}")
+    print(f"  {'operator':<29}{'backend':<9}{'dtype':<10}{'largest error':<15}verdict")
+    found = []
+    for row in rows:
+        error = "-" if row.error is None else f"{row.error:.1e}"
+        verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
+        print(f"  {row.operator:<29}{row.backend:<9}{row.dtype:<10}{error:<15}{verdict}", flush=True)
+        found.append(row)
+    return found
+
+
+def summary(rows: Sequence[parity.Row]) -> str:
+    """What a check found, in a sentence."""
+    if not rows:
+        return "there are no kernels here to check: the reference runs every operator"
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("ok", "wrong", "failed", "left out")}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count or verdict == "ok")
+
+
 def build_record() -> dict[str, Any]:
     """What setup.py wrote when it built the package; empty where it never ran or the file is damaged."""
     try:
@@ -141,11 +171,7 @@ def _explained(operator: str, device: str) -> str:
 
 def _registered(operator: str, device: str) -> bool:
     """Whether torch's dispatcher has our kernel for this operator and device type."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device, device)
-    try:
-        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"pyranet_fast::{operator}", key))
-    except RuntimeError:  # no such operator: the library that defines it is not loaded
-        return False
+    return dispatch.has_kernel(f"pyranet_fast::{operator}", {"cpu": "CPU", "cuda": "CUDA"}.get(device, device))
 
 
 def _cuda_of_torch() -> str:
@@ -176,24 +202,39 @@ def _program(command: Sequence[str], flag: str, line: int = 0) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; returns its exit status, 1 where a check found a defect."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.env",
         description="Tell versions, what is built, and which backend each operator uses, and why.",
     )
     parser.add_argument("--json", action="store_true", help="the same as JSON, for a bug report or a script")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare every kernel with the reference on the device too, forward and backward, within twenty "
+        "seconds; the exit status is 1 where one differs. The largest error is relative to the largest value",
+    )
+    parser.add_argument("--device", default="auto", help="of --check: auto, cpu, cuda or cuda:N (default: %(default)s)")
     arguments = cli.parse_arguments(parser, argv)
+    device = resolve_device(arguments.device)
     found = report()
+    rows: list[parity.Row] = []
     if arguments.json:
+        if arguments.check:
+            rows = list(parity.run_checks(device))
+            found["check"] = {"device": str(device), "rows": [asdict(row) for row in rows]}
         print(json.dumps(found, indent=2))
-        return 0
-    for section, rows in found.items():
+        return int(any(row.bad for row in rows))
+    for section, lines in found.items():
         print(section)
-        for name, value in rows.items():
+        for name, value in lines.items():
             if isinstance(value, dict):
-                value = "; ".join(f"{device}: {text}" for device, text in value.items())
+                value = "; ".join(f"{kind}: {text}" for kind, text in value.items())
             print(f"  {name:<29}{value}")
-    return 0
+    if arguments.check:
+        rows = print_check(parity.run_checks(device), device)
+        print(f"  {summary(rows)}")
+    return int(any(row.bad for row in rows))
 
 
 if __name__ == "__main__":

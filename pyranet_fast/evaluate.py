@@ -29,7 +29,7 @@ from .evaluation.report import (
     write_predictions,
     write_worst,
 )
-from .inference.heatmaps import SIX_SCALES, prepare
+from .inference.heatmaps import SIX_SCALES, constant_sizes, prepare
 from .io import output_folder
 from .keypoints import Skeleton, resolve_skeleton
 from .metrics import Score, relative_errors
@@ -202,20 +202,21 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     if arguments.on_error == "skip" and (missing := missing_images(people)):
         logger.warning(f"{people.name}: {missing.sentence(len(people))}")
     try:
-        score, predictions = evaluate_pose(
-            prepared.network,
-            people,
-            checkpoint.input_size,
-            flip=arguments.flip,
-            scales=scales,
-            batch_size=arguments.batch_size,
-            device=device,
-            precision=prepared.autocast,
-            workers=arguments.workers,
-            on_error=arguments.on_error,
-            progress=logger.isEnabledFor(logging.INFO),
-            state=state,
-        )
+        with constant_sizes():
+            score, predictions = evaluate_pose(
+                prepared.network,
+                people,
+                checkpoint.input_size,
+                flip=arguments.flip,
+                scales=scales,
+                batch_size=arguments.batch_size,
+                device=device,
+                precision=prepared.autocast,
+                workers=arguments.workers,
+                on_error=arguments.on_error,
+                progress=logger.isEnabledFor(logging.INFO),
+                state=state,
+            )
     except KeyboardInterrupt:
         done = f"{int(state.done.sum())} of {len(people)} people are done"
         logger.warning(f"{done}; rerun the same command to resume")

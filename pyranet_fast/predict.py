@@ -18,6 +18,7 @@ from . import cli
 from .cli import keep_pages
 from .data.image_io import read_image, read_mark, write_image
 from .errors import UserError, one_line
+from .inference.heatmaps import constant_sizes
 from .inference.predictor import Predictor
 from .inference.result import Pose
 from .io import atomic_write, output_folder
@@ -86,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path, name in zip(arguments.images, names, strict=True):
         try:
             image = read_image(path)
-            pose = predictor(image, arguments.box)
+            with constant_sizes():
+                pose = predictor(image, arguments.box)
         except UserError as error:
             sentence = one_line(str(error))
             sentence = sentence if str(path) in sentence else f"image {path}: {sentence}"

@@ -64,10 +64,18 @@ def flags(checkpoint: Path, root: Path, output: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scales", ["1", "6"])
-def test_a_checkpoint_is_scored(checkpoint, root, tmp_path, capsys, scales):
+def test_a_checkpoint_is_scored(checkpoint, root, tmp_path, capsys, scales, monkeypatch):
+    forms, score_maps = set(), evaluation.score_maps
+
+    def seen(model, *arguments, **options):
+        forms.add((type(model).__name__, torch.backends.cudnn.benchmark))
+        return score_maps(model, *arguments, **options)
+
+    monkeypatch.setattr(evaluation, "score_maps", seen)
     assert cli.run(evaluate.main, flags(checkpoint, root, tmp_path, "--scales", scales, "--write", "coco")) == 0
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert set(result) == {"metric", "mean", "columns", "conventions", "count", "settings"}
+    assert forms == {("InferencePyraNet", True)} and not torch.backends.cudnn.benchmark
     assert result["metric"] == "PCK@0.2" and result["count"] == 7 and len(result["settings"]["scales"]) == int(scales)
     with h5py.File(tmp_path / "predictions.h5") as file:
         assert file["preds"].shape == (7, 14, 3) and np.isfinite(file["preds"][:]).all()

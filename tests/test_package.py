@@ -130,7 +130,7 @@ def test_the_library_is_built_from_all_sources_for_every_python(
     assert f"building _C from {len(library.sources)} C++ files" in capsys.readouterr().err
 
 
-def fake_nvcc(folder: Path, codes: str = "sm_80 sm_86 sm_89 sm_90 sm_100 sm_120") -> str:
+def fake_nvcc(folder: Path, codes: str = "sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120") -> str:
     """A program that answers setup.py's questions as nvcc does."""
     program = folder / "nvcc"
     program.write_text(
@@ -148,7 +148,7 @@ def test_cuda_kernels_are_built_wherever_nvcc_is(
     record = setup("bdist_wheel", CXX=sys.executable, NVCC=fake_nvcc(tmp_path), PYRANET_FAST_CUDA="")
     assert [library.name for library in setup.arguments["ext_modules"]] == ["pyranet_fast._C", "pyranet_fast._cuda"]
     assert record["cuda"] == "Cuda compilation tools, release 13.0, V13.0.88"
-    assert record["gpu_architectures"] == "sm_80 sm_86 sm_89 sm_90 sm_100 sm_120 compute_120"
+    assert record["gpu_architectures"] == "sm_75 sm_80 compute_80 sm_86 sm_89 sm_90 sm_100 sm_120 compute_120"
     record = setup("bdist_wheel", TORCH_CUDA_ARCH_LIST="9.0 12.1+PTX")
     assert record["gpu_architectures"] == "sm_90"
     assert "left out, unknown to this nvcc: 12.1+PTX" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from pyranet_fast import cli
 from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data.image_io import read_image, write_image
 from pyranet_fast.errors import UserError
+from pyranet_fast.inference.predictor import Predictor
 from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import resolve_device
 from pyranet_fast.pose import LSP
@@ -64,7 +65,15 @@ def test_pictures_and_json(checkpoint, tmp_path, capsys):
     assert str(out / "a_pose.png") in printed.out and printed.err == ""
 
 
-def test_box_flip_and_precision_reach_the_predictor(checkpoint, tmp_path):
+def test_box_flip_and_precision_reach_the_predictor(checkpoint, tmp_path, monkeypatch):
+    forms = set()
+    real = Predictor._predict_regions
+
+    def seen(self, *arguments, **options):
+        forms.add((type(self.model).__name__, torch.backends.cudnn.benchmark))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Predictor, "_predict_regions", seen)
     image = picture(tmp_path / "a.png")
     results = []
     for options in (["--precision", "fp32"], ["--no-flip", "--precision", "fp32"], ["--precision", "bf16"]):
@@ -75,6 +84,7 @@ def test_box_flip_and_precision_reach_the_predictor(checkpoint, tmp_path):
     assert [r["settings"]["flip"] for r in results] == [True, False, True]
     assert [r["settings"]["precision"] for r in results] == ["fp32", "fp32", "bf16"]
     assert results[0]["predictions"] != results[1]["predictions"]
+    assert forms == {("InferencePyraNet", True)} and not torch.backends.cudnn.benchmark
 
 
 def test_one_bad_image_among_many(checkpoint, tmp_path, capsys):

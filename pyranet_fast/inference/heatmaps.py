@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -72,16 +73,27 @@ def prepare(model: nn.Module, device: torch.device, precision: str, input_size: 
 def prepare_model(model: nn.Module, device: torch.device, precision: str) -> tuple[nn.Module, str]:
     """A network where predictions are made, in its fastest form, and the ``precision`` to give to `score_maps`.
 
-    On the CPU that is `models.optimize_for_inference`'s, which has the precision in itself.
+    Of a `PyraNet` that is `models.optimize_for_inference`'s, which has the precision in itself.
 
     Args:
         model: a network that a checkpoint gave; it may be changed.
         device: where to.
         precision: ``"fp32"`` or ``"bf16"``.
     """
-    if isinstance(model, PyraNet) and device.type == "cpu":
-        return optimize_for_inference(model, precision), "fp32"
+    if isinstance(model, PyraNet):
+        return optimize_for_inference(model, precision).to(device), "fp32"
     return model.to(device, memory_format=torch.channels_last), precision  # type: ignore[call-overload]
+
+
+@contextmanager
+def constant_sizes() -> Iterator[None]:
+    """Lets cuDNN time its kernels once a shape inside the block: where all crops have one size, that pays on a GPU."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def score_maps(

@@ -29,9 +29,21 @@ def max_pool(x: Tensor) -> Tensor:
 
 def upsample_add(low: Tensor, other: Tensor) -> Tensor:
     """Nearest-neighbor upsampling of ``low`` (N, C, h, w) by 2, plus ``other`` (N, C, 2h, 2w)."""
+    if low.is_cuda:
+        return _add_repeated(low, other)
     y = F.interpolate(low, size=other.shape[2:], mode="nearest")
     y += other
     return y
+
+
+def _add_repeated(low: Tensor, other: Tensor) -> Tensor:
+    """The same as one sum, in which each pixel of ``low`` stands four times.
+
+    CUDA's autocast runs nearest `interpolate` in float32 (the CPU's does not), and all norms that read it after it.
+    """
+    h, w = low.shape[2:]
+    pixels = other.unflatten(3, (w, 2)).unflatten(2, (h, 2))
+    return (low[:, :, :, None, :, None] + pixels).flatten(4, 5).flatten(2, 3)
 
 
 class Hourglass(nn.Module):

@@ -1,8 +1,8 @@
 """The operators: fractional max-pool pyramid, upsample-sum, heat-map argmax, loss and targets."""
 
+from .add_affine_relu import add_affine_relu
 from .batch_norm_relu import batch_norm_relu
 from .canvas import Canvas, canvas_of, fractional_max_pool_canvas, upsample_sum_canvas
-from .cpu.add_affine_relu import add_affine_relu
 from .dispatch import available as available_backends
 from .dispatch import backend
 from .fractional_max_pool_pyramid import fractional_max_pool_pyramid

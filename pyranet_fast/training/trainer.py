@@ -202,8 +202,8 @@ class Trainer:
         load_weights(self.model, weights if self.average is None else state["raw_weights"], source)
         load_optimizer_state(self.optimizer, state["optimizer"])
         torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["random_cuda"])
+        if state["random_cuda"] is not None and self.task.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.task.device)
         self.step = state["step"]
 
     def save(self) -> None:

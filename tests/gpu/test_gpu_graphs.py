@@ -125,3 +125,35 @@ def test_predictions_by_graphs(backend: str, precision: str, recordings: Callabl
             for a, b in zip(maps, plain(image), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert recordings() == 4  # the third shape takes the place of the first, which is recorded again
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+def test_graphs_on_a_second_gpu_after_the_first() -> None:
+    torch.manual_seed(0)
+    model = pf.models.PyraNet(1, 5, features=64, depth=2)
+    for device in ("cuda:0", "cuda:1"):
+        plain = pf.models.optimize_for_inference(model).to(device)
+        fast = GraphedInference(plain)
+        for seed in range(3):
+            image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)).to(device)
+            for a, b in zip(fast(image), plain(image), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_bf16_stays_bf16_under_autocast() -> None:
+    """CUDA's autocast would make nearest interpolation float32, and all norms after it."""
+    model = pf.models.PyraNet(1, 5, features=64, depth=2).cuda().to(memory_format=torch.channels_last)
+    wide: list[str] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, result: Any) -> None:
+            if isinstance(result, Tensor) and result.dtype == torch.float32:
+                wide.append(name)
+
+        return hook
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(look(name))
+    with torch.autocast("cuda", torch.bfloat16):
+        maps = model(torch.randn(1, 3, 64, 64, device="cuda"))
+    assert not wide and maps[0].dtype == torch.bfloat16

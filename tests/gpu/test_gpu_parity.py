@@ -56,7 +56,7 @@ def near(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("shared", [False, True], ids=("own windows", "shared windows"))
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", SHAPES, ids=str)
 def test_pool(backend: str, case: Any, dtype: torch.dtype, layout: str, shared: bool) -> None:
     n, c, size, levels = case
@@ -81,7 +81,7 @@ def test_pool(backend: str, case: Any, dtype: torch.dtype, layout: str, shared: 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_pool_with_affine(backend: str, dtype: torch.dtype, layout: str) -> None:
     n, c, size, levels = SHAPES[1]
     x, scale, shift = draw((n, c, *size), dtype, 0), draw((c,), torch.float32, 1), draw((c,), torch.float32, 2)
@@ -107,7 +107,7 @@ def test_pool_with_affine(backend: str, dtype: torch.dtype, layout: str) -> None
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", SHAPES, ids=str)
 def test_upsample_sum(backend: str, case: Any, dtype: torch.dtype, layout: str, align_corners: bool) -> None:
     n, c, size, levels = case
@@ -129,7 +129,7 @@ def test_upsample_sum(backend: str, case: Any, dtype: torch.dtype, layout: str, 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_upsample_sum_with_affine(backend: str, dtype: torch.dtype, layout: str) -> None:
     maps = [draw((2, 14, 9, 11), dtype, 0), draw((2, 14, 5, 4), dtype, 1)]
     scale, shift = draw((14,), torch.float32, 2), draw((14,), torch.float32, 3)
@@ -145,7 +145,7 @@ def test_upsample_sum_with_affine(backend: str, dtype: torch.dtype, layout: str)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_canvas(backend: str, dtype: torch.dtype, layout: str) -> None:
     """Pooling onto a canvas and summing from it are exactly pooling and summing."""
     n, c, size, levels = SHAPES[1]
@@ -168,7 +168,7 @@ def test_canvas(backend: str, dtype: torch.dtype, layout: str) -> None:
 
 @pytest.mark.parametrize("refine", ["none", "quarter"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [(64, 64), (17, 23), (1, 1), (5, 200)])
 def test_argmax(backend: str, size: tuple[int, int], dtype: torch.dtype, layout: str, refine: str) -> None:
     maps = draw((3, 16, *size), dtype, 0).round(decimals=1)
@@ -191,7 +191,7 @@ def test_argmax(backend: str, size: tuple[int, int], dtype: torch.dtype, layout:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [(64, 64), (17, 23), (1, 1)])
 def test_loss_and_targets(backend: str, size: tuple[int, int], dtype: torch.dtype, layout: str) -> None:
     pred = draw((3, 16, *size), dtype, 0)
@@ -213,11 +213,39 @@ def test_loss_and_targets(backend: str, size: tuple[int, int], dtype: torch.dtyp
         assert_close(targets.cpu(), ops.gaussian_heatmaps(joints, weight, size))
 
 
+@pytest.mark.parametrize("other", [None, "same", "twice"])
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("outputs", [1, 3, 5])
+def test_add_affine_relu(backend: str, outputs: int, dtype: torch.dtype, layout: str, other: str | None) -> None:
+    n, c, h, w = 2, 28, 16, 20
+    # Few digits: sums are exact, and the norms' results are rounded once.
+    x = draw((n, c, h // 2, w // 2) if other == "twice" else (n, c, h, w), torch.float64, 0).mul(8).round() / 8
+    more = None if other is None else draw((n, c, h, w), torch.float64, 1).mul(8).round() / 8
+    wide = torch.promote_types(dtype, torch.float32)
+    scale, shift = draw((outputs, c), wide, 2), draw((outputs, c), wide, 3)
+    with ops.backend("reference"):
+        exact = ops.add_affine_relu(
+            x.to(wide), None if more is None else more.to(wide), scale, shift, keep=more is not None
+        )
+    with ops.backend(backend):
+        got = ops.add_affine_relu(
+            arrange(x.to(dtype), layout),
+            None if more is None else arrange(more.to(dtype), layout),
+            scale.cuda(),
+            shift.cuda(),
+            keep=more is not None,
+        )
+    for a, b in zip(got, exact, strict=True):
+        assert a.dtype == dtype and a.is_contiguous(memory_format=torch.channels_last)
+        near(a, b)
+
+
 def test_empty_batches(backend: str) -> None:
-    x = torch.zeros(0, 3, 8, 8, device="cuda", requires_grad=True)
+    x = torch.zeros(0, 3, 8, 8).cuda().requires_grad_()
     with ops.backend(backend):
         out = ops.upsample_sum(ops.fractional_max_pool_pyramid(x, [(4, 4)]), (8, 8))
         out.sum().backward()
         coords, scores = ops.heatmap_argmax(x)
-        loss = ops.heatmap_loss(x, torch.zeros(0, 3, 2, device="cuda"), torch.zeros(0, 3, device="cuda"))
+        loss = ops.heatmap_loss(x, torch.zeros(0, 3, 2).cuda(), torch.zeros(0, 3).cuda())
     assert x.grad is not None and coords.shape == (0, 3, 2) and scores.shape == (0, 3) and loss == 0

@@ -9,7 +9,8 @@ from torch import nn
 
 from pyranet_fast import ops
 from pyranet_fast.data.transforms import crop_matrix, invert, to_map, transform_points
-from pyranet_fast.inference.heatmaps import decode, score_maps
+from pyranet_fast.inference.heatmaps import decode, prepare_model, score_maps
+from pyranet_fast.models import InferencePyraNet, PyraNet
 from pyranet_fast.pose import LSP, MPII
 
 SIZE = 64
@@ -156,3 +157,14 @@ def test_bad_arguments_get_a_sentence():
         score_maps(Random(), images, MPII)
     with pytest.raises(ValueError, match=r"inverse has shape \(2, 3\)"):
         decode(torch.zeros(1, 14, 4, 4), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_is_folded_wherever_predictions_are_made(precision):
+    """ "meta" stands for a GPU."""
+    for device in (torch.device("cpu"), torch.device("meta")):
+        network, autocast = prepare_model(PyraNet(1, 3, features=24, depth=1), device, precision)
+        assert isinstance(network, InferencePyraNet) and autocast == "fp32" and network.precision == precision
+        assert {t.device.type for t in (*network.parameters(), *network.buffers())} == {device.type}
+    plain, autocast = prepare_model(nn.Conv2d(3, 3, 1), torch.device("meta"), precision)
+    assert isinstance(plain, nn.Conv2d) and autocast == precision

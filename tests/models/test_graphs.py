@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import types
+from typing import Any
 
 import pytest
 import torch
 
 from pyranet_fast.models import GraphedInference, InferencePyraNet, PyraNet, optimize_for_inference
+from pyranet_fast.models.optimized.graphs import CudaCapture
 from tests.fake_capture import FakeCapture
 
 
@@ -77,3 +81,40 @@ def test_no_images_and_bad_ones(network: InferencePyraNet) -> None:
     assert isinstance(asked, GraphedInference)
     with pytest.raises(ValueError, match="image is on cpu; with graph=True an image on a CUDA device is accepted"):
         asked(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_capture_is_made_on_a_stream_of_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch alone would capture on one stream, of the device of the first capture: the other device's work is lost."""
+    current, captured = [0], []
+
+    class OnDevice:
+        def __init__(self, device: torch.device) -> None:
+            self.index, self.before = torch.device(device).index, 0
+
+        def __enter__(self) -> None:
+            self.before, current[0] = current[0], self.index
+
+        def __exit__(self, *_: object) -> None:
+            current[0] = self.before
+
+    class Stream:
+        def __init__(self) -> None:
+            self.device = current[0]
+
+        def wait_stream(self, other: Stream) -> None:
+            assert other.device == self.device
+
+    def graph(_: object, *, stream: Stream | None = None, capture_error_mode: str = "global") -> Any:
+        captured.append((current[0], None if stream is None else stream.device, capture_error_mode))
+        return contextlib.nullcontext()
+
+    fakes = {"device": OnDevice, "Stream": Stream, "graph": graph, "current_stream": Stream}
+    fakes |= {"CUDAGraph": lambda: types.SimpleNamespace(replay=None), "stream": lambda s: contextlib.nullcontext()}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    for index in (0, 1):
+        capture = CudaCapture(torch.device("cuda", index))
+        assert capture.warm_up(lambda: current[0]) == index
+        assert capture.record(lambda: current[0])[1] == index
+    assert CudaCapture(torch.device("cuda", 1)).record(lambda: current[0])[1] == 1, "without a warm-up before"
+    assert captured == [(0, 0, "thread_local"), (1, 1, "thread_local"), (1, 1, "thread_local")]

@@ -240,7 +240,11 @@ def compile_in_subprocess(operator: str, cache: Path) -> list[str]:
     return run.stdout.splitlines()
 
 
-def compile_only(arch: int, check: Callable[[Any, Any], None] = lambda function, kernel: None) -> None:
+def print_name(function: Any, kernel: Any) -> None:
+    print(kernel.metadata.name, len(kernel.asm["cubin"]), flush=True)
+
+
+def compile_only(arch: int, check: Callable[[Any, Any], None] = print_name) -> None:
     """Let kernel launches compile for this GPU and not launch; ``check(function, kernel)`` looks at what came out."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver, jit
@@ -261,7 +265,6 @@ def compile_only(arch: int, check: Callable[[Any, Any], None] = lambda function,
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         kernel = real(self, *args, grid=grid, warmup=True, **kwargs)
         check(self, kernel)
-        print(arch, kernel.metadata.name, len(kernel.asm["cubin"]), flush=True)
 
     jit.JITFunction.compiled, jit.JITFunction.run = real, run
 
@@ -314,6 +317,7 @@ def compile_heatmaps(run: Callable[[Tensor, Tensor, Tensor], None]) -> None:
             # 2 sigma^2 arrives as float64 and is rounded
             assert dtype == torch.float64 or len(arithmetic) <= 1, arithmetic
             assert "two_sigma_squared" not in function.arg_names or any(".param" in line for line in lines)
+            print_name(function, kernel)
 
         compile_only(80, check)
         wide = torch.promote_types(dtype, torch.float32)
@@ -350,8 +354,19 @@ def compile_gaussians() -> None:
     compile_heatmaps(run)
 
 
+def compile_add_affine_relu() -> None:
+    from pyranet_fast.ops.triton import add_affine_relu as affine
+
+    compile_only(90)
+    for layout, dtype, outputs in (("channels_last", torch.bfloat16, 3), ("permuted", torch.float64, 1)):
+        x, other = (in_layout(layout, torch.zeros(2, 28, side, side, dtype=dtype)) for side in (4, 8))
+        vector = torch.zeros(outputs, 28, dtype=torch.promote_types(dtype, torch.float32))
+        affine.forward(x, other, vector, vector, True)
+
+
 if __name__ == "__main__":
     {
+        "add_affine_relu": compile_add_affine_relu,
         "fractional_max_pool_pyramid": compile_pool,
         "upsample_sum": compile_upsample,
         "heatmap_argmax": compile_argmax,

@@ -198,3 +198,29 @@ def test_it_is_refused_where_it_cannot_be(tmp_path: Path, capsys: pytest.Capture
     assert sentence in capsys.readouterr().err
     with pytest.raises(UserError, match="--cuda-graph was given with --compile"):
         PoseConfig(cuda_graph=True, compile=True)
+
+
+def test_random_numbers_go_on_where_the_task_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a second GPU in use its generator counts, not that of the current device."""
+    generators = {0: torch.tensor([10]), 1: torch.tensor([11])}
+
+    def index(device: str | torch.device = "cuda") -> int:
+        return torch.device(device).index or 0
+
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": generators[index(device)].clone())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device="cuda": generators.update({index(device): state})
+    )
+    task = SmallTask()
+    task.config = PoseConfig(output=str(tmp_path))  # type: ignore[attr-defined]
+    monkeypatch.setattr(SmallTask, "optimizer", lambda self: torch.optim.SGD(self.model.parameters(), lr=0.1), False)
+    del task.optimizer
+    task.steps_per_epoch, task.device = 1, torch.device("cuda", 1)  # type: ignore[attr-defined]
+    training = trainer.Trainer(task, task.config)  # type: ignore[arg-type, attr-defined]
+    state, weights = training.state_dict(), training.model.state_dict()
+    generators[1] = torch.tensor([99])
+    training.load_state_dict(state, weights)
+    assert generators[1].item() == 11 and generators[0].item() == 10
+    task.device = torch.device("cpu")  # a checkpoint of a GPU goes on on the CPU
+    training.load_state_dict(state | {"random_cuda": torch.tensor([55])}, weights)
+    assert {i: int(g) for i, g in generators.items()} == {0: 10, 1: 11}

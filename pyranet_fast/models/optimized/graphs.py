@@ -38,22 +38,28 @@ class CudaCapture:
     def warm_up(self, function: Callable[[], T]) -> T:
         """On a stream of its own, as what is to be captured has to be: the default stream cannot be captured."""
         with torch.cuda.device(self.device):
-            if self._side is None:
-                self._side = torch.cuda.Stream()
-            current = torch.cuda.current_stream()
-            self._side.wait_stream(current)
-            with torch.cuda.stream(self._side):
+            side, current = self._stream(), torch.cuda.current_stream()
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
                 result = function()
-            current.wait_stream(self._side)
+            current.wait_stream(side)
         return result
 
     def record(self, function: Callable[[], T]) -> tuple[Callable[[], None], T]:
         """One graph with memory of its own, which lives as long as what is returned."""
         graph = torch.cuda.CUDAGraph()
-        # "global" would forbid what other threads do meanwhile: a loader's pins memory.
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = function()
+        with torch.cuda.device(self.device):
+            # The stream by name: torch has one for all captures of a process, on the device of the first, and what runs
+            # on another device would not be recorded. "global" would forbid what other threads do meanwhile: a loader's
+            # pins memory.
+            with torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"):
+                result = function()
         return graph.replay, result
+
+    def _stream(self) -> torch.cuda.Stream:
+        if self._side is None:
+            self._side = torch.cuda.Stream()
+        return self._side
 
 
 _WARM_UPS = 2

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from . import add_affine_relu as affine
 from . import fractional_max_pool_pyramid as pool
 from . import gaussian_heatmaps as gaussian
 from . import heatmap_argmax as argmax
@@ -30,6 +31,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "heatmap_loss": loss.forward,
     "heatmap_loss_backward": loss.backward,
     "gaussian_heatmaps": gaussian.forward,
+    "add_affine_relu": affine.forward,
 }
 
 _library = torch.library.Library("pyranet_fast_triton", "DEF")  # unregisters its operators when it is collected

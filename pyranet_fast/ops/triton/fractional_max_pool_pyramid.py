@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import empty_map, wide_dtype
+from ..checks import empty_map, memory_format, wide_dtype
 from .geometry import quotient, search_margin, window_repeats, window_sample, window_start, window_takers
 from .tiles import (
     Layout,
@@ -346,8 +346,10 @@ def backward(
     if scale is None and shift is None and not relu:
         x = None
     own = samples.shape[2] > 1
-    # Larger tiles than usual: where windows start is worked out once for a row or column of a tile.
-    layout = Layout.of(positions, grad_x, [positions, *grads, x], not own, elements=1024)
+    # Where channels share windows and lie side by side, larger tiles than usual: where windows start is worked out once
+    # for a row or column of a tile. Elsewhere every element of a thread needs registers for that.
+    large = not own and memory_format(positions) == torch.channels_last
+    layout = Layout.of(positions, grad_x, [positions, *grads, x], not own, elements=1024 if large else 512)
     tiles = layout.tiles(h, w)
     parts, sums = n * tiles, None
     if scale is not None or shift is not None:

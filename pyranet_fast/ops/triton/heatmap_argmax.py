@@ -169,8 +169,10 @@ def _search(
     scores = torch.empty((n, k), dtype=score_dtype, device=heatmaps.device)
     second = heatmaps if mirrored is None else mirrored
     channels = channel_group(heatmaps)
-    # A program reads its maps alone: it gets threads enough to do so in a few steps.
-    tile = Tile.of(h, w, channels, elements=min(8192, max(2048, power_of_two(h * w * channels) // 2)))
+    # A program reads its maps alone: it gets threads enough to do so in a few steps. Of two stacks a thread has half as
+    # many elements: with as many its registers would not do.
+    each = 16 if mirrored is None else 8
+    tile = Tile.of(h, w, channels, elements=min(512 * each, max(2048, power_of_two(h * w * channels) // 2)))
     groups = tile.groups(k)
     launch(
         _argmax_kernel,
@@ -192,6 +194,6 @@ def _search(
         QUARTER=quarter,
         WIDE=wide_type(heatmaps),
         OFFSET=offset_dtype(heatmaps, second),
-        **tile.options(),
+        **tile.options(each),
     )
     return coords, scores

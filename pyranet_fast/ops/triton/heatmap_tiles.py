@@ -37,9 +37,9 @@ class Tile(NamedTuple):
         """Programs side by side along the channels."""
         return -(-channels // self.channels)
 
-    def options(self) -> dict[str, Any]:
-        """The tile as a kernel's arguments, and the warps for it: 16 elements a thread."""
-        warps = max(1, min(16, self.rows * self.columns * self.channels // 512))
+    def options(self, elements: int = 16) -> dict[str, Any]:
+        """The tile as a kernel's arguments, and the warps for it: that many elements a thread."""
+        warps = max(1, min(16, self.rows * self.columns * self.channels // (32 * elements)))
         return {"ROWS": self.rows, "COLUMNS": self.columns, "CHANNELS": self.channels, "num_warps": warps}
 
 

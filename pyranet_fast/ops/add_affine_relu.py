@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import dispatch, reference
-from ..checks import check_map, check_same_device, transformed, wide_dtype
-from ..registration import describe, folded, without_gradient
+from . import dispatch, reference
+from .checks import check_map, check_same_device, transformed, wide_dtype
+from .registration import describe, folded, without_gradient
 
 
 def add_affine_relu(
@@ -57,12 +57,12 @@ def add_affine_relu(
     if scale.shape[0] == 0 and not keep:
         raise ValueError("scale has no rows and keep is False: nothing is asked for")
     compiling = torch.compiler.is_compiling()
-    if x.device.type == "cpu" and dispatch.choose(x) == "native" and (compiling or not transformed()):
+    ops = dispatch.operators(x) if x.device.type in ("cpu", "cuda") else None
+    if ops is not None and (compiling or not transformed()):
         if compiling:
             x, scale, shift = x.detach(), scale.detach(), shift.detach()
             other = None if other is None else other.detach()
-        operator = torch.ops.pyranet_fast.add_affine_relu
-        result: Sequence[Tensor] = without_gradient(operator, x, other, scale, shift, keep)
+        result: Sequence[Tensor] = without_gradient(ops.add_affine_relu, x, other, scale, shift, keep)
         return list(result)
     with torch.no_grad():
         return reference.add_affine_relu(x, other, scale, shift, keep)
@@ -78,4 +78,4 @@ def _composite(ops: Any, x: Tensor, other: Tensor | None, scale: Tensor, shift: 
     return reference.add_affine_relu(x, other, scale, shift, keep)
 
 
-describe("add_affine_relu", _fake, composite=_composite, batched=folded({"x": 0, "other": 0}), only="pyranet_fast")
+describe("add_affine_relu", _fake, composite=_composite, batched=folded({"x": 0, "other": 0}))
