@@ -99,7 +99,7 @@ void forward(const Tensor& x, const std::optional<Tensor>& weight, const std::op
   // Sums are taken of the distances from one pixel's values: without that the variance of a map with a large mean
   // would drown in rounding.
   std::vector<W> pivot(s.channels);
-  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = load(px[s.channels_last ? c : c * s.area]);
+  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = finite_pivot(load(px[s.channels_last ? c : c * s.area]));
   const auto pivots = repeat(pivot, tile);
   const auto sums = total<T>(
       s,
@@ -114,9 +114,8 @@ void forward(const Tensor& x, const std::optional<Tensor>& weight, const std::op
   const double count = static_cast<double>(s.pixels());
   for (int64_t c = 0; c < s.channels; ++c) {
     const double offset = sums[c] / count;
-    const double variance = std::max(0.0, sums[s.channels + c] / count - offset * offset);
     pmean[c] = static_cast<W>(pivot[c] + offset);
-    pvar[c] = static_cast<W>(std::isnan(sums[s.channels + c]) ? sums[s.channels + c] : variance);
+    pvar[c] = static_cast<W>(not_negative(sums[s.channels + c] / count - offset * offset));
     scale[c] = static_cast<W>(scale[c] / std::sqrt(static_cast<double>(pvar[c]) + eps));
     shift[c] -= pmean[c] * scale[c];
   }
@@ -166,14 +165,15 @@ void backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& 
         const int64_t at = (n * s.channels + c) * s.area;
         PF_CHOOSE(gradient_sums_plane<T>)(pg + at, px + at, scale[c], shift[c], pmean[c], s.area, a, b);
       });
-  // grad_x = scale (g - mean(g) - (x - mean) inverse^2 mean(g (x - mean)))
+  // grad_x = scale (g - mean(g) - (x - mean) inverse^2 mean(g (x - mean))): scale last, as in PyTorch, so that an
+  // infinite one gives infinities and not their difference
   std::vector<W> slope(s.channels), offset(s.channels);
   const double count = static_cast<double>(s.pixels());
   for (int64_t c = 0; c < s.channels; ++c) {
     pgb[c] = static_cast<W>(sums[c]);
     pgw[c] = static_cast<W>(sums[s.channels + c] * inverse[c]);
-    slope[c] = static_cast<W>(-scale[c] * inverse[c] * inverse[c] * sums[s.channels + c] / count);
-    offset[c] = static_cast<W>(-scale[c] * sums[c] / count);
+    slope[c] = static_cast<W>(-inverse[c] * inverse[c] * sums[s.channels + c] / count);
+    offset[c] = static_cast<W>(-sums[c] / count);
   }
   const auto slopes = repeat(slope, tile), offsets = repeat(offset, tile);
   each(

@@ -22,7 +22,7 @@ from ..data.crops import ScaledCrops, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource
 from ..data.left_out import LeftOut
 from ..errors import UserError
-from ..inference.heatmaps import decode, decode_scales, score_maps
+from ..inference.heatmaps import decode, decode_scales, require_finite, score_maps
 from ..io import atomic_write
 from ..metrics import Score
 
@@ -181,7 +181,7 @@ def evaluate_pose(
 
     Raises:
         UserError: an image cannot be read, or not a single one can, or the images are kept in part and show less than
-            the widest crop needs.
+            the widest crop needs, or the network's score maps are not finite.
     """
     state = EvaluationState(len(people), len(people.skeleton)) if state is None else state
     todo = state.remaining()
@@ -207,6 +207,7 @@ def evaluate_pose(
                 images = some["images"].flatten(0, 1)
                 maps = score_maps(model, images, people.skeleton, flip=flip, device=device, precision=precision)
                 in_network += time.perf_counter() - before
+                require_finite(maps)
                 joints, scores = _decode(maps, scales, some)
                 rows[valid] = np.concatenate([joints, scores[..., None]], -1)
             state.add(index, rows, valid, frames, why)

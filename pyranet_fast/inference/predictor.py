@@ -21,7 +21,7 @@ from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_
 from .calibration import Calibration
 from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
 from .exported import SUFFIXES, ExportedNetwork
-from .heatmaps import decode, prepare_model, resolve_precision, score_maps
+from .heatmaps import decode, prepare_model, require_finite, resolve_precision, score_maps
 from .result import Pose
 
 logger = logging.getLogger("pyranet_fast")
@@ -134,7 +134,7 @@ class Predictor:
 
         Raises:
             UserError: a file that cannot be read, a box that is not four finite numbers with a positive size
-                or that lies outside the image, or weights that give NaN.
+                or that lies outside the image, or weights that give score maps which are not finite.
             TypeError, ValueError: an image of another kind.
         """
         return self.predict_batch([image], [box])[0]
@@ -220,11 +220,8 @@ class Predictor:
             device=self.device,
             precision=self._autocast,
         )
+        require_finite(maps)
         joints, scores = decode(maps, np.stack(inverses))
-        if not np.isfinite(scores).all():
-            raise UserError(
-                "the network gives scores that are not finite: its weights are damaged or training diverged"
-            )
         heatmaps = maps.cpu().numpy()
         to_input = np.array([[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]])
         skeleton = self.skeleton.as_value()

@@ -79,7 +79,7 @@ def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.M
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """``model.load_state_dict`` that answers a mismatch with one sentence."""
+    """``model.load_state_dict`` that answers a mismatch, and weights that are not finite, with one sentence."""
     own = model.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     if missing or extra:
@@ -93,6 +93,11 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str |
             raise UserError(
                 f"{path} is of another configuration: {name} has shape {tuple(tensor.shape)}, "
                 f"the network's is {tuple(own[name].shape)}"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{path} has values that are not finite in {name}: it is damaged, or its training diverged; "
+                "finite weights are expected"
             )
     model.load_state_dict(weights)
 

@@ -36,7 +36,7 @@ void check(int64_t inputs, int64_t outputs, int64_t h, int64_t w) {
     (v.data() + p * tiles * inputs, packed.data() + p * inputs * padded, tiles, inputs, padded,
      m.data() + p * tiles * padded);
   }
-  PF_CHOOSE(winograd_scatter)(job, 0, tiles, m.data());
+  const bool finite = PF_CHOOSE(winograd_scatter)(job, 0, tiles, m.data());
 
   // The gradient of the weight, for `other` as the gradient of the output.
   std::vector<float> d(36 * tiles * padded), u(36 * inputs * padded, 0.f);
@@ -79,6 +79,11 @@ void check(int64_t inputs, int64_t outputs, int64_t h, int64_t w) {
   }
   const std::string of = " of " + std::to_string(inputs) + " to " + std::to_string(outputs) + " channels";
   expect("winograd" + of, y.data(), wanted, 1e-4);
+  const float told = finite ? 1.f : 0.f, infinity = std::numeric_limits<float>::infinity();
+  expect("winograd, of finite values," + of, &told, {1.0}, 0);
+  m[padded * (tiles - 1)] = infinity;
+  const float spoilt = PF_CHOOSE(winograd_scatter)(job, 0, tiles, m.data()) ? 1.f : 0.f;
+  expect("winograd, of an infinity," + of, &spoilt, {0.0}, 0);
   expect("winograd, the weight's gradient," + of, gradient.data(), wanted_gradient, 5e-4);
 }
 

@@ -61,7 +61,7 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double e
   W* pmean = write_pointer<W>(mean);
   W* pvar = write_pointer<W>(var);
   std::vector<W> pivot(s.channels);  // see batch_norm_relu.cpp
-  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = load(px[c]);
+  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = finite_pivot(load(px[c]));
   const auto pivots = tiled(s, pivot);
   std::vector<double> parts(s.chunks() * 2 * s.channels, 0.0), sums(2 * s.channels, 0.0);
   s.each([&](int64_t i, int64_t begin, int64_t end) {
@@ -73,9 +73,8 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double e
   const double count = static_cast<double>(s.pixels);
   for (int64_t c = 0; c < s.channels; ++c) {
     const double offset = sums[c] / count;
-    const double variance = std::max(0.0, sums[s.channels + c] / count - offset * offset);
     pmean[c] = static_cast<W>(pivot[c] + offset);
-    pvar[c] = static_cast<W>(std::isnan(sums[s.channels + c]) ? sums[s.channels + c] : variance);
+    pvar[c] = static_cast<W>(not_negative(sums[s.channels + c] / count - offset * offset));
   }
   std::vector<W> scale, shift;
   fold(s, weight.const_data_ptr<W>(), bias.const_data_ptr<W>(), pmean, pvar, eps, scale, shift);

@@ -1,6 +1,8 @@
 // 3x3 convolution, stride 1, padding 1, of channels_last float32 maps by Winograd's minimal filtering (Lavin and Gray,
 // CVPR 2016), F(4x4, 3x3): a quarter of the products of the direct method. Blocks of tiles go through the three steps
 // (input transform, 36 matrix products, output transform) in one thread's cache.
+#include <atomic>
+
 #include "cpu/fused/winograd_job.h"
 #include "cpu/host.h"
 
@@ -65,8 +67,8 @@ Tensor winograd_pack(Tensor weight, bool backward) {
   return result;
 }
 
-Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> other,
-                        int64_t outputs, bool relu) {
+std::tuple<Tensor, bool> winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias,
+                                          std::optional<Tensor> other, int64_t outputs, bool relu) {
   STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float,
                   "winograd_conv3x3: x must be (N, C, H, W) in float32");
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
@@ -76,7 +78,7 @@ Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std
                       packed.is_contiguous(),
                   "winograd_conv3x3: packed must come from winograd_pack on this machine, for the channels of x");
   Tensor y = empty_nchw(x, {n, outputs, h, w}, true, ScalarType::Float);
-  if (y.numel() == 0) return y;
+  if (y.numel() == 0) return {y, true};
   if (bias.has_value()) {
     STD_TORCH_CHECK(bias->numel() == outputs && bias->scalar_type() == ScalarType::Float,
                     "winograd_conv3x3: bias must be (K,) in float32");
@@ -106,6 +108,7 @@ Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std
   // Equal blocks: a short last one would leave threads waiting.
   const int64_t blocks = std::max<int64_t>((tiles + kBlock - 1) / kBlock, std::min<int64_t>(tiles / 12, 2));
   const int64_t block = blocks == 0 ? tiles : (tiles + blocks - 1) / blocks;
+  std::atomic<bool> finite{true};
   parallel_for(0, (tiles + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<float[]> scratch(new float[36 * block * (c + wide) + 64]);
     float* v = scratch.get() + (16 - reinterpret_cast<uintptr_t>(scratch.get()) / 4 % 16) % 16;
@@ -117,15 +120,15 @@ Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std
         PF_CHOOSE(winograd_product)
         (v + p * (t1 - t0) * c, u + p * c * wide, t1 - t0, c, wide, m + p * (t1 - t0) * wide);
       }
-      PF_CHOOSE(winograd_scatter)(job, t0, t1, m);
+      if (!PF_CHOOSE(winograd_scatter)(job, t0, t1, m)) finite = false;
     }
   });
-  return y;
+  return {y, finite.load()};
 }
 
 // The gradient of the weight, (K, C, 3, 3): products of transformed inputs and transformed gradients summed over all
 // tiles, in one order whatever the number of threads, then transformed back.
-Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
+std::tuple<Tensor, bool> winograd_weight_gradient(Tensor x, Tensor gradient) {
   STD_TORCH_CHECK(x.dim() == 4 && gradient.dim() == 4 && x.scalar_type() == ScalarType::Float &&
                       gradient.scalar_type() == ScalarType::Float && x.size(0) == gradient.size(0) &&
                       x.size(2) == gradient.size(2) && x.size(3) == gradient.size(3),
@@ -157,8 +160,10 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
     });
   }
   float* to = result.mutable_data_ptr<float>();
+  std::atomic<bool> finite{true};
   parallel_for(0, c, 8, [&](int64_t begin, int64_t end) {
     std::vector<double> half(18 * wide);
+    double spoilt = 0;  // or NaN
     for (int64_t i = begin; i < end; ++i) {
       for (int a = 0; a < 3; ++a) {
         for (int b = 0; b < 6; ++b) {
@@ -176,12 +181,14 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
             double sum = 0;
             for (int e = 0; e < 6; ++e) sum += kFilter[e][b] * half[(6 * a + e) * wide + o];
             to[(o * c + i) * 9 + 3 * a + b] = static_cast<float>(sum);
+            spoilt += to[(o * c + i) * 9 + 3 * a + b] * 0.0;
           }
         }
       }
     }
+    if (spoilt != 0) finite = false;
   });
-  return result;
+  return {result, finite.load()};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {

@@ -76,12 +76,14 @@ inline void winograd_product(const float* v, const float* u, int64_t tiles, int6
   }
 }
 
-// Output tiles [t0, t1) out of m: (36, tiles, padded), with bias, other and ReLU.
-inline void winograd_scatter(const WinogradJob& job, int64_t t0, int64_t t1, const float* m) {
+// Output tiles [t0, t1) out of m: (36, tiles, padded), with bias, other and ReLU. Whether the convolution is finite in
+// all of them: an infinity or NaN has spread over its tile where it is not, and differences of infinities are NaN.
+inline bool winograd_scatter(const WinogradJob& job, int64_t t0, int64_t t1, const float* m) {
   using F = Vector<float>;
   constexpr int L = F::kCount;
   const int64_t c = job.outputs, plane = (t1 - t0) * job.padded;
   const typename F::Values zero = {};
+  typename F::Values spoilt = {};  // 0, or NaN
   for (int64_t t = t0; t < t1; ++t) {
     const int64_t n = t / (job.rows * job.columns), y0 = t / job.columns % job.rows * 4, x0 = t % job.columns * 4;
     const int64_t at = n * job.height * job.width * c;
@@ -93,6 +95,9 @@ inline void winograd_scatter(const WinogradJob& job, int64_t t0, int64_t t1, con
       for (int p = 0; p < 36; ++p) d[p] = F::read(from + p * plane + k);
       for (int j = 0; j < 6; ++j) winograd_out(d + j, 6);
       for (int i = 0; i < 4; ++i) winograd_out(d + 6 * i, 1);
+      for (int i = 0; i < 4; ++i) {
+        for (int j = 0; j < 4; ++j) spoilt += d[6 * i + j] * 0.f;
+      }
       typename F::Values bias = {};
       if (job.bias != nullptr) {
         for (int64_t l = 0; l < lanes; ++l) bias[l] = job.bias[k + l];
@@ -115,6 +120,10 @@ inline void winograd_scatter(const WinogradJob& job, int64_t t0, int64_t t1, con
       }
     }
   }
+  for (int l = 0; l < L; ++l) {
+    if (spoilt[l] != 0) return false;
+  }
+  return true;
 }
 
 // One dimension of the transform of an output's gradient: the transpose of winograd_out, four values to six, in place.

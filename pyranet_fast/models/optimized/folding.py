@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import UserError
 from ...nn.hourglass import max_pool
 from ...nn.layers import BatchNormReLU
 from ...nn.pyramid import DilatedPyramid, PooledPyramid, PyramidResidualModule, draw_samples, level_sizes
@@ -45,6 +46,20 @@ def fold(conv: nn.Conv2d, bn: nn.Module | None = None, *, shift_share: float = 1
         scale, shift = (v.detach().double() for v in norm_of(bn).folded())
         weight, bias = weight * scale[:, None, None, None], bias * scale + shift * shift_share
     return weight, bias
+
+
+def check_finite(network: nn.Module, precision: str) -> None:
+    """Refuse what is not finite in a folded network, since oneDNN's ReLU would make a pose of it: NaN becomes 0.
+
+    Raises:
+        UserError: it names the first tensor.
+    """
+    for name, tensor in network.named_buffers():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"model has weights or running statistics that are not finite in {precision}: folded, they are "
+                f"{name}; finite ones are expected"
+            )
 
 
 def _packs(weight: Tensor) -> bool:
@@ -106,7 +121,7 @@ class FoldedConv(nn.Module):
         if self._can_winograd and policy.winograd_pays(x):
             if self._winograd is None:
                 self._winograd = winograd.prepack(self.weight)
-            return winograd.conv3x3(x, self._winograd, self.bias, other, relu=self.relu)
+            return winograd.conv3x3(x, self._winograd, self.weight, self.bias, other, relu=self.relu)
         if self._is_pointwise and policy.fused_pointwise_alone_pays(x, self.weight):
             if self._pointwise is None:
                 self._pointwise = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])
