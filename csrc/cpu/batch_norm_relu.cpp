@@ -1,5 +1,6 @@
 // relu(batch_norm(x)) with batch statistics, forward and backward, in two passes each: statistics, then values.
 // The backward needs only x: the mask is recomputed, the normalized map is never stored.
+#include "common/batch_norm_relu_checks.h"
 #include "cpu/host.h"
 
 #define PF_KERNEL_FILE "cpu/batch_norm_relu_kernel.h"
@@ -39,9 +40,7 @@ std::vector<W> vector_or(const std::optional<Tensor>& values, int64_t size, W ot
   std::vector<W> result(size, otherwise);
   if (values.has_value()) {
     const Tensor dense_values = torch::stable::contiguous(*values);
-    STD_TORCH_CHECK(dense_values.numel() == size, "batch_norm_relu: weight and bias must have one value a channel");
-    dispatch_wide(dense_values,
-                  [&](auto type) { std::copy_n(dense_values.const_data_ptr<decltype(type)>(), size, result.begin()); });
+    std::copy_n(read_pointer<W>(dense_values), size, result.begin());
   }
   return result;
 }
@@ -190,14 +189,9 @@ void backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& 
       });
 }
 
-void check_input(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 4, "batch_norm_relu: x must be (N, C, H, W)");
-  STD_TORCH_CHECK(x.numel() > 0, "batch_norm_relu: x is empty, batch statistics need at least one value a channel");
-}
-
 std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
                                                    double eps) {
-  check_input(x);
+  check_batch_norm_relu("batch_norm_relu", x, weight, bias);
   x = dense(x);
   Tensor y = empty_like_map(x);
   Tensor mean = empty_nchw(x, {x.size(1)}, false, wide_type(x));
@@ -210,8 +204,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tenso
 std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
                                                             std::optional<Tensor> bias, Tensor mean, Tensor var,
                                                             double eps) {
-  check_input(x);
-  x = dense(x);
+  check_batch_norm_relu_backward(grad, x, weight, bias, mean, var);
+  x = dense(x), mean = torch::stable::contiguous(mean), var = torch::stable::contiguous(var);
   Tensor grad_x = empty_like_map(x);
   const bool same_layout = is_channels_last(x) ? is_channels_last(grad) : grad.is_contiguous();
   if (!same_layout) {  // grad_x lends its memory for the copy into x's layout: each element is read before it is
@@ -230,6 +224,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor 
 // Moving averages as nn.BatchNorm2d keeps them: the variance's is unbiased.
 void batch_norm_update(Tensor running_mean, Tensor running_var, Tensor batches, Tensor mean, Tensor var,
                        double momentum, int64_t count) {
+  check_batch_norm_update(running_mean, running_var, batches, mean, var, count);
   const double unbiased = count > 1 ? static_cast<double>(count) / static_cast<double>(count - 1) : 1.0;
   batches.mutable_data_ptr<int64_t>()[0] += 1;
   dispatch_wide(mean, [&](auto type) {

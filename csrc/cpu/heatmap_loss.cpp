@@ -130,7 +130,7 @@ struct Loss {
 };
 
 Tensor heatmap_loss(Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check_heatmap_loss(pred, joints, weight);
+  check_heatmap_loss(pred, joints, weight, sigma);
   pred = dense(pred), joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   Tensor loss = empty_nchw(pred, {}, false, wide_type(pred));
   double value = 0;
@@ -143,7 +143,7 @@ Tensor heatmap_loss(Tensor pred, Tensor joints, Tensor weight, double sigma) {
 }
 
 Tensor heatmap_loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check_heatmap_loss_backward(grad, pred, joints, weight);
+  check_heatmap_loss_backward(grad, pred, joints, weight, sigma);
   pred = dense(pred), joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   Tensor to = empty_like_map(pred);
   if (pred.numel() == 0) return to;

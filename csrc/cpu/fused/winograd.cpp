@@ -3,6 +3,7 @@
 // (input transform, 36 matrix products, output transform) in one thread's cache.
 #include <atomic>
 
+#include "common/checks.h"
 #include "cpu/fused/winograd_job.h"
 #include "cpu/host.h"
 
@@ -19,6 +20,21 @@ void combine(const double* weights, const float* rows, int64_t apart, int64_t co
   for (int64_t i = 0; i < count; ++i) to[i] = a * rows[i] + b * rows[apart + i] + c * rows[2 * apart + i];
 }
 
+// Channels, and heights and widths of maps that may be empty: products of three of them and 36 stay below 2^63.
+constexpr int64_t kMostChannels = int64_t{1} << 20;
+
+void check_channels(const char* what, int64_t channels) {
+  STD_TORCH_CHECK(channels >= 0 && channels <= kMostChannels, what, ": a number of channels is ", channels,
+                  "; expected 0 to ", kMostChannels);
+}
+
+void check_float_map(const char* what, const char* name, const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, what, ": ", name,
+                  " must be (N, C, H, W) in float32");
+  check_channels(what, x.size(1));
+  check_map_extents(what, x);
+}
+
 int64_t padded(int64_t outputs) {
   const int64_t columns = PF_CHOOSE(winograd_columns)();
   return (outputs + columns - 1) / columns * columns;
@@ -30,6 +46,7 @@ Tensor winograd_pack(Tensor weight, bool backward) {
   STD_TORCH_CHECK(
       weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.scalar_type() == ScalarType::Float,
       "winograd_pack: weight must be (K, C, 3, 3) in float32");
+  check_channels("winograd_pack", weight.size(0)), check_channels("winograd_pack", weight.size(1));
   weight = torch::stable::contiguous(weight);
   const int64_t k = weight.size(backward ? 1 : 0), c = weight.size(backward ? 0 : 1);
   const int64_t columns = PF_CHOOSE(winograd_columns)(), panels = padded(k) / columns;
@@ -69,18 +86,18 @@ Tensor winograd_pack(Tensor weight, bool backward) {
 
 std::tuple<Tensor, bool> winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias,
                                           std::optional<Tensor> other, int64_t outputs, bool relu) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float,
-                  "winograd_conv3x3: x must be (N, C, H, W) in float32");
+  check_float_map("winograd_conv3x3", "x", x);
+  check_channels("winograd_conv3x3", outputs);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), wide = padded(outputs);
   STD_TORCH_CHECK(packed.dim() == 4 && packed.size(0) == 36 && packed.size(2) == c &&
-                      packed.size(1) * packed.size(3) == wide && packed.scalar_type() == ScalarType::Float &&
-                      packed.is_contiguous(),
+                      packed.size(3) == PF_CHOOSE(winograd_columns)() && packed.size(1) == wide / packed.size(3) &&
+                      packed.scalar_type() == ScalarType::Float && packed.is_contiguous(),
                   "winograd_conv3x3: packed must come from winograd_pack on this machine, for the channels of x");
   Tensor y = empty_nchw(x, {n, outputs, h, w}, true, ScalarType::Float);
   if (y.numel() == 0) return {y, true};
   if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->numel() == outputs && bias->scalar_type() == ScalarType::Float,
+    STD_TORCH_CHECK(bias->dim() == 1 && bias->numel() == outputs && bias->scalar_type() == ScalarType::Float,
                     "winograd_conv3x3: bias must be (K,) in float32");
     bias = torch::stable::contiguous(*bias);
   }
@@ -129,9 +146,9 @@ std::tuple<Tensor, bool> winograd_conv3x3(Tensor x, Tensor packed, std::optional
 // The gradient of the weight, (K, C, 3, 3): products of transformed inputs and transformed gradients summed over all
 // tiles, in one order whatever the number of threads, then transformed back.
 std::tuple<Tensor, bool> winograd_weight_gradient(Tensor x, Tensor gradient) {
-  STD_TORCH_CHECK(x.dim() == 4 && gradient.dim() == 4 && x.scalar_type() == ScalarType::Float &&
-                      gradient.scalar_type() == ScalarType::Float && x.size(0) == gradient.size(0) &&
-                      x.size(2) == gradient.size(2) && x.size(3) == gradient.size(3),
+  check_float_map("winograd_weight_gradient", "x", x);
+  check_float_map("winograd_weight_gradient", "gradient", gradient);
+  STD_TORCH_CHECK(x.size(0) == gradient.size(0) && x.size(2) == gradient.size(2) && x.size(3) == gradient.size(3),
                   "winograd_weight_gradient: x and gradient must be float32 maps of one batch and size");
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
   gradient = torch::stable::contiguous(gradient, MemoryFormat::ChannelsLast);
