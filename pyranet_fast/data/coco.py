@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnreadableImageError, UserError
+from ..io import reader, reading
 from ..keypoints import Skeleton, flip_pairs_from_names, sides_of
 from ..metrics import box_metric
 from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
@@ -103,6 +104,10 @@ class COCOSource(AnnotatedSource):
         if part not in ("all", "train", "val"):
             raise UserError(f"unknown part {part!r}; all, train and val are accepted")
         self.path = Path(root) / path
+        with reading(self.path, "a COCO keypoint file"):
+            self._open(Path(root), part)
+
+    def _open(self, root: Path, part: str) -> None:
         content = read_json(self.path)
         if not isinstance(content, dict):
             raise UserError(f"{self.path} holds a {type(content).__name__}; a COCO object is accepted")
@@ -117,7 +122,7 @@ class COCOSource(AnnotatedSource):
         people = _without_wrong_boxes(people, self._reasons)
         if not people:
             self._raise_nobody(part)
-        self._image_folder, found = _find_images(self.path, Path(root), [person.name for person in people])
+        self._image_folder, found = _find_images(self.path, root, [person.name for person in people])
         people = [replace(person, name=name) for person, name in zip(people, found, strict=True)]
         self._sizes = {person.name: person.size for person in people if person.size is not None}
         people = self._without_wrong_sizes(people)
@@ -410,6 +415,7 @@ def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
     return held_out
 
 
+@reader("a COCO keypoint file")
 def read_skeleton(path: Path) -> Skeleton:
     """Return the skeleton of a COCO file; UserError where it cannot be read or has none."""
     content = read_json(path)

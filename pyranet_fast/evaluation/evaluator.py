@@ -78,7 +78,10 @@ class EvaluationState:
                     self.refused = _difference(str(file["what"]), self._identity)
                 else:
                     for name in _ARRAYS:
-                        setattr(self, name, np.array(file[name]))
+                        found, own = np.array(file[name]), getattr(self, name)
+                        if found.shape != own.shape or found.dtype.kind != own.dtype.kind:
+                            raise ValueError(name)
+                        setattr(self, name, found.astype(own.dtype))
         except Exception as error:  # NumPy raises many kinds on a damaged file
             raise UserError(f"{path}, the state of an interrupted evaluation, cannot be read; delete it") from error
 

@@ -15,6 +15,7 @@ from ..data.dataset import Image
 from ..data.image_io import as_rgb, read_image
 from ..data.transforms import MAP_STRIDE, crop, invert
 from ..errors import UserError
+from ..io import reading
 from ..keypoints import resolve_skeleton
 from ..models.precision import CHOICES
 from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
@@ -77,11 +78,15 @@ class Predictor:
                 f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path, a name, a Checkpoint or None is "
                 "accepted"
             )
+        self.device = resolve_device(device)
+        with reading(path, "a network for poses"):
+            self._use_checkpoint(checkpoint, path, precision)
+
+    def _use_checkpoint(self, checkpoint: Checkpoint, path: Path, precision: str | None) -> None:
         try:
             self.skeleton = resolve_skeleton(checkpoint.skeleton)
         except UserError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
-        self.device = resolve_device(device)
         model = build_model(checkpoint, path)
         joints = checkpoint.model.get("joints", 16)
         if joints != len(self.skeleton):
@@ -97,7 +102,7 @@ class Predictor:
         known = checkpoint.metrics.get(CALIBRATION)
         self.calibration = None if known is None else Calibration.from_dict(known)
         self.input_size = size
-        batch = 2 if flip else 1
+        batch = 2 if self.flip else 1
         self.model: torch.nn.Module
         self.precision, choice = resolve_precision(model, self.device, precision or "fp32", size, batch)
         if choice is not None:

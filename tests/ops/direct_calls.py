@@ -111,7 +111,6 @@ def _other_tensor(x: Tensor, random: random.Random) -> Tensor:
         lambda: x.new_empty(0),
         lambda: torch.zeros((), dtype=x.dtype),
         lambda: _huge(x, random),
-        lambda: torch.empty(x.shape, dtype=x.dtype, device="meta"),
         lambda: x.clone().fill_(random.choice((-1, 255, 127)) if not x.is_floating_point() else random.choice(_FLOATS)),
     ]
     if x.dim() > 0:

@@ -21,7 +21,7 @@ void combine(const double* weights, const float* rows, int64_t apart, int64_t co
 }
 
 // Channels, and heights and widths of maps that may be empty: products of three of them and 36 stay below 2^63.
-constexpr int64_t kMostChannels = int64_t{1} << 20;
+constexpr int64_t kMostChannels = int64_t{1} << 16;
 
 void check_channels(const char* what, int64_t channels) {
   STD_TORCH_CHECK(channels >= 0 && channels <= kMostChannels, what, ": a number of channels is ", channels,
@@ -159,8 +159,8 @@ std::tuple<Tensor, bool> winograd_weight_gradient(Tensor x, Tensor gradient) {
   const float* g = gradient.const_data_ptr<float>();
   const int64_t tiles = n * job.rows * job.columns;
   const int64_t chunk = std::min<int64_t>(tiles, 256);  // both transforms of a chunk stay in a shared cache
-  const std::unique_ptr<float[]> scratch(new float[36 * (chunk * (c + wide) + c * wide)]);
-  float* v = scratch.get();
+  Tensor scratch = empty_nchw(x, {36 * (chunk * (c + wide) + c * wide)}, false, ScalarType::Float);
+  float* v = scratch.mutable_data_ptr<float>();
   float* d = v + 36 * chunk * c;
   float* u = d + 36 * chunk * wide;
   std::fill(u, u + 36 * c * wide, 0.f);
