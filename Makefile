@@ -22,7 +22,7 @@ CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build emulator parity aarch64 demo weights test lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
+.PHONY: help env build emulator parity aarch64 demo weights test sanitize fuzz lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -127,6 +127,32 @@ weights: build ## the weights in the package, from the data sets below ROOT, int
 # trains once is mostly trained once, and takes from the others when it is done. pytest-benchmark does not go with several.
 test: build emulator parity ## the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) --dist worksteal $(ARGS)
+
+# _C under AddressSanitizer and UndefinedBehaviorSanitizer (SANITIZE), in a copy of the tree: the tests of
+# the operators and CALLS wrong direct calls of each. torch is not built for it: leaks are not looked for, and memory that
+# cannot be had is an exception. Linux, GCC. Minutes to build.
+SANITIZE ?= address,undefined
+CALLS ?= 2000
+SANITIZED := $(CURDIR)/build/sanitize
+SANITIZER_LIBRARIES = $(shell for name in $(subst $(comma), ,$(SANITIZE)); do $(or $(CXX),g++) -print-file-name=lib$$(echo $$name | sed 's/address/asan/; s/undefined/ubsan/').so; done)
+SANITIZED_RUN = cd $(SANITIZED) && LD_PRELOAD="$(SANITIZER_LIBRARIES)" OMP_NUM_THREADS=2 \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 \
+    UBSAN_OPTIONS=print_stacktrace=1 \
+    $(abspath $(PYTHON))
+comma := ,
+
+sanitize: $(VENV)/.installed ## _C under ASan and UBSan: tests/ops and wrong direct calls (CALLS of each); findings are errors
+	@mkdir -p $(SANITIZED) && rm -rf $(SANITIZED)/tests && cp -rp tests pyproject.toml setup.py README.md LICENSE $(SANITIZED)/
+	@cp -rp csrc pyranet_fast $(SANITIZED)/ && rm -f $(SANITIZED)/pyranet_fast/_*.so
+	@cd $(SANITIZED) && PYRANET_FAST_CUDA=0 PYRANET_FAST_SANITIZE=$(SANITIZE) CXX=$(or $(CXX),g++) \
+	    $(abspath $(PYTHON)) setup.py -q build_ext --inplace >native.log 2>&1 || { cat native.log >&2; exit 1; }
+	@$(SANITIZED_RUN) -m tests.ops.direct_calls --calls $(CALLS)
+	@$(SANITIZED_RUN) -m pytest -q -p no:benchmark -p no:cacheprovider -p no:faulthandler tests/ops \
+	    --ignore-glob='*triton*' --deselect tests/ops/test_direct_calls.py $(ARGS)
+
+FILES ?= 10000
+fuzz: build ## changed files of every format (FILES of each): a table; whatever is neither read nor refused is an error
+	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz --files $(FILES) $(ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format: all of them, even where one fails
 	@status=0; \

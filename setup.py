@@ -5,7 +5,8 @@ torch without CUDA and on a machine without a GPU.
 
 Environment: PYRANET_FAST_NATIVE=0 leaves both out, 1 insists on _C; PYRANET_FAST_CUDA=0 leaves _cuda out, 1 insists on
 it; CXX and NVCC name the compilers; TORCH_CUDA_ARCH_LIST chooses the GPU architectures; MAX_JOBS bounds the parallel
-compilations; PYRANET_FAST_WERROR=1 turns compiler warnings into errors.
+compilations; PYRANET_FAST_WERROR=1 turns compiler warnings into errors; PYRANET_FAST_SANITIZE=address,undefined builds
+_C for `make sanitize`.
 """
 
 from __future__ import annotations
@@ -203,6 +204,9 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
     # As system headers torch's draw no warnings.
     flags = [*FLAGS, *without_folders(includes), *(flag for path in includes for flag in ("-isystem", path))]
     flags += ["-Werror"] if os.environ.get("PYRANET_FAST_WERROR") == "1" else []
+    sanitizers = os.environ.get("PYRANET_FAST_SANITIZE", "").strip()
+    if sanitizers:  # with lines for its reports, and stopping at the first
+        flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"]
     oldest = int(cpp_extension.min_supported_cpython, 16)  # torch compiles with Py_LIMITED_API set to this
     python = (oldest >> 24, oldest >> 16 & 0xFF)
     record.update(
@@ -231,7 +235,7 @@ def native_setup(compiler: str, record: dict[str, Any]) -> dict[str, Any]:
         py_limited_api=LIMITED_API,
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET)],
         extra_compile_args={"cxx": flags},
-        extra_link_args=LINK_FLAGS.get(sys.platform, []),
+        extra_link_args=[f"-fsanitize={sanitizers}"] if sanitizers else LINK_FLAGS.get(sys.platform, []),
     )
     return {
         "ext_modules": [native, *([setuptools.Extension(CUDA_MODULE, [], py_limited_api=LIMITED_API)] if nvcc else [])],

@@ -47,10 +47,13 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
       "pooled_pyramid_(Tensor x, int[] sizes, Tensor[] filters, Tensor[] biases, Tensor expand, Tensor expand_bias, "
       "Tensor(a!) y) -> ()");
   // 3x3, stride 1, padding 1, by Winograd's F(4x4, 3x3); CPU, float32, channels_last. packed is winograd_pack's, which
-  // depends on the instruction set; y = relu?(conv(x) + bias + other).
+  // depends on the instruction set; y = relu?(conv(x) + bias + other). finite: where it is false an infinity or NaN has
+  // spread over whole tiles, and the caller convolves again, directly.
   m.def("winograd_pack(Tensor weight, bool backward) -> Tensor");
-  m.def("winograd_weight_gradient(Tensor x, Tensor gradient) -> Tensor");
-  m.def("winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> Tensor");
+  m.def("winograd_weight_gradient(Tensor x, Tensor gradient) -> (Tensor grad_weight, bool finite)");
+  m.def(
+      "winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> (Tensor y, "
+      "bool finite)");
   m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
   // The maps' mean with a mirrored stack: map k of the second one, mirrored, belongs to joint swap[k] (int64) of the
   // first. Scores are float32 (float64 for float64). No gradient, no CPU kernel: Python composes it there.

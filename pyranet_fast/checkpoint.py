@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import UserError
-from .io import atomic_write
+from .io import atomic_write, reader
 
 FORMAT = "pyranet_fast checkpoint"
 FORMAT_VERSION = 1
@@ -61,6 +61,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     atomic_write(path, lambda file: torch.save(content, file))
 
 
+@reader("a checkpoint of pyranet_fast")
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a file of `save_checkpoint`, on the CPU. Only tensors and plain values are unpickled.
 
@@ -75,12 +76,33 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"checkpoint {path} was not written by pyranet_fast: its format mark is missing")
+    if type(content.get("version")) is not int:
+        raise UserError(f"checkpoint {path} has format version {content.get('version')!r}; expected a whole number")
     if content["version"] > FORMAT_VERSION:
         raise UserError(
             f"checkpoint {path} has format version {content['version']}; this version of pyranet_fast reads up to "
             f"{FORMAT_VERSION}: please upgrade it"
         )
-    return Checkpoint(**{k: v for k, v in content.items() if k not in ("format", "version")})
+    return _checked(Checkpoint(**{k: v for k, v in content.items() if k not in ("format", "version")}), path)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "model": (dict,), "weights": (dict,), "skeleton": (str, dict), "input_size": (int,), "training": (dict,),
+    "metrics": (dict,), "kind": (str,), "images": (dict,),
+}  # fmt: skip
+
+
+def _checked(checkpoint: Checkpoint, path: str | Path) -> Checkpoint:
+    """The checkpoint itself, where its fields are of the kinds that they should be."""
+    for name, kinds in _KINDS.items():
+        value = getattr(checkpoint, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"{path} has a {type(value).__name__} for {name}; expected a {expected}")
+    for name, tensor in checkpoint.weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise UserError(f"{path} has a {type(tensor).__name__} for the weight {name!r}; expected a dense tensor")
+    return checkpoint
 
 
 SUFFIX = ".safetensors"
@@ -123,6 +145,7 @@ def _finite(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
+@reader("weights of pyranet_fast")
 def describe(path: str | Path) -> dict[str, Any]:
     """What `save_weights` wrote beside the weights: the fields of `Checkpoint`, ``description`` and ``parameters``.
 
@@ -139,6 +162,7 @@ def _is_parameter(name: str) -> bool:
     return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
+@reader("weights of pyranet_fast")
 def read_weights(path: str | Path) -> Checkpoint:
     """The checkpoint in a file of `save_weights`, in float32, without a training to go on from.
 
@@ -149,7 +173,7 @@ def read_weights(path: str | Path) -> Checkpoint:
         about = _about(file, path)
         weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
     weights = {name: t.float() if t.dtype == torch.float16 else t for name, t in weights.items()}
-    return Checkpoint(weights=weights, **{name: about[name] for name in _FIELDS})
+    return _checked(Checkpoint(weights=weights, **{name: about[name] for name in _FIELDS}), path)
 
 
 def _opened(path: str | Path) -> Any:
@@ -168,6 +192,8 @@ def _about(file: Any, path: str | Path) -> dict[str, Any]:
         version, missing = about["version"], [name for name in _FIELDS if name not in about]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"weights {path} have a description that cannot be read") from error
+    if type(version) is not int:
+        raise UserError(f"weights {path} have format version {version!r}; expected a whole number")
     if version > _VERSION:
         raise UserError(
             f"weights {path} have format version {version}; this version of pyranet_fast reads up to {_VERSION}: "

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from .data.crops import FEWER_WORKERS, NO_SHARED_MEMORY
-from .data.image_io import quiet_opencv
+from .data.image_io import MAX_PIXELS, max_pixels, quiet_opencv
 from .errors import DataWarning, UserError, one_line
 
 logger = logging.getLogger("pyranet_fast")
@@ -145,7 +145,18 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command's flags, with ``--verbose`` and ``--quiet`` among them, and log as they say."""
     add_verbosity(parser)
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help=f"refuse images of more pixels (default: {MAX_PIXELS:,})",
+    )
     arguments = parser.parse_args(argv)
+    most = vars(arguments).pop("max_pixels", None)
+    if most is not None:
+        os.environ["PYRANET_FAST_MAX_PIXELS"] = str(most)  # loader processes inherit it
+        max_pixels()
     set_up_logging(vars(arguments).pop("verbosity", logging.INFO))
     values = ", ".join(f"{name} {value!r}" for name, value in vars(arguments).items())
     logger.debug(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {values}")

@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", default=None, help="as for train: demo, lsp, mpii, packed:FILE, … (default: demo)")
     parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …; none for packed:FILE")
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="images of coco: may lie outside of --root",
+    )
     parser.add_argument("--split", default="test", choices=("val", "test", "train"), help="(default: %(default)s)")
     parser.add_argument(
         "--scales",
@@ -250,7 +255,7 @@ def _add_oks(
 def _people_for(parser: argparse.ArgumentParser, arguments: argparse.Namespace, skeleton: Skeleton) -> PeopleSource:
     """The people of --dataset, whose joints must be those of the checkpoint."""
     arguments.dataset = arguments.dataset or "demo"
-    people = open_dataset(arguments.dataset, arguments.root, arguments.split)
+    people = open_dataset(arguments.dataset, arguments.root, arguments.split, allow_outside=arguments.allow_outside)
     if people.skeleton.joints != skeleton.joints:
         parser.error(
             f"--dataset {arguments.dataset} has the {len(people.skeleton)} joints of {people.skeleton.name}, "

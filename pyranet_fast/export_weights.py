@@ -12,6 +12,7 @@ from . import cli
 from .checkpoint import CALIBRATION, describe, save_weights
 from .errors import UserError
 from .inference.calibration import Calibration
+from .io import reading
 from .models.zoo import build_model, load_checkpoint
 
 
@@ -48,11 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _calibration(path: str) -> Calibration:
     try:
-        return Calibration.from_dict(json.loads(Path(path).read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--calibration {path} cannot be read: {error}") from error
+        with reading(path, "evaluate's calibration.json"):
+            return Calibration.from_dict(json.loads(Path(path).read_text()))
     except UserError as error:
-        raise UserError(f"--calibration {path}: {error}") from error
+        raise UserError(f"--calibration {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,13 +1,68 @@
-"""Files that are whole or not there at all, and the folders they are written to."""
+"""Files that are whole or not there at all, the folders they are written to, and the door for files of others."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from .errors import UserError
+from .errors import UserError, one_line
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def reading(path: object, expected: str) -> Iterator[None]:
+    """The one door for files of others: whatever their bytes make a reader raise becomes a `UserError`.
+
+    Readers say what they find wrong themselves; this is for what they did not think of, in the libraries below them
+    too, and for sizes that a file declares and no memory holds.
+
+    Args:
+        path: the file, for messages.
+        expected: what it should be, such as ``"a COCO keypoint file"``.
+
+    Raises:
+        UserError: it names the file.
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; expected {expected}") from error
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than there is; expected {expected}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply; expected {expected}") from error
+    except Exception as error:
+        text = one_line(str(error))
+        reason = f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+        raise UserError(f"{path} cannot be read; expected {expected} ({reason})") from error
+
+
+def reader(expected: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function that reads the file ``path``, one of its arguments, see `reading`."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def read(*args: P.args, **keywords: P.kwargs) -> R:
+            with reading(signature.bind(*args, **keywords).arguments["path"], expected):
+                return function(*args, **keywords)
+
+        return read
+
+    return decorate
 
 
 def atomic_write(path: Path, write: Callable[..., object]) -> None:

@@ -26,12 +26,18 @@ inline void check_map_extents(const char* what, const Tensor& map, int64_t least
   check_extent(what, map.size(3), least, most);
 }
 
+inline bool is_floating(const Tensor& x) {
+  return is_float_or_double(x) || x.scalar_type() == ScalarType::BFloat16 || x.scalar_type() == ScalarType::Half;
+}
+
 // A folded batch norm: one value a channel, in any floating-point type.
 inline void check_channel_vectors(const char* what, const Tensor& x, const std::optional<Tensor>& scale,
                                   const std::optional<Tensor>& shift) {
   for (const std::optional<Tensor>* vector : {&scale, &shift}) {
-    STD_TORCH_CHECK(!vector->has_value() || ((*vector)->dim() == 1 && (*vector)->size(0) == x.size(1)), what,
-                    ": scale and shift must be (C,)");
+    if (!vector->has_value()) continue;
+    STD_TORCH_CHECK((*vector)->dim() == 1 && (*vector)->size(0) == x.size(1), what, ": scale and shift must be (C,)");
+    STD_TORCH_CHECK(is_floating(**vector) && same_device(**vector, x), what,
+                    ": scale and shift must be floating-point, on the device of x");
   }
 }
 
@@ -47,13 +53,20 @@ inline void check_joints(const char* what, const Tensor& joints, const Tensor& w
                   ": joints and weight must be on one device, that of the maps");
 }
 
+// A Gaussian's standard deviation.
+inline void check_sigma(const char* what, double sigma) {
+  STD_TORCH_CHECK(sigma > 0, what, ": sigma is ", sigma, "; expected a number above 0, in map pixels");
+}
+
 // Places of levels on a canvas, flat: (y, x, h, w) of every level.
 inline void check_places(const char* what, const std::vector<int64_t>& places, int64_t height, int64_t width) {
   STD_TORCH_CHECK(!places.empty() && places.size() % 4 == 0, what, ": places must be (y, x, h, w) of every level");
+  check_extent(what, height), check_extent(what, width);
   for (size_t i = 0; i < places.size(); i += 4) {
     const int64_t y = places[i], x = places[i + 1], h = places[i + 2], w = places[i + 3];
-    STD_TORCH_CHECK(y >= 0 && x >= 0 && h >= 1 && w >= 1 && y + h <= height && x + w <= width, what,
-                    ": a level lies outside its canvas");
+    STD_TORCH_CHECK(
+        y >= 0 && x >= 0 && h >= 1 && w >= 1 && y < height && x < width && h <= height - y && w <= width - x, what,
+        ": a level lies outside its canvas");
   }
 }
 

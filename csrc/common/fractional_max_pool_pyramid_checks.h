@@ -47,17 +47,20 @@ inline void check_pool_backward(const std::vector<Tensor>& grads, const Tensor& 
   constexpr const char* kWhat = "fractional_max_pool_pyramid_backward";
   STD_TORCH_CHECK(!grads.empty(), kWhat, ": grads must not be empty");
   check_pool_samples(kWhat, positions, samples, grads.size(), most);
+  STD_TORCH_CHECK(positions.scalar_type() == ScalarType::Byte, kWhat, ": positions must be uint8");
   STD_TORCH_CHECK(x.has_value() || !(scale.has_value() || shift.has_value() || relu), kWhat,
                   ": x is needed where scale, shift or relu is given");
   const ScalarType dtype = grads[0].scalar_type();
   for (const Tensor& grad : grads) {
     STD_TORCH_CHECK(grad.scalar_type() == dtype && grad.dim() == 4 && grad.size(0) == positions.size(0) &&
                         grad.size(1) == positions.size(1) && grad.size(2) >= 1 && grad.size(3) >= 1 &&
-                        grad.size(2) < positions.size(2) && grad.size(3) < positions.size(3),
-                    kWhat, ": grads must be (N, C, h, w) of one dtype");
+                        grad.size(2) < positions.size(2) && grad.size(3) < positions.size(3) &&
+                        same_device(grad, positions),
+                    kWhat, ": grads must be (N, C, h, w) of one dtype, on the device of positions");
   }
-  STD_TORCH_CHECK(!x.has_value() || (x->scalar_type() == dtype && x->numel() == positions.numel()), kWhat,
-                  ": x must have the shape of positions and the gradients' dtype");
+  STD_TORCH_CHECK(!x.has_value() ||
+                      (x->scalar_type() == dtype && sizes_of(*x) == sizes_of(positions) && same_device(*x, positions)),
+                  kWhat, ": x must have the shape and device of positions and the gradients' dtype");
   check_channel_vectors(kWhat, positions, scale, shift);
 }
 

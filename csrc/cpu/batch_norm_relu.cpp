@@ -1,5 +1,6 @@
 // relu(batch_norm(x)) with batch statistics, forward and backward, in two passes each: statistics, then values.
 // The backward needs only x: the mask is recomputed, the normalized map is never stored.
+#include "common/batch_norm_relu_checks.h"
 #include "cpu/host.h"
 
 #define PF_KERNEL_FILE "cpu/batch_norm_relu_kernel.h"
@@ -39,9 +40,7 @@ std::vector<W> vector_or(const std::optional<Tensor>& values, int64_t size, W ot
   std::vector<W> result(size, otherwise);
   if (values.has_value()) {
     const Tensor dense_values = torch::stable::contiguous(*values);
-    STD_TORCH_CHECK(dense_values.numel() == size, "batch_norm_relu: weight and bias must have one value a channel");
-    dispatch_wide(dense_values,
-                  [&](auto type) { std::copy_n(dense_values.const_data_ptr<decltype(type)>(), size, result.begin()); });
+    std::copy_n(read_pointer<W>(dense_values), size, result.begin());
   }
   return result;
 }
@@ -99,7 +98,7 @@ void forward(const Tensor& x, const std::optional<Tensor>& weight, const std::op
   // Sums are taken of the distances from one pixel's values: without that the variance of a map with a large mean
   // would drown in rounding.
   std::vector<W> pivot(s.channels);
-  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = load(px[s.channels_last ? c : c * s.area]);
+  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = finite_pivot(load(px[s.channels_last ? c : c * s.area]));
   const auto pivots = repeat(pivot, tile);
   const auto sums = total<T>(
       s,
@@ -114,9 +113,8 @@ void forward(const Tensor& x, const std::optional<Tensor>& weight, const std::op
   const double count = static_cast<double>(s.pixels());
   for (int64_t c = 0; c < s.channels; ++c) {
     const double offset = sums[c] / count;
-    const double variance = std::max(0.0, sums[s.channels + c] / count - offset * offset);
     pmean[c] = static_cast<W>(pivot[c] + offset);
-    pvar[c] = static_cast<W>(std::isnan(sums[s.channels + c]) ? sums[s.channels + c] : variance);
+    pvar[c] = static_cast<W>(not_negative(sums[s.channels + c] / count - offset * offset));
     scale[c] = static_cast<W>(scale[c] / std::sqrt(static_cast<double>(pvar[c]) + eps));
     shift[c] -= pmean[c] * scale[c];
   }
@@ -166,14 +164,15 @@ void backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& 
         const int64_t at = (n * s.channels + c) * s.area;
         PF_CHOOSE(gradient_sums_plane<T>)(pg + at, px + at, scale[c], shift[c], pmean[c], s.area, a, b);
       });
-  // grad_x = scale (g - mean(g) - (x - mean) inverse^2 mean(g (x - mean)))
+  // grad_x = scale (g - mean(g) - (x - mean) inverse^2 mean(g (x - mean))): scale last, as in PyTorch, so that an
+  // infinite one gives infinities and not their difference
   std::vector<W> slope(s.channels), offset(s.channels);
   const double count = static_cast<double>(s.pixels());
   for (int64_t c = 0; c < s.channels; ++c) {
     pgb[c] = static_cast<W>(sums[c]);
     pgw[c] = static_cast<W>(sums[s.channels + c] * inverse[c]);
-    slope[c] = static_cast<W>(-scale[c] * inverse[c] * inverse[c] * sums[s.channels + c] / count);
-    offset[c] = static_cast<W>(-scale[c] * sums[c] / count);
+    slope[c] = static_cast<W>(-inverse[c] * inverse[c] * sums[s.channels + c] / count);
+    offset[c] = static_cast<W>(-sums[c] / count);
   }
   const auto slopes = repeat(slope, tile), offsets = repeat(offset, tile);
   each(
@@ -190,14 +189,9 @@ void backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& 
       });
 }
 
-void check_input(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 4, "batch_norm_relu: x must be (N, C, H, W)");
-  STD_TORCH_CHECK(x.numel() > 0, "batch_norm_relu: x is empty, batch statistics need at least one value a channel");
-}
-
 std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
                                                    double eps) {
-  check_input(x);
+  check_batch_norm_relu("batch_norm_relu", x, weight, bias);
   x = dense(x);
   Tensor y = empty_like_map(x);
   Tensor mean = empty_nchw(x, {x.size(1)}, false, wide_type(x));
@@ -210,8 +204,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(Tensor x, std::optional<Tenso
 std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
                                                             std::optional<Tensor> bias, Tensor mean, Tensor var,
                                                             double eps) {
-  check_input(x);
-  x = dense(x);
+  check_batch_norm_relu_backward(grad, x, weight, bias, mean, var);
+  x = dense(x), mean = torch::stable::contiguous(mean), var = torch::stable::contiguous(var);
   Tensor grad_x = empty_like_map(x);
   const bool same_layout = is_channels_last(x) ? is_channels_last(grad) : grad.is_contiguous();
   if (!same_layout) {  // grad_x lends its memory for the copy into x's layout: each element is read before it is
@@ -230,6 +224,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(Tensor grad, Tensor 
 // Moving averages as nn.BatchNorm2d keeps them: the variance's is unbiased.
 void batch_norm_update(Tensor running_mean, Tensor running_var, Tensor batches, Tensor mean, Tensor var,
                        double momentum, int64_t count) {
+  check_batch_norm_update(running_mean, running_var, batches, mean, var, count);
   const double unbiased = count > 1 ? static_cast<double>(count) / static_cast<double>(count - 1) : 1.0;
   batches.mutable_data_ptr<int64_t>()[0] += 1;
   dispatch_wide(mean, [&](auto type) {

@@ -83,7 +83,7 @@ PF_INLINE void add_gradient_sums(const T* grad, const T* x, const wide_t<T>* sca
     load_some(whole, x + k, some, v), load_some(whole, grad + k, some, g);
     load_vector(scale + k, a), load_vector(shift + k, b), load_vector(mean + k, m);
     load_vector(first + k, sum), load_vector(second + k, sum_x);
-    g = v * a + b > zero ? g : zero;
+    g = v * a + b <= zero ? zero : g;  // as PyTorch: NaN lets it pass
     sum += g;
     sum_x += g * (v - m);
     store_vector(sum, first + k), store_vector(sum_x, second + k);
@@ -108,7 +108,7 @@ void gradient_sums_channels_last(const T* grad, const T* x, const wide_t<T>* sca
   flush_tile(first, second, length, channels, sums);
 }
 
-// grad_x = g * scale + (x - mean) * slope + offset, over pixels [begin, end).
+// grad_x = (g + (x - mean) * slope + offset) * scale, over pixels [begin, end).
 template <typename T>
 void gradient_input_channels_last(const T* grad, const T* x, T* grad_x, const wide_t<T>* scale, const wide_t<T>* shift,
                                   const wide_t<T>* mean, const wide_t<T>* slope, const wide_t<T>* offset, int64_t begin,
@@ -122,8 +122,8 @@ void gradient_input_channels_last(const T* grad, const T* x, T* grad_x, const wi
       load_some(whole, x + at + k, some, v), load_some(whole, grad + at + k, some, g);
       load_vector(scale + k, a), load_vector(shift + k, b), load_vector(mean + k, m);
       load_vector(slope + k, s), load_vector(offset + k, o);
-      g = v * a + b > zero ? g : zero;
-      g = g * a + (v - m) * s + o;
+      g = v * a + b <= zero ? zero : g;  // as PyTorch: NaN lets it pass
+      g = (g + (v - m) * s + o) * a;
       store_some(whole, g, some, grad_x + at + k);
     });
   });
@@ -189,7 +189,7 @@ void gradient_sums_plane(const T* grad, const T* x, wide_t<T> scale, wide_t<T> s
     each_vector<Vector<W>::kCount>(std::min(n - begin, kRun), [&](auto whole, int64_t i, int64_t some) {
       V v, g;
       load_some(whole, x + begin + i, some, v), load_some(whole, grad + begin + i, some, g);
-      g = v * scale + shift > zero ? g : zero;
+      g = v * scale + shift <= zero ? zero : g;
       a += g;
       b += g * (v - mean);
     });
@@ -206,8 +206,8 @@ void gradient_input_plane(const T* grad, const T* x, T* grad_x, wide_t<T> scale,
   each_vector<Vector<W>::kCount>(n, [&](auto whole, int64_t i, int64_t some) {
     V v, g;
     load_some(whole, x + i, some, v), load_some(whole, grad + i, some, g);
-    g = v * scale + shift > zero ? g : zero;
-    g = g * scale + (v - mean) * slope + offset;
+    g = v * scale + shift <= zero ? zero : g;
+    g = (g + (v - mean) * slope + offset) * scale;
     store_some(whole, g, some, grad_x + i);
   });
 }

@@ -81,6 +81,16 @@ PF_INLINE T store(wide_t<T> value) {
   }
 }
 
+// What the moments of a channel start from: a value of it, or 0 where that is none, since infinity minus infinity would
+// hide which infinity a mean is.
+template <typename W>
+inline W finite_pivot(W value) {
+  return value - value == 0 ? value : W(0);
+}
+
+// A variance that rounding has made negative is 0; NaN stays, which std::max(0.0, NaN) would lose.
+inline double not_negative(double variance) { return variance < 0 ? 0 : variance; }
+
 // exp(x) for x <= 0, to about one unit in the last place; 0 below the normal numbers; NaN for NaN. Without branches
 // and calls, so that loops over it become vectors.
 PF_INLINE float exp_of_negative(float x) {

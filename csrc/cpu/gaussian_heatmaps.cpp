@@ -10,7 +10,7 @@ namespace pyranet_fast::cpu {
 namespace {
 
 Tensor gaussian_heatmaps(Tensor joints, Tensor weight, int64_t h, int64_t w, double sigma) {
-  check_gaussian_heatmaps(joints, weight, h, w);
+  check_gaussian_heatmaps(joints, weight, h, w, sigma);
   joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   Tensor out = empty_nchw(joints, {joints.size(0), joints.size(1), h, w});
   const auto run = [&](const auto* centers, const auto* weights, auto* maps) {

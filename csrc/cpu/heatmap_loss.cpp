@@ -82,7 +82,7 @@ struct Loss {
 
   double forward() const {
     const double total = total_weight();
-    if (!(total > 0)) return 0;
+    if (!(total > 0)) return total * 0;  // NaN where a weight is NaN
     std::vector<double> sums(n * k, 0.0);
     const int64_t area = h * w, available = n * k * area;
     if (channels_last) {
@@ -106,9 +106,8 @@ struct Loss {
     const double total = total_weight();
     const int64_t area = h * w;
     const auto coefficient = [&](int64_t m) {
-      const bool counts = total > 0 && weight[m] > 0;
-      return static_cast<W>(counts ? grad * 2 * static_cast<double>(weight[m]) / (static_cast<double>(area) * total)
-                                   : 0);
+      if (!(weight[m] > 0) || total <= 0) return W(0);
+      return static_cast<W>(grad * 2 * static_cast<double>(weight[m]) / (static_cast<double>(area) * total));
     };
     if (channels_last) {
       images([&](int64_t i, const W* gx, const W* gy) {
@@ -131,7 +130,7 @@ struct Loss {
 };
 
 Tensor heatmap_loss(Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check_heatmap_loss(pred, joints, weight);
+  check_heatmap_loss(pred, joints, weight, sigma);
   pred = dense(pred), joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   Tensor loss = empty_nchw(pred, {}, false, wide_type(pred));
   double value = 0;
@@ -144,7 +143,7 @@ Tensor heatmap_loss(Tensor pred, Tensor joints, Tensor weight, double sigma) {
 }
 
 Tensor heatmap_loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check_heatmap_loss_backward(grad, pred, joints, weight);
+  check_heatmap_loss_backward(grad, pred, joints, weight, sigma);
   pred = dense(pred), joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   Tensor to = empty_like_map(pred);
   if (pred.numel() == 0) return to;

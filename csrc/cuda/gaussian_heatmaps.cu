@@ -7,7 +7,7 @@ namespace pyranet_fast::gpu {
 namespace {
 
 Tensor gaussian_heatmaps(Tensor joints, Tensor weight, int64_t height, int64_t width, double sigma) {
-  check_gaussian_heatmaps(joints, weight, height, width);
+  check_gaussian_heatmaps(joints, weight, height, width, sigma);
   const Launcher launch(joints);
   Tensor out = empty_nchw(joints, {joints.size(0), joints.size(1), height, width});
   if (out.numel() == 0) return out;

@@ -19,7 +19,7 @@ LossArguments<T> arguments_of(const Tensor& pred, const Tensor& joints, const Te
 }
 
 Tensor loss(Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check_heatmap_loss(pred, joints, weight);
+  check_heatmap_loss(pred, joints, weight, sigma);
   const Launcher launch(pred);
   joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   const ScalarType wide = wide_type(pred);
@@ -43,7 +43,7 @@ Tensor loss(Tensor pred, Tensor joints, Tensor weight, double sigma) {
 }
 
 Tensor loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, double sigma) {
-  check_heatmap_loss_backward(grad, pred, joints, weight);
+  check_heatmap_loss_backward(grad, pred, joints, weight, sigma);
   const Launcher launch(pred);
   joints = torch::stable::contiguous(joints), weight = torch::stable::contiguous(weight);
   Tensor to = empty_like_map(pred);

@@ -278,7 +278,8 @@ def _labels_of(train_flags: Sequence[str]) -> str:
     config = pose_config(train_flags)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # the trainings say it
-        people = [open_dataset(config.dataset, config.root, split) for split in ("train", "val")]
+        outside = config.allow_outside
+        people = [open_dataset(config.dataset, config.root, s, allow_outside=outside) for s in ("train", "val")]
     return b"".join(map(digest_of_people, people)).hex()
 
 

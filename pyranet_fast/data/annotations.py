@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
+from ..io import reader
 from .dataset import Image, PeopleSource, Person, PersonRecord
 from .image_io import read_image
 
@@ -106,6 +108,21 @@ def is_held_out(name: str) -> bool:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % 10 == 0
 
 
+_MOST_UNPACKED = 1 << 32
+
+
+def _unpacked(data: bytes) -> bytes:
+    parts, room = [], _MOST_UNPACKED
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        while part := file.read(1 << 24):
+            parts.append(part)
+            room -= len(part)
+            if room < 0:
+                raise MemoryError
+    return b"".join(parts)
+
+
+@reader("a JSON file")
 def read_json(path: Path) -> Any:
     """Read a JSON file, unpacked first where its name ends in ``.gz``.
 
@@ -117,7 +134,7 @@ def read_json(path: Path) -> Any:
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
-            data = gzip.decompress(data)
+            data = _unpacked(data)
         return json.loads(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} cannot be unpacked: it is truncated or not a gzip file") from error

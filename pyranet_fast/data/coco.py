@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnreadableImageError, UserError
+from ..io import reader, reading
 from ..keypoints import Skeleton, flip_pairs_from_names, sides_of
 from ..metrics import box_metric
 from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
@@ -86,7 +87,9 @@ class COCOSource(AnnotatedSource):
         categories: by id, names of the categories that have joints.
     """
 
-    def __init__(self, path: str | Path, root: str | Path = ".", part: str = "all") -> None:
+    def __init__(
+        self, path: str | Path, root: str | Path = ".", part: str = "all", *, allow_outside: bool = False
+    ) -> None:
         """Open a file.
 
         Args:
@@ -95,14 +98,20 @@ class COCOSource(AnnotatedSource):
                 in the one that holds most of them.
             part: ``"all"``, ``"train"`` or ``"val"``: all images, nine tenths of them, or the tenth
                 that is held out by a hash of its file name and so is always the same.
+            allow_outside: images may lie outside of the folder that they are looked for in: absolute names, ``..``,
+                and links that lead out of it.
 
         Raises:
-            UserError: a file or folder is missing, the JSON or one of its fields is not as described, the part
-                is empty, nobody is left, or there is not a single image.
+            UserError: a file or folder is missing, an image lies outside, the JSON or one of its fields is not as
+                described, the part is empty, nobody is left, or there is not a single image.
         """
         if part not in ("all", "train", "val"):
             raise UserError(f"unknown part {part!r}; all, train and val are accepted")
         self.path = Path(root) / path
+        with reading(self.path, "a COCO keypoint file"):
+            self._open(Path(root), part, allow_outside)
+
+    def _open(self, root: Path, part: str, allow_outside: bool) -> None:
         content = read_json(self.path)
         if not isinstance(content, dict):
             raise UserError(f"{self.path} holds a {type(content).__name__}; a COCO object is accepted")
@@ -117,7 +126,9 @@ class COCOSource(AnnotatedSource):
         people = _without_wrong_boxes(people, self._reasons)
         if not people:
             self._raise_nobody(part)
-        self._image_folder, found = _find_images(self.path, Path(root), [person.name for person in people])
+        self._image_folder, found = _find_images(self.path, root, [person.name for person in people])
+        if not allow_outside:
+            _refuse_outside(self.path, self._image_folder, found)
         people = [replace(person, name=name) for person, name in zip(people, found, strict=True)]
         self._sizes = {person.name: person.size for person in people if person.size is not None}
         people = self._without_wrong_sizes(people)
@@ -375,6 +386,25 @@ def _find_images(path: Path, root: Path, names: Sequence[str]) -> tuple[Path, li
     return best[1], [best[2][name] for name in names]
 
 
+def _refuse_outside(path: Path, folder: Path, names: Sequence[str]) -> None:
+    """Refuse images outside of their folder: a file of labels is no reason to read, or show, any file there is.
+
+    Raises:
+        UserError: it names the first.
+    """
+    base = folder.resolve()
+    for name in dict.fromkeys(names):
+        try:
+            place = (folder / name).resolve()
+        except (OSError, ValueError, RuntimeError):  # no file can have the name: it is missing
+            continue
+        if not place.is_relative_to(base):
+            raise UserError(
+                f"{path}: image {name!r} lies outside of {folder}, at {place}; expected images below it, or "
+                "--allow-outside"
+            )
+
+
 def _name_there(folder: Path, name: str) -> str | None:
     """An image's name below a folder, with slashes for Windows' backslashes; None where it is not there."""
     try:
@@ -386,8 +416,10 @@ def _name_there(folder: Path, name: str) -> str | None:
         return None
 
 
-def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
+def open_coco(files: str, root: str | Path, split: str, *, allow_outside: bool = False) -> COCOSource:
     """Open ``split`` of ``"TRAIN.json"`` or ``"TRAIN.json,VAL.json"``; ``"val"`` and ``"test"`` are the same.
+
+    ``allow_outside`` as for ``COCOSource``.
 
     Raises:
         UserError: as for ``COCOSource``, more than two files, or two files with different joints.
@@ -397,10 +429,10 @@ def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
     if not 1 <= len(paths) <= 2 or not all(paths):
         raise UserError(f"dataset 'coco:{files}' names {len(paths)} files; coco:TRAIN.json[,VAL.json] is accepted")
     if len(paths) == 1:
-        return COCOSource(paths[0], root, "train" if split == "train" else "val")
+        return COCOSource(paths[0], root, "train" if split == "train" else "val", allow_outside=allow_outside)
     if split == "train":
-        return COCOSource(paths[0], root)
-    held_out = COCOSource(paths[1], root)
+        return COCOSource(paths[0], root, allow_outside=allow_outside)
+    held_out = COCOSource(paths[1], root, allow_outside=allow_outside)
     train = read_skeleton(Path(root) / paths[0])
     if (train.joints, train.flip_pairs) != (held_out.skeleton.joints, held_out.skeleton.flip_pairs):
         raise UserError(
@@ -410,6 +442,7 @@ def open_coco(files: str, root: str | Path, split: str) -> COCOSource:
     return held_out
 
 
+@reader("a COCO keypoint file")
 def read_skeleton(path: Path) -> Skeleton:
     """Return the skeleton of a COCO file; UserError where it cannot be read or has none."""
     content = read_json(path)

@@ -55,7 +55,7 @@ def read_image(path: str | Path) -> Image:
     fills what lies outside an image. Of animations and files of several pages the first picture is read.
 
     Args:
-        path: a file of any format OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, …; 8 or 16 bits, up to 2^30 pixels.
+        path: a file of any format OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, …; 8 or 16 bits, up to `max_pixels` pixels.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -75,6 +75,7 @@ def read_image(path: str | Path) -> Image:
         raise _too_large(path) from error
     except ValueError as error:
         kind = "is damaged or no image" if str(error) == _NOT_AN_IMAGE else "cannot be read"
+        kind = "is too large" if "--max-pixels" in str(error) else kind
         raise UnreadableImageError(f"image {path} cannot be read: {error}", kind) from error
     except cv2.error as error:
         if "Insufficient memory" in str(error):
@@ -104,8 +105,50 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
+MAX_PIXELS = 200_000_000
+"""Of an image: 0.6 GB decoded. ``--max-pixels`` and the variable PYRANET_FAST_MAX_PIXELS, which loader processes see
+too, change it; OpenCV's own limit is 2^30."""
+
+
+def max_pixels() -> int:
+    """The most pixels that an image may have.
+
+    Raises:
+        UserError: PYRANET_FAST_MAX_PIXELS is no number of pixels.
+    """
+    text = os.environ.get("PYRANET_FAST_MAX_PIXELS", "")
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"PYRANET_FAST_MAX_PIXELS is {text!r}; expected a number of pixels above 0")
+    return int(text) if text else MAX_PIXELS
+
+
+def declared_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that the header of a JPEG, PNG, BMP, WebP or TIFF file declares; None where it does not tell."""
+    if data.startswith(_JPEG):
+        for mark, body in _jpeg_segments(data):
+            if 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC) and len(body) > 5:
+                height, width = struct.unpack_from(">HH", body, 1)
+                return width, height
+    elif data.startswith(_PNG) and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        return width, height
+    elif data.startswith(b"BM") and len(data) >= 26:
+        width, height = struct.unpack_from("<ii", data, 18)
+        return abs(width), abs(height)
+    elif data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8X" and len(data) >= 30:
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    elif data.startswith(_TIFF):
+        tags = _tags(data)
+        width, height = (tags.get(tag, (0,))[0] for tag in (256, 257))
+        return (width, height) if width and height else None
+    return None
+
+
 def decode(data: bytes) -> Image:
     """Decode the bytes of an image file to (H, W, 3) uint8 RGB; ValueError or cv2.error where that is not possible."""
+    size, most = declared_size(data), max_pixels()
+    if size is not None and size[0] * size[1] > most:
+        raise ValueError(f"it has {size[0]} x {size[1]} pixels; expected at most {most:,} in all (--max-pixels)")
     if data.startswith(_JPEG):
         return _decode_jpeg(data)
     if data.startswith(_PNG):

@@ -13,6 +13,7 @@ from ..keypoints import LSP
 from ..metrics import PCK, torso_length
 from .dataset import PIXELS_PER_SCALE, Image, PeopleSource, Person, digest_of, folder_below
 from .image_io import read_image
+from .matlab import load_matlab
 
 _NAME = re.compile(r"im0*(\d+)\.(jpe?g|png)", re.IGNORECASE)
 
@@ -152,13 +153,7 @@ def _read_joints(folder: Path, shape: tuple[int, int], other: str) -> npt.NDArra
     path = folder / "joints.mat"
     if not path.is_file():
         raise UserError(f"{path} does not exist; it is part of the data set's release")
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises many kinds on a damaged file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"cannot read {path}: {reason}") from error
+    content = load_matlab(path)
     if "joints" not in content:
         names = ", ".join(sorted(k for k in content if not k.startswith("__"))) or "nothing"
         raise UserError(f"{path} has no variable 'joints'; it holds {names}")

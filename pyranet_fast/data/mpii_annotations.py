@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
+from ..io import reader
 from .annotations import Annotations, number_field, read_json
+from .hdf5 import read_datasets
+from .matlab import load_matlab
 
 JOINTS = 16
 UPPER_NECK, HEAD_TOP = 8, 9
@@ -38,6 +41,7 @@ def labeled_joints(joints: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 # The raw list, mpii_annotations.json.
 
 
+@reader("MPII's list of people in JSON")
 def read_json_list(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
     """Read the raw JSON list.
 
@@ -78,6 +82,10 @@ def read_json_list(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
 # The HDF5 files, train.h5, valid.h5 and test.h5.
 
 
+_DATASETS = ("imgname", "part", "center", "scale", "normalize", "index", "person")
+
+
+@reader("MPII's annotations in HDF5")
 def read_hdf5(path: Path) -> Annotations:
     """Read ``train.h5``, ``valid.h5`` or ``test.h5``, whose centers and scales have been adjusted already.
 
@@ -87,15 +95,7 @@ def read_hdf5(path: Path) -> Annotations:
     Raises:
         UserError: the file cannot be read, or a data set is missing or of another shape.
     """
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            content = {name: np.asarray(file[name]) for name in file if isinstance(file[name], h5py.Dataset)}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read; it is truncated or not an HDF5 file") from error
+    content = read_datasets(path, _DATASETS)
     names = _image_names(content.get("imgname"), path)
     count = len(names)
     joints = _column(content, "part", (count, JOINTS, 2), path)
@@ -149,6 +149,7 @@ def _column(
 # type; here both are read as lists.
 
 
+@reader("MPII's annotations of MATLAB")
 def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
     """Read the people whose labels are public.
 
@@ -201,12 +202,7 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
 
 
 def _release(path: Path) -> Any:
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path, struct_as_record=False, squeeze_me=True)
-    except Exception as error:  # scipy raises many kinds on a damaged file
-        raise UserError(f"{path} cannot be read; it is truncated or not a MATLAB file") from error
+    content = load_matlab(path, struct_as_record=False, squeeze_me=True)
     if not hasattr(content.get("RELEASE"), "annolist"):
         names = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "nothing"
         raise UserError(f"{path} has no struct RELEASE with annolist; it holds {names}")
@@ -280,6 +276,7 @@ def head_sizes_of_boxes(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
     return np.where(size > 0, size, np.nan)
 
 
+@reader("MPII's detections_our_format.mat")
 def read_head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] | None:
     """Head sizes (N,) from ``detections_our_format.mat``, which lists the validation people in ``valid.h5``'s order.
 
@@ -289,12 +286,7 @@ def read_head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] 
     Raises:
         UserError: the file cannot be read or lacks ``headboxes_src`` or ``pos_gt_src``.
     """
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises many kinds on a damaged file
-        raise UserError(f"{path} cannot be read; it is truncated or not a MATLAB file") from error
+    content = load_matlab(path)
     boxes, truth = (np.asarray(content.get(name)) for name in ("headboxes_src", "pos_gt_src"))
     count = boxes.shape[-1] if boxes.ndim == 3 else 0
     if boxes.shape != (2, 2, count) or truth.shape != (JOINTS, 2, count):

@@ -26,6 +26,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", required=True, help="as for train: lsp, lsp+lspet, mpii, coco:FILE.json, …")
     parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …")
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="images of coco: may lie outside of --root",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write, such as people.pack")
     parser.add_argument("--splits", default=",".join(SPLITS), help="(default: %(default)s)")
     parser.add_argument(
@@ -74,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [part.strip() for part in arguments.splits.split(",") if part.strip()]
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(SPLITS):
         parser.error(f"--splits is {arguments.splits!r}; {', '.join(SPLITS)}, each once, are accepted")
-    people = {split: open_dataset(arguments.dataset, arguments.root, split) for split in chosen}
+    outside = arguments.allow_outside
+    people = {split: open_dataset(arguments.dataset, arguments.root, split, allow_outside=outside) for split in chosen}
     words = ["python -m pyranet_fast.data.pack", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
     try:
         contents = write_packed(

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import UnreadableImageError, UserError, one_line
-from ..io import atomic_write, output_folder
+from ..io import atomic_write, output_folder, reading
 from ..keypoints import resolve_skeleton
 from ..metrics import resolve_metric
 from .cache import crop_region
@@ -68,6 +68,13 @@ ARRAYS = {
 # Reading.
 
 
+def _count(value: Any) -> int:
+    """A whole number of at least 0, of a header."""
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r} is no whole number of at least 0")
+    return value
+
+
 class PackedFile:
     """A packed file, mapped into memory: its pages are shared by all processes that read it.
 
@@ -84,6 +91,10 @@ class PackedFile:
             UserError: no such file, or one that is foreign, truncated, changed, or of a newer version.
         """
         self.path = Path(path)
+        with reading(self.path, "a packed file"):
+            self._open(path)
+
+    def _open(self, path: str | Path) -> None:
         if not self.path.is_file():
             raise UserError(f"packed file {path} {'is no file' if self.path.exists() else 'does not exist'}; {_WRITER}")
         with self.path.open("rb") as file:
@@ -110,11 +121,13 @@ class PackedFile:
             self.header: dict[str, Any] = json.loads(text)
             start = _PREFIX.size + length
             start += -start % _ALIGN
-            self._pictures = start + self.header["pictures_at"]
+            self._pictures = start + _count(self.header["pictures_at"])
             if zlib.crc32(memoryview(self._map)[start : self._pictures]) != self.header["arrays_crc32"]:
                 raise self._damaged("arrays are")
             self._arrays = {name: self._view(start, **place) for name, place in self.header["arrays"].items()}
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+            if isinstance(error, UserError):
+                raise
             raise self._damaged("header is") from error
 
     def _damaged(self, part: str) -> UserError:
@@ -124,7 +137,15 @@ class PackedFile:
         kind = np.dtype(dtype)
         if kind.kind not in "iufb":
             raise TypeError(dtype)
-        return np.frombuffer(self._map, kind, int(np.prod(shape)), start + at).reshape(shape)
+        count = math.prod(map(_count, shape))
+        if start + _count(at) + count * kind.itemsize > self._pictures:
+            raise ValueError(shape)
+        return np.frombuffer(self._map, kind, count, start + at).reshape(shape)
+
+    @property
+    def picture_bytes(self) -> int:
+        """Of all pictures."""
+        return len(self._map) - self._pictures
 
     def array(self, name: str) -> Array:
         """Return an array, not writeable; UserError where there is none."""
@@ -158,6 +179,10 @@ class PackedSource(PeopleSource):
         """
         self.path, self.split = Path(path).absolute(), split
         self._file = PackedFile(path)
+        with reading(path, f"a packed file with a split {split!r}; {_WRITER}"):
+            self._open(path, split)
+
+    def _open(self, path: str | Path, split: str) -> None:
         splits = self._file.header["splits"]
         if split not in splits:
             raise UserError(f"packed file {path} has no split {split!r}; it has {', '.join(splits)}")
@@ -170,18 +195,41 @@ class PackedSource(PeopleSource):
         if not about.get("published", not about["name"].startswith("demo")):  # files without it are of version 0.1.0
             self.metric = dataclasses.replace(self.metric, published=())
         self.name = f"{about['name']}, packed"
-        self._count = int(about["people"])
+        self._count = _count(about["people"])
         self.reach, self.detail = (math.inf if about[k] is None else float(about[k]) for k in ("reach", "detail"))
         self._arrays = {name: self._array(name) for name in ARRAYS}
         texts = json.loads(self._file.array(f"{self._group}/texts").tobytes())
         self._names: list[str] = texts["names"]
+        self._check_arrays()
         self.failures: dict[int, str] = {int(index): why for index, why in texts["failures"].items()}
         self._places = self._array("numbers") if about["numbers"] else None
         # Files of version 0.1.0 have the ids of the images alone.
         self._records: dict[str, list[Any]] = texts.get("records") or {"image_id": texts["ids"] or self._names}
-        self.notes = tuple(about["notes"])
+        if any(len(values) != self._count for values in self._records.values()):
+            raise UserError(f"{self.path}: records are not one a person; it is damaged")
+        self.notes = tuple(str(note) for note in about["notes"])
         if self.failures:
             self.notes += (f"{self.name}: {len(self.failures)} of {self._count} people were packed without a picture",)
+
+    def _check_arrays(self) -> None:
+        """Sizes and kinds of all arrays, which nobody looks at again."""
+        n, k = self._count, len(self.skeleton)
+        shapes = {
+            "joints": (n, k, 2), "labelled": (n, k), "centre": (n, 2), "transform": (n, 2, 3), "frame": (n, 4),
+            "offsets": (n + 1,),
+        }  # fmt: skip
+        for name, kind in ARRAYS.items():
+            found = self._arrays[name]
+            if found.shape != shapes.get(name, (n,)) or found.dtype != kind:
+                raise UserError(f"{self.path}: {name} has shape {found.shape} and type {found.dtype}; it is damaged")
+        offsets = self._arrays["offsets"]
+        if offsets[0] < 0 or np.any(np.diff(offsets) < 0) or offsets[-1] > self._file.picture_bytes:
+            raise UserError(f"{self.path}: offsets lead outside the pictures; it is damaged")
+        if len(self._names) != n or not all(isinstance(name, str) for name in self._names):
+            raise UserError(f"{self.path}: there are {len(self._names)} names of {n} people; it is damaged")
+        seen = ~np.isnan(self._arrays["centre"]).any(axis=1)
+        if not np.all(self._arrays["scale"][seen] > 0) or not np.isfinite(self._arrays["scale"][seen]).all():
+            raise UserError(f"{self.path}: a scale is not above 0; it is damaged")
 
     def _array(self, name: str) -> npt.NDArray[Any]:
         return self._file.array(f"{self._group}/{name}")

@@ -26,7 +26,13 @@ _DEMO_COUNT = {"train": 4096, "val": 512, "test": 512}
 
 
 def open_dataset(
-    name: str, root: str | Path | None, split: str, *, count: int | None = None, seed: int = 0
+    name: str,
+    root: str | Path | None,
+    split: str,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    allow_outside: bool = False,
 ) -> PeopleSource:
     """Open one split of a dataset; its ``notes`` are given as warnings, each a ``DataWarning``.
 
@@ -48,6 +54,7 @@ def open_dataset(
         split: ``"train"``, ``"val"`` or ``"test"``.
         count: for ``"demo"``, the number of people; None is 4096 for training and 512 otherwise.
         seed: for ``"demo"``, the seed; splits of one seed share nobody.
+        allow_outside: images of ``"coco:"`` may lie outside of ``root``, see `COCOSource`.
 
     Raises:
         UserError: unknown name or split, no root, or anything wrong with the files.
@@ -63,17 +70,17 @@ def open_dataset(
     if root is None:
         folder = "mpii/" if name.startswith("mpii") else "lsp_dataset/"
         raise UserError(f"dataset {name!r} needs a root: the folder that holds {folder}")
-    people = _open_files(name, root, split)
+    people = _open_files(name, root, split, allow_outside)
     for note in people.notes:
         warnings.warn(note, DataWarning, stacklevel=1)  # a note on both splits is shown once
     return people
 
 
-def _open_files(name: str, root: str | Path, split: str) -> PeopleSource:
+def _open_files(name: str, root: str | Path, split: str, allow_outside: bool) -> PeopleSource:
     if name.startswith(PACKED):
         return PackedSource(name.removeprefix(PACKED), split)
     if name.startswith(COCO):
-        return open_coco(name.removeprefix(COCO), root, split)
+        return open_coco(name.removeprefix(COCO), root, split, allow_outside=allow_outside)
     if name == "mpii" or (name == "mpii+lsp" and split != "train"):
         return _open_mpii(root, split)
     if split != "train":

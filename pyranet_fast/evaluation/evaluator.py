@@ -22,7 +22,7 @@ from ..data.crops import ScaledCrops, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource
 from ..data.left_out import LeftOut
 from ..errors import UserError
-from ..inference.heatmaps import decode, decode_scales, score_maps
+from ..inference.heatmaps import decode, decode_scales, require_finite, score_maps
 from ..io import atomic_write
 from ..metrics import Score
 
@@ -78,7 +78,10 @@ class EvaluationState:
                     self.refused = _difference(str(file["what"]), self._identity)
                 else:
                     for name in _ARRAYS:
-                        setattr(self, name, np.array(file[name]))
+                        found, own = np.array(file[name]), getattr(self, name)
+                        if found.shape != own.shape or found.dtype.kind != own.dtype.kind:
+                            raise ValueError(name)
+                        setattr(self, name, found.astype(own.dtype))
         except Exception as error:  # NumPy raises many kinds on a damaged file
             raise UserError(f"{path}, the state of an interrupted evaluation, cannot be read; delete it") from error
 
@@ -181,7 +184,7 @@ def evaluate_pose(
 
     Raises:
         UserError: an image cannot be read, or not a single one can, or the images are kept in part and show less than
-            the widest crop needs.
+            the widest crop needs, or the network's score maps are not finite.
     """
     state = EvaluationState(len(people), len(people.skeleton)) if state is None else state
     todo = state.remaining()
@@ -207,6 +210,7 @@ def evaluate_pose(
                 images = some["images"].flatten(0, 1)
                 maps = score_maps(model, images, people.skeleton, flip=flip, device=device, precision=precision)
                 in_network += time.perf_counter() - before
+                require_finite(maps)
                 joints, scores = _decode(maps, scales, some)
                 rows[valid] = np.concatenate([joints, scores[..., None]], -1)
             state.add(index, rows, valid, frames, why)

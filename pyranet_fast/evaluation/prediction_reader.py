@@ -11,7 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..data.hdf5 import checked
+from ..data.matlab import load_matlab
 from ..errors import UserError
+from ..io import reader
 from ..metrics import PCK, PCKH, BoolArray, Float64Array, Metric, Score, torso_length
 
 Array = npt.NDArray[Any]
@@ -49,9 +52,7 @@ def read_arrays(path: str | Path, what: str) -> tuple[dict[str, Array], dict[str
         # MATLAB's version 7.3 is HDF5 behind 512 bytes of MATLAB's own.
         if head[512:] == _HDF5 or head[:8] == _HDF5:
             return _hdf5(path, matlab=True)
-        from scipy.io import loadmat
-
-        content = loadmat(path)
+        content = load_matlab(path)
     except UserError:
         raise
     except Exception as error:  # both libraries raise many kinds on a damaged file
@@ -73,7 +74,7 @@ def _hdf5(path: Path, matlab: bool) -> tuple[dict[str, Array], dict[str, Any]]:
                 # A structure of MATLAB's, or a group: named, so that messages can tell that it is there.
                 arrays[name] = np.empty(0, dtype=object)
                 continue
-            value = np.asarray(item[()])
+            value = np.asarray(checked(item, path)[()])
             if matlab and item.attrs.get("MATLAB_class") in (b"char", "char"):
                 value = np.array("".join(map(chr, value.ravel())))
             # MATLAB stores the first axis fastest, HDF5 the last: it writes its axes in reverse.
@@ -192,6 +193,7 @@ class GroundTruth:
         return "MPII validation" if len(self) == _MPII_VALIDATION else f"{self.path.name} {people}"
 
 
+@reader("a file of predictions")
 def read_predictions(
     path: str | Path, *, joints: int | None = None, people: int | None = None, pixels: Pixels = "auto"
 ) -> Predictions:
@@ -238,6 +240,7 @@ def read_predictions(
     return Predictions(points, scores, {**attrs, "file": str(path), "variable": name, "layout": layout, "pixels": base})
 
 
+@reader("a file of true joints")
 def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTruth:
     """Read true joints.
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..data.matlab import load_matlab
 from ..errors import UserError
-from ..io import atomic_write
+from ..io import atomic_write, reader
 from ..keypoints import MPII, Skeleton
 from ..metrics import Float64Array
 
@@ -148,21 +149,17 @@ def write_mpii_mat(
     atomic_write(Path(path), lambda file: file.write(memory.getvalue()))
 
 
+@reader("predictions in MPII's layout of submissions")
 def read_mpii_mat(path: str | Path) -> list[MpiiPerson]:
     """Read people in MPII's submission layout, ordered by image and person; empty ``annopoints`` are passed over.
 
     Raises:
         UserError: no such file, or another layout.
     """
-    from scipy.io import loadmat
-
     path = Path(path)
     if not path.is_file():
         raise UserError(f"predictions {path} does not exist")
-    try:
-        content = loadmat(path, struct_as_record=True)
-    except Exception as error:  # scipy raises many kinds on a damaged file
-        raise UserError(f"predictions {path} cannot be read; it is damaged or no .mat file") from error
+    content = load_matlab(path, struct_as_record=True)
     pred = content.get("pred")
     if pred is None or pred.dtype.names is None or "annorect" not in pred.dtype.names:
         raise UserError(f"predictions {path} is not in the layout of MPII submissions: it has no pred.annorect")

@@ -55,7 +55,7 @@ class Calibration:
             scores, right = (np.asarray(content[name], dtype=np.float64) for name in ("scores", "right"))
             count = np.asarray(content["count"], dtype=np.int64)
             ranking = float("nan") if content.get("ranking") is None else float(content["ranking"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
                 "calibration has no lists scores, right and count; evaluate's calibration.json has"
             ) from error

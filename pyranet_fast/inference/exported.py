@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..data.transforms import MEAN
 from ..errors import UserError
+from ..io import reading
 from ..keypoints import Skeleton
 from .calibration import Calibration
 
@@ -90,10 +91,12 @@ class Description:
                 "name": metadata["skeleton"],
                 **{key: values[key] for key in ("joints", "flip_pairs", "bones")},
             }
-            known = values.get("calibration")
+            known, size = values.get("calibration"), values["input_size"]
+            if type(size) is not int or not 4 <= size <= 1 << 14:
+                raise TypeError(f"input_size is {size!r}")
             return cls(
                 Skeleton.from_dict(skeleton),
-                int(values["input_size"]),
+                size,
                 None if known is None else Calibration.from_dict(known),
                 bool(values["decoded"]),
                 bool(values["mirrored"]),
@@ -133,11 +136,12 @@ class ExportedNetwork(nn.Module):
             raise UserError(f"{path} ends in {path.suffix!r}; {', '.join(SUFFIXES)} are accepted")
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        if path.suffix == OPENVINO or runtime == "openvino":
-            metadata, self.run = _open_openvino(path)
-        else:
-            metadata, self.run = (_open_onnx if path.suffix == ONNX else _open_torch)(path)
-        self.description = Description.from_metadata(metadata, path)
+        with reading(path, "a file of pyranet_fast.export"):
+            if path.suffix == OPENVINO or runtime == "openvino":
+                metadata, self.run = _open_openvino(path)
+            else:
+                metadata, self.run = (_open_onnx if path.suffix == ONNX else _open_torch)(path)
+            self.description = Description.from_metadata(metadata, path)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """As `PyraNet.forward`; of a decoded file the maps of pictures uint8 (N, 3, S, S)."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..data.transforms import from_map, normalize
+from ..errors import UserError
 from ..keypoints import Skeleton
 from ..models import PyraNet, optimize_for_inference
 from ..models.precision import AUTO, Choice, choose_precision
@@ -158,6 +159,19 @@ def score_maps(
     finally:
         model.train(training)
     return maps
+
+
+def require_finite(values: Tensor | npt.NDArray[np.float32]) -> None:
+    """Refuse score maps, or the scores of an exported file, of which no pose can be made.
+
+    Raises:
+        UserError: one is infinite or NaN.
+    """
+    if not torch.as_tensor(values).isfinite().all():
+        raise UserError(
+            "the network gives score maps that are not finite, of which no pose is made: its weights are damaged, its "
+            "training diverged, or the precision is too low for them"
+        )
 
 
 def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:

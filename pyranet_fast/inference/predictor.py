@@ -15,13 +15,14 @@ from ..data.dataset import Image
 from ..data.image_io import as_rgb, read_image
 from ..data.transforms import MAP_STRIDE, crop, invert
 from ..errors import UserError
+from ..io import reading
 from ..keypoints import resolve_skeleton
 from ..models.precision import CHOICES
 from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
 from .calibration import Calibration
 from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
 from .exported import SUFFIXES, ExportedNetwork
-from .heatmaps import decode, prepare, score_maps
+from .heatmaps import decode, prepare, require_finite, score_maps
 from .result import Pose
 
 logger = logging.getLogger("pyranet_fast")
@@ -77,11 +78,15 @@ class Predictor:
                 f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path, a name, a Checkpoint or None is "
                 "accepted"
             )
+        self.device = resolve_device(device)
+        with reading(path, "a network for poses"):
+            self._use_checkpoint(checkpoint, path, precision)
+
+    def _use_checkpoint(self, checkpoint: Checkpoint, path: Path, precision: str | None) -> None:
         try:
             self.skeleton = resolve_skeleton(checkpoint.skeleton)
         except UserError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
-        self.device = resolve_device(device)
         model = build_model(checkpoint, path)
         joints = checkpoint.model.get("joints", 16)
         if joints != len(self.skeleton):
@@ -97,7 +102,7 @@ class Predictor:
         known = checkpoint.metrics.get(CALIBRATION)
         self.calibration = None if known is None else Calibration.from_dict(known)
         self.input_size = size
-        batch = 2 if flip else 1
+        batch = 2 if self.flip else 1
         self.model: torch.nn.Module
         prepared = prepare(model, self.device, precision or "fp32", size, batch)
         if prepared.choice is not None:
@@ -134,7 +139,7 @@ class Predictor:
 
         Raises:
             UserError: a file that cannot be read, a box that is not four finite numbers with a positive size
-                or that lies outside the image, or weights that give NaN.
+                or that lies outside the image, or weights that give score maps which are not finite.
             TypeError, ValueError: an image of another kind.
         """
         return self.predict_batch([image], [box])[0]
@@ -220,11 +225,8 @@ class Predictor:
             device=self.device,
             precision=self._autocast,
         )
+        require_finite(maps)
         joints, scores = decode(maps, np.stack(inverses))
-        if not np.isfinite(scores).all():
-            raise UserError(
-                "the network gives scores that are not finite: its weights are damaged or training diverged"
-            )
         heatmaps = maps.cpu().numpy()
         to_input = np.array([[MAP_STRIDE, 0, (MAP_STRIDE - 1) / 2], [0, MAP_STRIDE, (MAP_STRIDE - 1) / 2], [0, 0, 1]])
         skeleton = self.skeleton.as_value()

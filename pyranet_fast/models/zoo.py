@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,15 +71,43 @@ def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.M
     """
     build: Callable[..., nn.Module] = PyraNet if checkpoint.kind == POSE else classifier
     try:
+        _check_bounds(checkpoint.model)
+        with torch.device("meta"):  # before memory is taken for it
+            check_fit(build(**checkpoint.model), checkpoint.weights, path)
         model = build(**checkpoint.model)
-    except (TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(f"{path} holds a network configuration that this version cannot build: {error}") from error
     load_weights(model, checkpoint.weights, path)
     return model.eval()
 
 
+_MOST = {"stacks": 32, "joints": 4096, "features": 4096, "levels": 32, "depth": 8, "base_width": 4096}
+"""Of a network in a file: eight stacks of 256 features with depth 4 are the paper's."""
+
+
+def _check_bounds(config: Mapping[str, Any]) -> None:
+    for name, value in config.items():
+        most = _MOST.get(name, 1 << 16)
+        if isinstance(value, int | float) and not -most <= value <= most:
+            raise ValueError(f"{name} is {value}; expected at most {most}")
+
+
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """``model.load_state_dict`` that answers a mismatch with one sentence."""
+    """``model.load_state_dict`` that answers a mismatch, and weights that are not finite, with one sentence."""
+    check_fit(model, weights, path)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{path} has values that are not finite in {name}: it is damaged, or its training diverged; "
+                "finite weights are expected"
+            )
+    model.load_state_dict(weights)
+
+
+def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse weights of other names, shapes or kinds of numbers than the network's."""
     own = model.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     if missing or extra:
@@ -94,7 +122,8 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str |
                 f"{path} is of another configuration: {name} has shape {tuple(tensor.shape)}, "
                 f"the network's is {tuple(own[name].shape)}"
             )
-    model.load_state_dict(weights)
+        if own[name].is_floating_point() != tensor.is_floating_point() or tensor.is_complex():
+            raise UserError(f"{path} is of another configuration: {name} is {tensor.dtype}; expected {own[name].dtype}")
 
 
 FOLDER = Path(__file__).parents[1] / "weights"

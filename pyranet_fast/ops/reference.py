@@ -138,9 +138,9 @@ def heatmap_loss_backward(grad: Tensor, pred: Tensor, joints: Tensor, weight: Te
     weight = weight.to(wide)
     target = gaussian_heatmaps(joints.to(wide), weight, (h, w), sigma)
     total = weight.sum()
-    error = torch.where((weight > 0)[..., None, None], pred.to(wide) - target, 0)
-    share = torch.where(total > 0, 2 * weight / (h * w * total.clamp_min(torch.finfo(wide).tiny)), 0)
-    return (grad * share[..., None, None] * error).to(pred.dtype)
+    counted = (weight > 0)[..., None, None]
+    share = torch.where(total <= 0, 0, 2 * weight / (h * w * total.clamp_min(torch.finfo(wide).tiny)))
+    return torch.where(counted, grad * share[..., None, None] * (pred.to(wide) - target), 0).to(pred.dtype)
 
 
 def batch_norm_relu(
@@ -173,7 +173,7 @@ def batch_norm_relu_backward(
     y = normal if weight is None else normal * weight.to(wide).view(1, -1, 1, 1)
     if bias is not None:
         y = y + bias.to(wide).view(1, -1, 1, 1)
-    passed = torch.where(y > 0, grad.to(wide), 0)
+    passed = torch.where(y <= 0, 0, grad.to(wide))
     of_bias, of_weight = passed.sum(axes, keepdim=True), (passed * normal).sum(axes, keepdim=True)
     of_x = (passed - of_bias / count - normal * of_weight / count) * inverse
     if weight is not None:

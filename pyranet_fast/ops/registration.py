@@ -366,7 +366,11 @@ def one_by_one(operator: Any, size: int, dims: Sequence[Any], *arguments: Any) -
     made = [operator(*_map(lambda x, d, i=i: at(x, d, i), arguments, tuple(dims))) for i in range(max(size, 1))]
     if not schema.returns:
         return None, None
-    return _map(lambda *results: torch.stack(results)[:size], *made), 0
+
+    def joined(*results: Any) -> Any:
+        return torch.stack(results)[:size] if isinstance(results[0], Tensor) else all(results)
+
+    return _map(joined, *made), _map(lambda result: 0 if isinstance(result, Tensor) else None, made[0])
 
 
 def _register_batched(operator: Any, rule: BatchRule, library: torch.library.Library) -> None:

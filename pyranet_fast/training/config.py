@@ -187,6 +187,9 @@ class PoseConfig(RunConfig):
         "folder that holds lsp_dataset/, lspet_dataset/, mpii/; or the images of your own; none for packed:FILE",
         free=True,
     )
+    allow_outside: bool = _option(
+        False, "images of coco: may lie outside of --root: absolute names, .. and links", free=True
+    )
     stacks: int = _option(8, "hourglass stacks", _COUNT)
     features: int = _option(256, "channels of the hourglass; the stem has features/4 and features/2", _COUNT)
     variant: str = _option("B*", "residual module", choices=("plain", "wide", "A", "B", "B*", "C", "D"))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..errors import UserError
+
 STEPS = {
     "step": ((0.85, 0.01), (0.75, 0.1)),
     "wrn": ((0.8, 0.008), (0.6, 0.04), (0.3, 0.2)),
@@ -61,6 +63,40 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if "capturable" in group:
             group["capturable"] = False
     return {**state, "param_groups": groups}
+
+
+def checked_step(step: Any, state: dict[str, Any]) -> int:
+    """The position of a training, of a checkpoint, where its optimizer has made as many steps.
+
+    Raises:
+        UserError: it is no number of steps, or another.
+    """
+    if type(step) is not int or step < 0:
+        raise UserError(f"its training has made {step!r} steps; expected a whole number of at least 0")
+    made = {float(of["step"]) for of in state["state"].values() if "step" in of}
+    if made and max(made) != step:
+        raise UserError(f"its training is at step {step}, but its optimizer at {max(made):g}; it is damaged")
+    return step
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a loaded state that is not of the parameters' shapes, which PyTorch does not ask.
+
+    Raises:
+        UserError: of another shape, or not finite.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state[parameter].items():
+                if not isinstance(value, Tensor):
+                    continue
+                if value.numel() != 1 and value.shape != parameter.shape:
+                    raise UserError(
+                        f"its optimizer has {name} of shape {tuple(value.shape)} for a parameter of shape "
+                        f"{tuple(parameter.shape)}; it is damaged"
+                    )
+                if not value.isfinite().all():
+                    raise UserError(f"its optimizer has {name} that is not finite; it is damaged")
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

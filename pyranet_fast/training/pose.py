@@ -83,7 +83,10 @@ class PoseTask:
             rotation_probability=config.rotation_probability,
             color=config.color_noise,
         )
-        people, held_out = (open_dataset(config.dataset, config.root, split) for split in ("train", "val"))
+        people, held_out = (
+            open_dataset(config.dataset, config.root, split, allow_outside=config.allow_outside)
+            for split in ("train", "val")
+        )
         network = initial_network(config, people.skeleton)  # what is wrong with it is said before pictures are read
         self._digests = frozenset(people.digest(index) for index in range(len(people)))
         self.people = prepare_people(people, config, augmentation)

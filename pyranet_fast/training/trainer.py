@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from ..checkpoint import Checkpoint, save_checkpoint
 from ..errors import UserError
+from ..io import reading
 from ..models.optimized.graphs import CudaCapture
 from ..models.precision import AUTO, choose_precision
 from ..models.zoo import LAST, load_checkpoint, load_weights
@@ -26,7 +28,7 @@ from ..nn.batch_statistics import synchronize_batch_norms_
 from . import distributed
 from .config import RunConfig
 from .logging import Meter, RunLog, peak_megabytes
-from .optim import learning_rate, load_optimizer_state, moving_average, optimizer_state
+from .optim import check_optimizer, checked_step, learning_rate, load_optimizer_state, moving_average, optimizer_state
 from .step import GraphedStep, Step
 
 logger = logging.getLogger("pyranet_fast")
@@ -100,6 +102,7 @@ class Trainer:
             self.total = min(self.total, config.max_steps)
         self.step = 0
         self.results: dict[str, Any] = {}
+        self._ended: dict[str, float] | None = None  # figures of an epoch that is saved and not yet validated
         torch.manual_seed(config.seed)
 
     @property
@@ -113,21 +116,32 @@ class Trainer:
         return (self.step - 1) // self.task.steps_per_epoch + 1
 
     def fit(self) -> dict[str, Any]:
-        """Make all steps that are left, with a checkpoint and a validation at the end of each epoch.
+        """Make all steps that are left, with a checkpoint, a validation and a checkpoint at the end of each epoch.
+
+        Whatever ends the process in a validation, the next one makes it again.
 
         Returns:
             The last validation results.
 
         Raises:
             Diverged: NaN or infinite loss.
+            UserError: another process trains into the same folder.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
         """
+        with sole_training(self.output) if distributed.is_main_process() else nullcontext():
+            return self._fit()
+
+    def _fit(self) -> dict[str, Any]:
         self.resume()
         self._settle_precision()
-        log = RunLog(self.output, self.step) if distributed.is_main_process() else None
+        kept = self.step - (self._ended is not None)  # a row that was written as the process ended is written again
+        log = RunLog(self.output, kept) if distributed.is_main_process() else None
         step = self._prepare_step()
         meter = Meter()
         with catch_signals() as stop, self._progress_bar() as bar:
+            if self._ended is not None:
+                self._end_epoch(log, self._ended)
+                self.save()
             batches = iter(self.task.batches(self.step, self.total))
             while self.step < self.total:
                 started = time.perf_counter()
@@ -151,7 +165,9 @@ class Trainer:
                 bar.update()
                 ended = self.step % self.task.steps_per_epoch == 0 or self.step == self.total
                 if ended:
-                    self._end_epoch(log, meter, rate)
+                    self._ended = {**meter.row(), "lr": rate}  # before validation, whose time is not training's
+                    self.save()
+                    self._end_epoch(log, self._ended)
                     meter = Meter()
                 if ended or stopping or self._save_is_due():
                     self.save()
@@ -168,6 +184,7 @@ class Trainer:
         on_gpu = self.task.device.type == "cuda"
         return {
             "step": self.step,
+            "ended": self._ended,
             "settings": asdict(self.config),
             "raw_weights": _on_cpu(self.model) if self.average is not None else None,
             "averaged": int(self.average.n_averaged) if self.average is not None else 0,
@@ -187,8 +204,10 @@ class Trainer:
             source: what errors name.
 
         Raises:
-            UserError: it was trained with other options, or its weights are of another network.
+            UserError: it was trained with other options, its weights are of another network, or its position is not
+                that of its optimizer.
         """
+        step = checked_step(state["step"], state["optimizer"])
         if self.config.precision == AUTO:
             self._set_precision(state["settings"]["precision"])
         if conflicts := self.config.conflicts(state["settings"]):
@@ -201,10 +220,11 @@ class Trainer:
             self.average.n_averaged.fill_(state["averaged"])
         load_weights(self.model, weights if self.average is None else state["raw_weights"], source)
         load_optimizer_state(self.optimizer, state["optimizer"])
+        check_optimizer(self.optimizer)
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.task.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.task.device)
-        self.step = state["step"]
+        self.step, self._ended = step, checked_figures(state.get("ended"))
 
     def save(self) -> None:
         """Write OUTPUT/last.pt, whole or not at all; the first process alone does."""
@@ -227,8 +247,9 @@ class Trainer:
             checkpoint = load_checkpoint(path, self.task.kind)
             if not checkpoint.training:
                 raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot go on from it")
-            self.task.compare_data(checkpoint, path)
-            self.load_state_dict(checkpoint.training, checkpoint.weights, path)
+            with reading(path, "a checkpoint whose training can go on (--resume none starts anew)"):
+                self.task.compare_data(checkpoint, path)
+                self.load_state_dict(checkpoint.training, checkpoint.weights, path)
             self.results = checkpoint.metrics
             if distributed.is_main_process():
                 logger.info(f"resumed from {path} at step {self.step} of {self.total}")
@@ -289,18 +310,18 @@ class Trainer:
                 "--warmup, or --precision fp32"
             )
 
-    def _end_epoch(self, log: RunLog | None, meter: Meter, rate: float) -> None:
+    def _end_epoch(self, log: RunLog | None, figures: dict[str, float]) -> None:
         """Validate if it is time to, draw, and log the epoch; the first process alone does."""
+        self._ended = None
         if log is None:
             return
-        figures = meter.row()  # before validation, whose time is not training's
         validation = None
         if self.epoch % self.config.validate_every == 0 or self.step == self.total:
             self.network.eval()
             self.results = self.task.validate(self.network, self.epoch - 1)
             self.task.draw(self.network, self.output / "pictures" / f"epoch_{self.epoch:03d}.png", self.epoch - 1)
             validation = self.results["mean"]
-        row = {"epoch": self.epoch, "step": self.step, "lr": rate, **figures, "validation": validation}
+        row = {"epoch": self.epoch, "step": self.step, **figures, "validation": validation}
         log.write(row, self.results)
         validated = f"validation {validation:.2f}, " if validation is not None else ""
         logger.info(
@@ -355,6 +376,52 @@ def trial(task: Task) -> Iterator[Callable[[str, int], None]]:
         yield attempt
     finally:
         task.config, task.model = config, model
+
+
+def checked_figures(value: Any) -> dict[str, float] | None:
+    """The figures of an epoch, of a checkpoint, where they are some."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.keys() != {*Meter().row(), "lr"}:
+        raise UserError("its training ended an epoch with other figures than expected; it is damaged")
+    return {name: float(figure) for name, figure in value.items()}
+
+
+@contextmanager
+def sole_training(folder: Path) -> Iterator[None]:
+    """Inside, this process alone trains into a folder: two would write into one log and one last.pt.
+
+    The lock is the operating system's, on a file with the process's id: it ends with the process, however that ends.
+
+    Raises:
+        UserError: another process does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".training.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"output folder {folder} is being trained into by process {file.read().strip() or 'unknown'}; "
+                "wait for its end, stop it, or use another --output"
+            ) from error
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 class StopRequest:

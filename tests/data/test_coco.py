@@ -245,3 +245,17 @@ def test_the_score_is_in_units_of_the_box(root):
     score = score_predictions(source, truth + np.array([3, 0], np.float32))  # a twentieth of 60
     assert score.mean == 100 and score.metric == "PCK-box@0.05" and list(score.columns) == ["nose", "ear", "tail"]
     assert score_predictions(source, truth + np.array([3.1, 0], np.float32)).mean == 0
+
+
+@pytest.mark.parametrize("kind", ["parents", "absolute", "link"])
+def test_images_outside_of_the_root_are_refused_unless_allowed(tmp_path, kind):
+    root = write(tmp_path / "root", dogs())
+    outside = tmp_path / "secret.jpg"
+    (root / "images" / "pack" / "000.jpg").rename(outside)
+    if kind == "link":
+        (root / "images" / "pack" / "000.jpg").symlink_to(outside)
+    else:
+        changed(root, "images.0.file_name", "../../secret.jpg" if kind == "parents" else str(outside))
+    with pytest.raises(UserError, match=r"dogs\.json: image .* lies outside .*secret\.jpg; .*--allow-outside"):
+        COCOSource("dogs.json", root)
+    assert COCOSource("dogs.json", root, allow_outside=True).image(0).shape == (80, 100, 3)

@@ -13,7 +13,7 @@ import torch
 
 from pyranet_fast.data.image_io import as_rgb, read_image, truncation, write_image
 from pyranet_fast.data.transforms import MEAN
-from pyranet_fast.errors import UserError
+from pyranet_fast.errors import UnreadableImageError, UserError
 
 MEAN_255 = [round(255 * m) for m in MEAN]
 
@@ -510,7 +510,7 @@ def test_bad_files_get_a_sentence(tmp_path):
         "folder.jpg": "is a folder",
         "empty.jpg": "is empty",
         "text.png": "not an image",
-        "huge.png": "more pixels",
+        "huge.png": "40000 x 40000 pixels; expected at most",
     }
     for name, reason in expected.items():
         with pytest.raises(UserError, match=reason) as caught:
@@ -564,3 +564,31 @@ def test_writing_says_what_it_cannot_do(tmp_path):
     with pytest.raises(UserError, match="70000 x 1"):
         write_image(tmp_path / "a.jpg", np.zeros((1, 70000, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tiff"])
+def test_the_limit_in_pixels_is_asked_before_decoding(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"x{suffix}"
+    assert cv2.imwrite(str(path), np.zeros((30, 40, 3), np.uint8))
+    monkeypatch.setenv("PYRANET_FAST_MAX_PIXELS", "1200")
+    assert read_image(path).shape == (30, 40, 3)
+    monkeypatch.setenv("PYRANET_FAST_MAX_PIXELS", "1199")
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(UnreadableImageError, match=r"it has 40 x 30 pixels; expected at most 1,199 in all") as caught:
+        read_image(path)
+    assert caught.value.reason == "is too large"
+    monkeypatch.setenv("PYRANET_FAST_MAX_PIXELS", "many")
+    with pytest.raises(UserError, match="PYRANET_FAST_MAX_PIXELS is 'many'"):
+        read_image(path)
+
+
+def test_images_of_more_than_200_million_pixels_are_refused(tmp_path):
+    """A PNG of 70 bytes that declares 3.6 GB."""
+    path = tmp_path / "bomb.png"
+    assert cv2.imwrite(str(path), np.zeros((1, 1), np.uint8))
+    data = bytearray(path.read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") + (20_000).to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImageError, match=r"60000 x 20000 pixels; expected at most 200,000,000 in all"):
+        read_image(path)

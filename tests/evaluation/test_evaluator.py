@@ -111,3 +111,12 @@ def test_items_are_made_ahead_in_order_and_errors_arrive():
     with pytest.raises(ValueError, match="the third"):
         next(got)
     assert list(prefetch([])) == []
+
+
+@pytest.mark.parametrize("scales", [(1.0,), SIX_SCALES], ids=("one", "six"))
+def test_maps_that_are_not_finite_are_not_scored(scales):
+    network = Network()
+    with torch.no_grad():
+        network.conv.bias[3] = -float("inf")
+    with pytest.raises(UserError, match="score maps that are not finite, of which no pose is made"):
+        evaluate_pose(network, crowd(2), SIZE, flip=False, scales=scales)

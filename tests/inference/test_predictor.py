@@ -326,3 +326,22 @@ def test_weights_that_diverged_get_a_sentence(predictor):
     predictor.model = DotFinder(float("nan"))
     with pytest.raises(UserError, match="not finite"):
         predictor(np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("special", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, special):
+    checkpoint = tiny()
+    name = next(name for name, tensor in checkpoint.weights.items() if name.endswith("conv.weight"))
+    checkpoint.weights[name].view(-1)[3] = special
+    with pytest.raises(UserError, match=rf"checkpoint has values that are not finite in {name}: it is damaged"):
+        Predictor(checkpoint)
+
+
+def test_maps_that_are_not_finite_make_no_pose(predictor, monkeypatch):
+    """Minus infinity is no map's maximum, and would go unseen."""
+    maps = torch.zeros(2, 16, 4, 4)
+    maps[0, 3, 1, 1] = -float("inf")
+    predictor.model = lambda images: [maps]
+    monkeypatch.setattr("pyranet_fast.inference.predictor.score_maps", lambda *a, **k: maps[:1])
+    with pytest.raises(UserError, match="score maps that are not finite, of which no pose is made"):
+        predictor(np.zeros((4, 4, 3), np.uint8))

@@ -33,8 +33,8 @@ void check(int64_t channels, int64_t pixels) {
     moments[c] += d, moments[channels + c] += d * d;
     sums[c] += passed(i), sums[channels + c] += passed(i) * d;
     y[i] = v < 0 ? 0 : v;
-    grad_x[i] = passed(i) * scale[c] + d * slope[c] + offset[c];
-    shared_grad_x[i] = wide(extra[i]) + grad_x[i] + passed(i) * scale[c];
+    grad_x[i] = (passed(i) + d * slope[c] + offset[c]) * scale[c];
+    shared_grad_x[i] = wide(extra[i]) + d * slope[c] + offset[c] + 2 * passed(i) * scale[c];
   }
   const double tolerance = std::is_same_v<W, double> ? 1e-10 : 1e-4;
   std::vector<W> scratch(2 * norms * length);
@@ -86,7 +86,7 @@ void check_plane(int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const double d = wide(x[i]) - mean, v = wide(x[i]) * scale + shift, g = v > 0 ? wide(grad[i]) : 0;
     moments[0] += d, moments[1] += d * d, sums[0] += g, sums[1] += g * d;
-    y[i] = v < 0 ? 0 : v, grad_x[i] = g * scale + d * slope + offset;
+    y[i] = v < 0 ? 0 : v, grad_x[i] = (g + d * slope + offset) * scale;
   }
   const double tolerance = std::is_same_v<W, double> ? 1e-10 : 1e-4;
   std::vector<T> to(n);

@@ -73,7 +73,7 @@ void check(int64_t inputs, int64_t outputs, int64_t h, int64_t w) {
     (v.data() + p * tiles * inputs, packed.data() + p * inputs * padded, tiles, inputs, padded,
      m.data() + p * tiles * padded);
   }
-  PF_CHOOSE(winograd_scatter<T>)(job, 0, tiles, m.data());
+  const bool finite = PF_CHOOSE(winograd_scatter<T>)(job, 0, tiles, m.data());
   std::vector<double> wanted(y.size()), wanted_gradient(outputs * inputs * 9, 0.0);
   for (int64_t n = 0; n < batch; ++n) {
     for (int64_t at = 0; at < h * w; ++at) {
@@ -96,6 +96,11 @@ void check(int64_t inputs, int64_t outputs, int64_t h, int64_t w) {
   const std::string of = std::string(" in ") + kTypeName<T> + " of " + std::to_string(inputs) + " to " +
                          std::to_string(outputs) + " channels";
   expect("winograd" + of, y.data(), wanted, std::is_same_v<T, float> ? 1e-4 : 1.0 / 16);
+  const float told = finite ? 1.f : 0.f, infinity = std::numeric_limits<float>::infinity();
+  expect("winograd, of finite values," + of, &told, {1.0}, 0);
+  m[padded * (tiles - 1)] = infinity;
+  const float spoilt = PF_CHOOSE(winograd_scatter<T>)(job, 0, tiles, m.data()) ? 1.f : 0.f;
+  expect("winograd, of an infinity," + of, &spoilt, {0.0}, 0);
   if constexpr (std::is_same_v<T, float>) check_gradient(job, other, v, wanted_gradient, of);
 }
 

@@ -476,7 +476,8 @@ def inference_calls() -> dict[str, tuple[Any, tuple[Any, ...], int]]:
         [(torch.randn(8, 32, 3, 3), torch.zeros(8))], (torch.randn(16, 8, 1, 1), torch.zeros(16))
     )
     y = torch.randn(1, 16, 8, 8).contiguous(memory_format=torch.channels_last)
-    packed = winograd.prepack(torch.randn(32, 32, 3, 3))
+    weight = torch.randn(32, 32, 3, 3)
+    packed = winograd.prepack(weight)
     return {
         "fused_pointwise": (lambda x: fused_pointwise.fused_pointwise(x, None, branches)[0], (x,), 0),
         "pooled_pyramid_": (
@@ -484,8 +485,12 @@ def inference_calls() -> dict[str, tuple[Any, tuple[Any, ...], int]]:
             (x, y),
             0,
         ),
-        "winograd_conv3x3": (lambda x: winograd.conv3x3(x, packed, outputs=32), (x,), 0),
-        "winograd_weight_gradient": (torch.ops.pyranet_fast.winograd_weight_gradient, (x, x.clone()), 0),
+        "winograd_conv3x3": (lambda x: winograd.conv3x3(x, packed, weight), (x,), 0),
+        "winograd_weight_gradient": (
+            lambda x, y: torch.ops.pyranet_fast.winograd_weight_gradient(x, y)[0],
+            (x, x.clone()),
+            0,
+        ),
         "winograd_pack": (torch.ops.pyranet_fast.winograd_pack, (torch.randn(32, 32, 3, 3), False), 0),
         "pointwise_pack": (torch.ops.pyranet_fast.pointwise_pack, (torch.randn(16, 32),), 0),
         "pyramid_pack": (torch.ops.pyranet_fast.pyramid_pack, (torch.randn(8, 32, 3, 3),), 0),

@@ -31,16 +31,17 @@ def test_convolution_and_gradients(n, c, k, h, w, layout):
     weight, bias, other = torch.randn(k, c, 3, 3), torch.randn(k), torch.randn(n, k, h, w)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     packed = winograd.prepack(weight)
-    assert error(winograd.conv3x3(x, packed, bias), exact) < TOLERANCE
-    assert error(winograd.conv3x3(x, packed, outputs=k), exact - bias.double()[:, None, None]) < TOLERANCE
-    ended = winograd.conv3x3(x, packed, bias, other, relu=True)
+    assert error(winograd.conv3x3(x, packed, weight, bias), exact) < TOLERANCE
+    assert error(winograd.conv3x3(x, packed, weight), exact - bias.double()[:, None, None]) < TOLERANCE
+    ended = winograd.conv3x3(x, packed, weight, bias, other, relu=True)
     assert error(ended, F.relu(exact + other)) < TOLERANCE and not (ended < 0).any()
 
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
     expected = torch.autograd.grad(F.conv2d(*leaves, padding=1), leaves, grad.double())
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
     got = torch.autograd.grad(winograd.differentiable_conv3x3(*leaves), leaves, grad)
-    weight_gradient = torch.ops.pyranet_fast.winograd_weight_gradient(x, grad)
+    weight_gradient, finite = torch.ops.pyranet_fast.winograd_weight_gradient(x, grad)
+    assert finite
     for a, b in zip((*got, weight_gradient), (*expected, expected[1]), strict=True):
         assert a.shape == b.shape and (not b.norm() or error(a, b) < TOLERANCE)
 
@@ -56,8 +57,10 @@ def test_bfloat16_has_smaller_tiles(n, c, k, h, w, layout):
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     packed = winograd.prepack(weight)
     assert packed.shape[0] == 16 and packed.dtype == torch.bfloat16
-    assert error(winograd.conv3x3(x, packed, bias), exact) < 6e-3  # the direct method: 2e-3, mostly the last rounding
-    ended = winograd.conv3x3(x, packed, bias, other, relu=True)
+    assert (
+        error(winograd.conv3x3(x, packed, weight, bias), exact) < 6e-3
+    )
+    ended = winograd.conv3x3(x, packed, weight, bias, other, relu=True)
     assert error(ended, F.relu(exact + other)) < 6e-3 and not (ended < 0).any()
 
 
@@ -71,9 +74,9 @@ def test_many_tiles_and_any_number_of_threads():
             torch.set_num_threads(count)
             results.append(
                 [
-                    winograd.conv3x3(x, winograd.prepack(weight), outputs=48),
-                    winograd.conv3x3(grad, winograd.prepack(weight, backward=True), outputs=36),
-                    torch.ops.pyranet_fast.winograd_weight_gradient(x, grad),
+                    winograd.conv3x3(x, winograd.prepack(weight), weight),
+                    winograd.conv3x3(grad, winograd.prepack(weight, backward=True), weight, backward=True),
+                    torch.ops.pyranet_fast.winograd_weight_gradient(x, grad)[0],
                 ]
             )
     finally:
@@ -89,10 +92,10 @@ def test_filters_are_those_of_the_neighbours():
     for tap in range(9):
         weight = torch.zeros(32, 32, 3, 3)
         weight[torch.arange(32), torch.arange(32).flip(0), tap // 3, tap % 3] = 1
-        y = winograd.conv3x3(x, winograd.prepack(weight), outputs=32)
+        y = winograd.conv3x3(x, winograd.prepack(weight), weight)
         torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
         low, weight = (x * 100 % 97).bfloat16(), weight.bfloat16()
-        y = winograd.conv3x3(low, winograd.prepack(weight), outputs=32)
+        y = winograd.conv3x3(low, winograd.prepack(weight), weight)
         torch.testing.assert_close(y.float(), F.conv2d(low, weight, padding=1).float(), rtol=0, atol=3)
 
 
@@ -154,10 +157,11 @@ def test_twice_differentiated():
 
 def test_bad_calls_are_refused():
     x = torch.randn(1, 32, 8, 8)
-    packed = winograd.prepack(torch.randn(32, 32, 3, 3))
+    weight = torch.randn(32, 32, 3, 3)
+    packed = winograd.prepack(weight)
     with pytest.raises(RuntimeError, match="packed must come from winograd_pack"):
-        winograd.conv3x3(x[:, :31], packed, outputs=32)
+        winograd.conv3x3(x[:, :31], packed, weight)
     with pytest.raises(RuntimeError, match="other must have the output's shape"):
-        winograd.conv3x3(x, packed, other=x[..., :7], outputs=32)
+        winograd.conv3x3(x, packed, weight, other=x[..., :7])
     with pytest.raises(RuntimeError, match="weight must be"):
         winograd.prepack(torch.randn(32, 32, 1, 1))

@@ -130,11 +130,87 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
         with pytest.raises(Crash):
             train.main(arguments(root, tmp_path, "--save-every", "1"))
     assert train.main(arguments(root, tmp_path, "--save-every", "1")) == 0
-    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert steps == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]  # an epoch before its validation and after it
     one, other = weights(finished), weights(tmp_path)
     for name in one:
         assert torch.equal(one[name], other[name]), name
     assert [row["step"] for row in csv.DictReader((tmp_path / "log.csv").open())] == ["4", "8"]
+
+
+def test_what_ends_in_a_validation_is_validated_by_the_next_run(
+    finished: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = PoseTask.validate
+    calls = []
+
+    def crash(task: PoseTask, network: torch.nn.Module, epoch: int) -> dict:
+        calls.append(epoch)
+        if calls.count(epoch) == 1:
+            raise Crash
+        return validate(task, network, epoch)
+
+    monkeypatch.setattr(PoseTask, "validate", crash)
+    for step in (4, 8):
+        with pytest.raises(Crash):
+            train.main(arguments(root, tmp_path))
+        state = load_checkpoint(tmp_path / "last.pt").training
+        assert state["step"] == step and state["ended"]["loss"] > 0
+    assert train.main(arguments(root, tmp_path)) == 0
+    assert calls == [0, 0, 1, 1]
+    one, other = weights(finished), weights(tmp_path)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    ours, theirs = (list(csv.DictReader((folder / "log.csv").open())) for folder in (tmp_path, finished))
+    for name in ("step", "epoch", "lr", "loss", "accuracy", "validation"):
+        assert [row[name] for row in ours] == [row[name] for row in theirs]
+    assert load_checkpoint(tmp_path / "last.pt").training["ended"] is None
+
+
+def test_two_trainings_do_not_write_into_one_folder(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    process = start(root, tmp_path)
+    wait_for(tmp_path / "last.pt", process)
+    try:
+        error = failure(capsys, arguments(root, tmp_path))
+        assert f"{tmp_path} is being trained into by process {process.pid}; wait for its end" in error
+    finally:
+        process.kill()
+        process.communicate()
+    # The lock has gone with the process: the checkpoint is looked at.
+    assert "was trained with other settings (--epochs 500 there, 2 here" in failure(capsys, arguments(root, tmp_path))
+
+
+DAMAGED = {
+    "step": (-5, 10**9, 1.5, None, "4", KeyError),
+    "optimizer": ({}, None, [], {"state": {}, "param_groups": []}, KeyError),
+    "settings": (None, [], {"precision": 3}, KeyError),
+    "random": (None, torch.zeros(3), "x", KeyError),
+    "raw_weights": (None, {}, {"x": torch.zeros(1)}, KeyError),
+    "averaged": ("x", None, KeyError),
+    "ended": (3, {"loss": 1.0}),
+    "labels": (3, "x"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_training_does_not_resume(
+    name: str, finished: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "damaged.pt"
+    for value in DAMAGED[name]:
+        checkpoint = load_checkpoint(finished / "last.pt")
+        if value is KeyError:
+            del checkpoint.training[name]
+        else:
+            checkpoint.training[name] = value
+        save_checkpoint(path, checkpoint)
+        assert "damaged.pt" in failure(capsys, arguments(root, tmp_path / "out", "--resume", str(path))), value
+    checkpoint = load_checkpoint(finished / "last.pt")
+    state = checkpoint.training["optimizer"]["state"]
+    first = next(name for name, of in state[0].items() if isinstance(of, torch.Tensor) and of.numel() > 1)
+    state[0][first] = torch.zeros(7)
+    save_checkpoint(path, checkpoint)
+    assert f"its optimizer has {first} of shape (7,)" in failure(
+        capsys, arguments(root, tmp_path / "out", "--resume", str(path))
+    )
 
 
 def start(root: Path, output: Path, *more: str) -> subprocess.Popen:

@@ -1,6 +1,7 @@
 // Several BN-ReLUs of one map, as the branches of a residual unit read it: statistics once, all outputs in one pass,
 // and backward all sums in one pass and the map's whole gradient, the identity skip's included, in another.
 // channels_last.
+#include "common/batch_norm_relu_checks.h"
 #include "cpu/host.h"
 
 #define PF_KERNEL_FILE "cpu/fused/shared_batch_norm_relu_kernel.h"
@@ -61,7 +62,7 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double e
   W* pmean = write_pointer<W>(mean);
   W* pvar = write_pointer<W>(var);
   std::vector<W> pivot(s.channels);  // see batch_norm_relu.cpp
-  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = load(px[c]);
+  for (int64_t c = 0; c < s.channels; ++c) pivot[c] = finite_pivot(load(px[c]));
   const auto pivots = tiled(s, pivot);
   std::vector<double> parts(s.chunks() * 2 * s.channels, 0.0), sums(2 * s.channels, 0.0);
   s.each([&](int64_t i, int64_t begin, int64_t end) {
@@ -73,9 +74,8 @@ void forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double e
   const double count = static_cast<double>(s.pixels);
   for (int64_t c = 0; c < s.channels; ++c) {
     const double offset = sums[c] / count;
-    const double variance = std::max(0.0, sums[s.channels + c] / count - offset * offset);
     pmean[c] = static_cast<W>(pivot[c] + offset);
-    pvar[c] = static_cast<W>(std::isnan(sums[s.channels + c]) ? sums[s.channels + c] : variance);
+    pvar[c] = static_cast<W>(not_negative(sums[s.channels + c] / count - offset * offset));
   }
   std::vector<W> scale, shift;
   fold(s, weight.const_data_ptr<W>(), bias.const_data_ptr<W>(), pmean, pvar, eps, scale, shift);
@@ -138,18 +138,9 @@ void backward(const std::vector<Tensor>& grads, const Tensor& x, const std::opti
   });
 }
 
-void check(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.numel() > 0, "shared_batch_norm_relu: x must be (N, C, H, W), not empty");
-  for (const Tensor& t : {weight, bias}) {
-    STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == weight.size(0) && t.size(1) == x.size(1) && t.is_contiguous() &&
-                        t.scalar_type() == wide_type(x),
-                    "shared_batch_norm_relu: weight and bias must be (J, C) in float32 (float64 for float64)");
-  }
-}
-
 std::tuple<std::vector<Tensor>, Tensor, Tensor> shared_batch_norm_relu(Tensor x, Tensor weight, Tensor bias,
                                                                        double eps) {
-  check(x, weight, bias);
+  check_shared_batch_norm_relu("shared_batch_norm_relu", x, weight, bias);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
   std::vector<Tensor> outputs;
   for (int64_t j = 0; j < weight.size(0); ++j) outputs.push_back(empty_nchw(x, sizes_of(x), true));
@@ -163,13 +154,10 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> shared_batch_norm_relu(Tensor x,
 std::tuple<Tensor, Tensor, Tensor> shared_batch_norm_relu_backward(std::vector<Tensor> grads,
                                                                    std::optional<Tensor> extra, Tensor x, Tensor weight,
                                                                    Tensor bias, Tensor mean, Tensor var, double eps) {
-  check(x, weight, bias);
+  check_shared_batch_norm_relu_backward(grads, extra, x, weight, bias, mean, var);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
-  STD_TORCH_CHECK(static_cast<int64_t>(grads.size()) == weight.size(0),
-                  "shared_batch_norm_relu: there must be a gradient, or an empty tensor, for every output");
+  mean = torch::stable::contiguous(mean), var = torch::stable::contiguous(var);
   for (Tensor& grad : grads) {
-    STD_TORCH_CHECK(grad.numel() == 0 || (grad.numel() == x.numel() && grad.scalar_type() == x.scalar_type()),
-                    "shared_batch_norm_relu: gradients must have the shape and dtype of x");
     if (grad.numel() > 0) grad = torch::stable::contiguous(grad, MemoryFormat::ChannelsLast);
   }
   if (extra.has_value()) extra = torch::stable::contiguous(*extra, MemoryFormat::ChannelsLast);

@@ -68,7 +68,7 @@ void shared_gradient_input(const T* const* grads, const T* x, const T* extra, T*
         V g, a, b;
         load_some(whole, grads[j] + at + k, some, g);
         load_vector(scale + j * length + k, a), load_vector(shift + j * length + k, b);
-        g = v * a + b > zero ? g : zero;
+        g = v * a + b <= zero ? zero : g;  // as PyTorch: NaN lets it pass
         sum += g * a;
       }
       store_some(whole, sum, some, grad_x + at + k);

@@ -2,6 +2,9 @@
 // 2016): F(4x4, 3x3) in float32, a quarter of the products of the direct method; F(2x2, 3x3) in bfloat16, 4/9 of them.
 // Blocks of tiles go through the three steps (input transform, matrix products, output transform) in one thread's
 // cache.
+#include <atomic>
+
+#include "common/checks.h"
 #include "cpu/fused/products.h"
 #include "cpu/fused/winograd_job.h"
 
@@ -19,6 +22,26 @@ void combine(const double* weights, const float* rows, int64_t apart, int64_t co
   const float a = static_cast<float>(weights[0]), b = static_cast<float>(weights[1]),
               c = static_cast<float>(weights[2]);
   for (int64_t i = 0; i < count; ++i) to[i] = a * rows[i] + b * rows[apart + i] + c * rows[2 * apart + i];
+}
+
+// Channels, and heights and widths of maps that may be empty: products of three of them and 36 stay below 2^63.
+constexpr int64_t kMostChannels = int64_t{1} << 16;
+
+void check_channels(const char* what, int64_t channels) {
+  STD_TORCH_CHECK(channels >= 0 && channels <= kMostChannels, what, ": a number of channels is ", channels,
+                  "; expected 0 to ", kMostChannels);
+}
+
+void check_map(const char* what, const char* name, const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4, what, ": ", name, " must be (N, C, H, W)");
+  check_channels(what, x.size(1));
+  check_map_extents(what, x);
+}
+
+void check_float_map(const char* what, const char* name, const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, what, ": ", name,
+                  " must be (N, C, H, W) in float32");
+  check_map(what, name, x);
 }
 
 int64_t padded(int64_t outputs) {
@@ -66,6 +89,7 @@ void pack_small(const Tensor& weight, Tensor& result) {
 Tensor winograd_pack(Tensor weight, bool backward) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
                   "winograd_pack: weight must be (K, C, 3, 3)");
+  check_channels("winograd_pack", weight.size(0)), check_channels("winograd_pack", weight.size(1));
   weight = torch::stable::contiguous(weight);
   const int64_t k = weight.size(backward ? 1 : 0), c = weight.size(backward ? 0 : 1);
   const int64_t columns = PF_CHOOSE(winograd_columns)(), panels = padded(k) / columns;
@@ -110,14 +134,16 @@ Tensor winograd_pack(Tensor weight, bool backward) {
   return result;
 }
 
+// Whether the convolution is finite.
 template <typename T>
-void convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
+bool convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
   constexpr int points = kPoints<T>;
   constexpr int64_t kBlock = 36;
   const int64_t c = job.inputs, wide = job.padded;
   // Equal blocks: a short last one would leave threads waiting.
   const int64_t blocks = std::max<int64_t>((tiles + kBlock - 1) / kBlock, std::min<int64_t>(tiles / 12, 2));
   const int64_t block = blocks == 0 ? tiles : (tiles + blocks - 1) / blocks;
+  std::atomic<bool> finite{true};
   parallel_for(0, (tiles + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<T[]> inputs(new T[points * block * c + 64]);
     const std::unique_ptr<float[]> outputs(new float[points * block * wide + 64]);
@@ -133,20 +159,22 @@ void convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
       for (int64_t p = 0; p < points; ++p) {
         PF_CHOOSE(winograd_product<T>)(v + p * count * c, u + p * c * wide, count, c, wide, m + p * count * wide);
       }
-      PF_CHOOSE(winograd_scatter<T>)(job, t0, t0 + count, m);
+      if (!PF_CHOOSE(winograd_scatter<T>)(job, t0, t0 + count, m)) finite = false;
     }
   });
+  return finite.load();
 }
 
-Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> other,
-                        int64_t outputs, bool relu) {
-  STD_TORCH_CHECK(x.dim() == 4, kName, ": x must be (N, C, H, W)");
+std::tuple<Tensor, bool> winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias,
+                                          std::optional<Tensor> other, int64_t outputs, bool relu) {
+  check_map(kName, "x", x);
+  check_channels(kName, outputs);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
   const ScalarType type = x.scalar_type();
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), wide = padded(outputs);
   Tensor y = empty_nchw(x, {n, outputs, h, w}, true);
   if (bias.has_value()) {
-    STD_TORCH_CHECK(bias->numel() == outputs && bias->scalar_type() == ScalarType::Float, kName,
+    STD_TORCH_CHECK(bias->dim() == 1 && bias->numel() == outputs && bias->scalar_type() == ScalarType::Float, kName,
                     ": bias must be (K,) in float32");
     bias = torch::stable::contiguous(*bias);
   }
@@ -156,11 +184,12 @@ Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std
                     kName, ": other must have the output's shape, in the dtype of x");
     other = torch::stable::contiguous(*other, MemoryFormat::ChannelsLast);
   }
+  bool finite = true;
   dispatch_product(kName, x, c, [&](auto element) {
     using T = decltype(element);
     STD_TORCH_CHECK(packed.dim() == 4 && packed.size(0) == kPoints<T> && packed.size(2) == c &&
-                        packed.size(1) * packed.size(3) == wide && packed.scalar_type() == type &&
-                        packed.is_contiguous(),
+                        packed.size(3) == PF_CHOOSE(winograd_columns)() && packed.size(1) == wide / packed.size(3) &&
+                        packed.scalar_type() == type && packed.is_contiguous(),
                     kName, ": packed must come from winograd_pack on this machine, for the channels and dtype of x");
     const WinogradJob<T> job{read_pointer<T>(x),
                              bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
@@ -174,17 +203,17 @@ Tensor winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias, std
                              outputs,
                              wide,
                              relu};
-    if (y.numel() > 0) convolve(job, read_pointer<T>(packed), n * job.rows * job.columns);
+    if (y.numel() > 0) finite = convolve(job, read_pointer<T>(packed), n * job.rows * job.columns);
   });
-  return y;
+  return {y, finite};
 }
 
 // The gradient of the weight, (K, C, 3, 3): products of transformed inputs and transformed gradients summed over all
 // tiles, in one order whatever the number of threads, then transformed back.
-Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
-  STD_TORCH_CHECK(x.dim() == 4 && gradient.dim() == 4 && x.scalar_type() == ScalarType::Float &&
-                      gradient.scalar_type() == ScalarType::Float && x.size(0) == gradient.size(0) &&
-                      x.size(2) == gradient.size(2) && x.size(3) == gradient.size(3),
+std::tuple<Tensor, bool> winograd_weight_gradient(Tensor x, Tensor gradient) {
+  check_float_map("winograd_weight_gradient", "x", x);
+  check_float_map("winograd_weight_gradient", "gradient", gradient);
+  STD_TORCH_CHECK(x.size(0) == gradient.size(0) && x.size(2) == gradient.size(2) && x.size(3) == gradient.size(3),
                   "winograd_weight_gradient: x and gradient must be float32 maps of one batch and size");
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
   gradient = torch::stable::contiguous(gradient, MemoryFormat::ChannelsLast);
@@ -195,8 +224,8 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
   const float* g = gradient.const_data_ptr<float>();
   const int64_t tiles = n * job.rows * job.columns;
   const int64_t chunk = std::min<int64_t>(tiles, 256);  // both transforms of a chunk stay in a shared cache
-  const std::unique_ptr<float[]> scratch(new float[36 * (chunk * (c + wide) + c * wide)]);
-  float* v = scratch.get();
+  Tensor scratch = empty_nchw(x, {36 * (chunk * (c + wide) + c * wide)}, false, ScalarType::Float);
+  float* v = scratch.mutable_data_ptr<float>();
   float* d = v + 36 * chunk * c;
   float* u = d + 36 * chunk * wide;
   std::fill(u, u + 36 * c * wide, 0.f);
@@ -213,8 +242,10 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
     });
   }
   float* to = result.mutable_data_ptr<float>();
+  std::atomic<bool> finite{true};
   parallel_for(0, c, 8, [&](int64_t begin, int64_t end) {
     std::vector<double> half(18 * wide);
+    double spoilt = 0;  // or NaN
     for (int64_t i = begin; i < end; ++i) {
       for (int a = 0; a < 3; ++a) {
         for (int b = 0; b < 6; ++b) {
@@ -232,12 +263,14 @@ Tensor winograd_weight_gradient(Tensor x, Tensor gradient) {
             double sum = 0;
             for (int e = 0; e < 6; ++e) sum += kFilter[e][b] * half[(6 * a + e) * wide + o];
             to[(o * c + i) * 9 + 3 * a + b] = static_cast<float>(sum);
+            spoilt += to[(o * c + i) * 9 + 3 * a + b] * 0.0;
           }
         }
       }
     }
+    if (spoilt != 0) finite = false;
   });
-  return result;
+  return {result, finite.load()};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {

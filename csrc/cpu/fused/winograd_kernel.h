@@ -79,13 +79,15 @@ void winograd_product(const T* v, const T* u, int64_t tiles, int64_t depth, int6
   }
 }
 
-// Output tiles [t0, t1) out of m: (points, tiles, padded), with bias, other and ReLU.
+// Output tiles [t0, t1) out of m: (points, tiles, padded), with bias, other and ReLU. Whether the convolution is finite
+// in all of them: an infinity or NaN has spread over its tile where it is not, and differences of infinities are NaN.
 template <typename T>
-void winograd_scatter(const WinogradJob<T>& job, int64_t t0, int64_t t1, const float* m) {
+bool winograd_scatter(const WinogradJob<T>& job, int64_t t0, int64_t t1, const float* m) {
   using F = Vector<float>;
   constexpr int L = F::kCount, kIn = kTileIn<T>, kOut = kTile<T>;
   const int64_t c = job.outputs, plane = (t1 - t0) * job.padded;
   const typename F::Values zero = {};
+  typename F::Values spoilt = {};  // 0, or NaN
   for (int64_t t = t0; t < t1; ++t) {
     const int64_t n = t / (job.rows * job.columns), y0 = t / job.columns % job.rows * kOut, x0 = t % job.columns * kOut;
     const int64_t at = n * job.height * job.width * c;
@@ -97,6 +99,9 @@ void winograd_scatter(const WinogradJob<T>& job, int64_t t0, int64_t t1, const f
       for (int p = 0; p < kPoints<T>; ++p) d[p] = F::read(from + p * plane + k);
       for (int j = 0; j < kIn; ++j) winograd_out<kIn>(d + j, kIn);
       for (int i = 0; i < kOut; ++i) winograd_out<kIn>(d + kIn * i, 1);
+      for (int i = 0; i < kOut; ++i) {
+        for (int j = 0; j < kOut; ++j) spoilt += d[kIn * i + j] * 0.f;
+      }
       typename F::Values bias = {};
       if (job.bias != nullptr) load_part(job.bias + k, lanes, bias);
       for (int64_t i = 0; i < high; ++i) {
@@ -114,6 +119,10 @@ void winograd_scatter(const WinogradJob<T>& job, int64_t t0, int64_t t1, const f
       }
     }
   }
+  for (int l = 0; l < L; ++l) {
+    if (spoilt[l] != 0) return false;
+  }
+  return true;
 }
 
 // One dimension of the transform of an output's gradient: the transpose of winograd_out, four values to six, in place.

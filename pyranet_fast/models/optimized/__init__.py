@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...nn.hourglass import Hourglass
 from ...ops.checks import is_vmapped
 from ..pyranet import PyraNet, Stack, check_image
-from .folding import PRECISIONS, Entry, FoldedConv, FoldedUnit, fold
+from .folding import PRECISIONS, Entry, FoldedConv, FoldedUnit, check_finite, fold
 from .graphs import GraphedInference
 
 
@@ -77,6 +77,7 @@ class InferencePyraNet(nn.Module):
         self.unit2 = FoldedUnit(model.stem.unit2, dtype)  # type: ignore[arg-type]
         self.unit3 = FoldedUnit(model.stem.unit3, dtype)  # type: ignore[arg-type]
         self.stacks = nn.ModuleList(_Stack(stack, dtype) for stack in model.stacks)  # type: ignore[arg-type]
+        check_finite(self, precision)
         self.eval()
 
     @property
@@ -92,8 +93,13 @@ class InferencePyraNet(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> list[Tensor]:
-        """As `PyraNet.forward`, for an image of any precision; the maps are float32."""
+        """As `PyraNet.forward`, for an image of any precision; the maps are float32.
+
+        On the CPU all maps of an image that holds infinity or NaN are NaN.
+        """
         check_image(image, self.multiple)
+        # oneDNN's ReLU makes 0 of NaN: what is not finite in an image of the batch reaches its maps by this 0 or NaN.
+        spoilt = image.float().sum((1, 2, 3), keepdim=True) * 0 if image.device.type == "cpu" else None
         x = image.to(dtype=self.conv.weight.dtype)
         if not is_vmapped(x):
             x = x.contiguous(memory_format=torch.channels_last)
@@ -101,7 +107,7 @@ class InferencePyraNet(nn.Module):
         scores = []
         for stack in self.stacks:
             score, x = stack(x)
-            scores.append(score.float())
+            scores.append(score.float() if spoilt is None else score.float() + spoilt)
         return scores
 
 
@@ -136,6 +142,7 @@ def optimize_for_inference(
     Raises:
         TypeError, ValueError: another model, one with forward hooks or with norms of another kind, or another
             precision.
+        UserError: weights or statistics that are not finite once they are folded.
     """
     if not isinstance(model, PyraNet):
         raise TypeError(f"model is a {type(model).__name__}; a PyraNet is accepted")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import UserError
 from ...nn.hourglass import max_pool
 from ...nn.layers import BatchNormReLU
 from ...nn.pyramid import DilatedPyramid, PooledPyramid, PyramidResidualModule, draw_samples, level_sizes
@@ -45,6 +46,20 @@ def fold(conv: nn.Conv2d, bn: nn.Module | None = None, *, shift_share: float = 1
         scale, shift = (v.detach().double() for v in norm_of(bn).folded())
         weight, bias = weight * scale[:, None, None, None], bias * scale + shift * shift_share
     return weight, bias
+
+
+def check_finite(network: nn.Module, precision: str) -> None:
+    """Refuse what is not finite in a folded network, since oneDNN's ReLU would make a pose of it: NaN becomes 0.
+
+    Raises:
+        UserError: it names the first tensor.
+    """
+    for name, tensor in network.named_buffers():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"model has weights or running statistics that are not finite in {precision}: folded, they are "
+                f"{name}; finite ones are expected"
+            )
 
 
 def _packs(weight: Tensor) -> bool:
@@ -86,7 +101,7 @@ class FoldedConv(nn.Module):
     def _prepare(self) -> None:
         """Forget what was packed for another device or dtype."""
         self._packed: Tensor | None = None
-        self._winograd: tuple[Tensor, Tensor] | None = None
+        self._winograd: tuple[Tensor, Tensor, Tensor] | None = None
         self._pointwise: fused_pointwise.PrepackedBranches | None = None
         self._can_pack = _packs(self.weight)
         self._can_winograd = self._small and policy.supports_winograd(self.weight)
@@ -105,7 +120,7 @@ class FoldedConv(nn.Module):
         padding, stride, dilation = self.geometry
         if self._can_winograd and policy.winograd_pays(x):
             if self._winograd is None:
-                self._winograd = winograd.prepack(self.weight), self.bias.float()
+                self._winograd = winograd.prepack(self.weight), self.weight, self.bias.float()
             return winograd.conv3x3(x, *self._winograd, other, relu=self.relu)
         if self._is_pointwise and policy.fused_pointwise_alone_pays(x, self.weight):
             if self._pointwise is None:

@@ -3,7 +3,8 @@
 On a CPU without matrix units a convolution is bound by its products, and oneDNN's direct 3x3 already runs at the speed
 of a matrix product: fewer products are the only way to be faster. Rounding grows a few times, to about 2e-6 of the
 result's norm in float32. In bfloat16, for inference, F(2x2, 3x3) takes 4/9 of the products; its error is 4e-3 of the
-norm where the direct method has 2e-3.
+norm where the direct method has 2e-3. Infinity and NaN, which the transforms spread over a tile, are found by the
+kernels on the way; the convolution is then PyTorch's own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..registration import describe_inference, without_gradient
@@ -29,28 +31,35 @@ def prepack(weight: Tensor, *, backward: bool = False) -> Tensor:
 
 
 def conv3x3(
-    x: Tensor, filters: Tensor, bias: Tensor | None = None, other: Tensor | None = None, *,
-    outputs: int | None = None, relu: bool = False,
+    x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor | None = None, other: Tensor | None = None, *,
+    relu: bool = False, backward: bool = False,
 ) -> Tensor:  # fmt: skip
     """relu?(conv(x) + bias + other), stride 1, padding 1, without gradient.
 
     Args:
         x: (N, C, H, W) float32 or bfloat16, best channels_last.
         filters: what `prepack` made of the weight.
+        weight: (K, C, 3, 3) in the dtype of x; read where the result is not finite.
         bias: (K,) float32.
         other: (N, K, H, W) in the dtype of x, added.
-        outputs: K; may be left out where there is a bias.
         relu: apply ReLU at the end.
+        backward: as for `prepack`: x has K channels and the result C.
 
     Returns:
         (N, K, H, W), channels_last.
     """
-    if outputs is None:
-        assert bias is not None
-        outputs = len(bias)
     operator = torch.ops.pyranet_fast.winograd_conv3x3
-    y: Tensor = without_gradient(operator, x, filters, bias, other, outputs, relu)
-    return y
+    y: Tensor
+    y, finite = without_gradient(operator, x, filters, bias, other, weight.shape[1 if backward else 0], relu)
+    return y if finite else _direct(x, weight, bias, other, relu, backward)
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, relu: bool, backward: bool) -> Tensor:
+    with torch.no_grad():
+        convolve = F.conv_transpose2d if backward else F.conv2d
+        y: Tensor = convolve(x, weight, None if bias is None else bias.to(weight.dtype), padding=1)
+        y = y if other is None else y + other
+        return (F.relu(y) if relu else y).contiguous(memory_format=torch.channels_last)
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -63,7 +72,7 @@ class _Conv3x3(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biased = bias is not None
-        return conv3x3(x, prepack(weight), bias, outputs=len(weight))
+        return conv3x3(x, prepack(weight), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -73,12 +82,14 @@ class _Conv3x3(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated again: by PyTorch's own convolution
             return _convolution_backward(grad, x, weight, list(ctx.needs_input_grad))
         if wants_x:
-            grad_x = conv3x3(grad, prepack(weight, backward=True), outputs=weight.shape[1])
+            grad_x = conv3x3(grad, prepack(weight, backward=True), weight, backward=True)
         if wants_weight and not policy.winograd_weight_gradient_pays(x):
             _, grad_weight, grad_bias = _convolution_backward(grad, x, weight, [False, True, wants_bias])
         else:
             if wants_weight:
-                grad_weight = without_gradient(torch.ops.pyranet_fast.winograd_weight_gradient, x, grad)
+                grad_weight, finite = without_gradient(torch.ops.pyranet_fast.winograd_weight_gradient, x, grad)
+                if not finite:
+                    grad_weight = _convolution_backward(grad, x, weight, [False, True, False])[1]
             if wants_bias:
                 grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias

@@ -80,7 +80,7 @@ def _mean_kernel(sums, weight, loss, sum_count, weight_count, area, BLOCK: tl.co
     for start in range(0, weight_count, BLOCK):
         weights += tl.load(weight + start + lanes, mask=start + lanes < weight_count, other=0.0)
     total = tl.sum(weights, 0)
-    tl.store(loss, tl.where(total > 0, tl.sum(summed, 0) / (tl.cast(area, wide) * total), 0.0))
+    tl.store(loss, tl.where(total > 0, tl.sum(summed, 0) / (tl.cast(area, wide) * total), total * 0))
 
 
 @triton.jit(do_not_specialize=["height", "groups", "row_tiles", "area"])
@@ -113,7 +113,7 @@ def _gradient_kernel(
     m = n * channels + k
     w = tl.load(weight + m, mask=here, other=0.0)
     total = tl.load(total_weight)
-    scale = tl.where(total > 0, 2 * tl.load(grad) / (tl.cast(area, w.dtype) * total), 0.0)
+    scale = tl.where(total <= 0, 0.0, 2 * tl.load(grad) / (tl.cast(area, w.dtype) * total))
     factor = tl.where(w > 0, scale * w, 0.0)
     counted = factor != 0  # of the other maps nothing is read: they may be NaN, their gradient is 0
     joint_x = tl.load(joints + 2 * m, mask=counted, other=0.0)
