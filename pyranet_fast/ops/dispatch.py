@@ -115,6 +115,8 @@ def triton_on(index: int | None = None) -> Availability:
 
 
 def _probe(backend: str, loaded: Availability, launch: Callable[[int], str | None], index: int | None) -> Availability:
+    if index is not None and (known := _probed.get((backend, index))) is not None:  # at every call of an operator
+        return known
     if not loaded.here or not torch.cuda.is_available():  # without a GPU a tensor "on CUDA" has shapes alone
         return loaded
     index = torch.cuda.current_device() if index is None else index
