@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(512) loss_forward(const __grid_constant__ Loss
   sum = block_sum(sum, scratch);
   weights = block_sum(weights, scratch);
   const double area = static_cast<double>(p.pred.h) * p.pred.w;
-  if (thread == 0) *p.loss = weights > 0 ? static_cast<W>(sum / (area * weights)) : W(0);
+  if (thread == 0) *p.loss = static_cast<W>(weights > 0 ? sum / (area * weights) : weights * 0);  // NaN stays
 }
 
 template <typename T, int V, typename Index>
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(512) loss_backward(const __grid_constant__ Los
     bool counts[V] = {};
     for (int k = 0; k < V && task.active; ++k) {
       coefficient[k] = factor * task.weight(k);
-      counts[k] = weights > W(0) && task.weight(k) > W(0);  // nowhere else is the factor used
+      counts[k] = !(weights <= W(0)) && task.weight(k) > W(0);  // nowhere else is the factor used
     }
     task.for_each_pack([&](int32_t row, int32_t column) {
       W error[V];

@@ -340,7 +340,8 @@ def _winograd(p: Problem) -> Sequence[Tensor]:
         y = winograd.differentiable_conv3x3(x, weight, bias)
     grad = _draw_eighths(y.shape, 9).to(y)
     gradients = torch.autograd.grad(y, (x, weight, bias), grad)
-    return [y, *gradients, torch.ops.pyranet_fast.winograd_weight_gradient(x.detach(), grad)]
+    grad_weight, _ = torch.ops.pyranet_fast.winograd_weight_gradient(x.detach(), grad)
+    return [y, *gradients, grad_weight]
 
 
 def _expected_winograd(p: Problem) -> Sequence[Tensor]:

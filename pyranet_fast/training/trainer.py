@@ -18,6 +18,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from ..checkpoint import Checkpoint, save_checkpoint
 from ..errors import UserError
 from ..io import reading
@@ -396,9 +401,7 @@ def sole_training(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process does.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if fcntl is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -421,7 +424,7 @@ def sole_training(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(0)
+            path.unlink(missing_ok=True)  # while it is locked: who finds it gone makes one of its own
 
 
 class StopRequest:

@@ -95,6 +95,18 @@ def test_a_map_that_counts_spoils_the_loss_and_its_own_gradient_alone(emulator: 
 
 
 @pytest.mark.parametrize("layout", HEATMAP_LAYOUTS)
+def test_a_weight_that_is_nan_makes_the_loss_and_counted_gradients_nan(emulator: ModuleType, layout: str) -> None:
+    pred, joints, weight = loss_example((2, 3, 7, 5), torch.float32)
+    weight[:] = torch.tensor([[NAN, 1, 0], [1, 0, 1]])
+    joints, weight = joints.float(), weight.float()
+    arrays, how = (*map(to_numpy, (pred, joints, weight)), 1.3), {**next(WAYS), "layout": layout}
+    assert np.isnan(emulator.heatmap_loss("float32", *arrays, how))
+    grad = to_torch(emulator.heatmap_loss_backward("float32", np.ones(1, np.float32), *arrays, how), torch.float32)
+    expected = reference.heatmap_loss_backward(torch.ones(()), pred, joints, weight, 1.3)
+    assert torch.equal(grad.isnan(), expected.isnan()) and expected.isnan().any() and not expected.isnan().all()
+
+
+@pytest.mark.parametrize("layout", HEATMAP_LAYOUTS)
 def test_nothing_to_learn_is_zero(emulator: ModuleType, layout: str) -> None:
     arrays = (np.full((2, 4, 3, 4), NAN, np.float32), np.full((2, 4, 2), NAN, np.float32), np.zeros((2, 4), np.float32))
     how = {**next(WAYS), "layout": layout}

@@ -60,7 +60,9 @@ def test_what_is_not_finite_in_an_image_reaches_its_maps(variant: str) -> None:
                 assert not expected[1].any() and expected[0].all()
                 made = last(form(changed))
                 assert torch.equal(made.isfinite(), expected), (name, place, special)
-                torch.testing.assert_close(made[0], clean[0], rtol=1e-4, atol=1e-4)
+                # In bfloat16 the other image's convolutions are made directly too, with other roundings.
+                close = 2e-2 if "bf16" in name else 1e-4
+                torch.testing.assert_close(made[0], clean[0], rtol=close, atol=close * clean[0].abs().max().item())
 
 
 @pytest.mark.skipif(not dispatch.native.here, reason="the native library is not built")

@@ -57,9 +57,7 @@ def test_bfloat16_has_smaller_tiles(n, c, k, h, w, layout):
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     packed = winograd.prepack(weight)
     assert packed.shape[0] == 16 and packed.dtype == torch.bfloat16
-    assert (
-        error(winograd.conv3x3(x, packed, weight, bias), exact) < 6e-3
-    )
+    assert error(winograd.conv3x3(x, packed, weight, bias), exact) < 6e-3
     ended = winograd.conv3x3(x, packed, weight, bias, other, relu=True)
     assert error(ended, F.relu(exact + other)) < 6e-3 and not (ended < 0).any()
 
