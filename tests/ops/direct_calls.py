@@ -61,6 +61,19 @@ def valid_arguments() -> dict[str, Callable[[], list[Any]]]:
         "winograd_pack": lambda: [_map(36, 33, 3, 3), True],
         "winograd_weight_gradient": lambda: [_last(_map(1, 33, 7, 6)), _last(_map(1, 36, 7, 6))],
         "winograd_conv3x3": convolved,
+        "add_affine_relu": lambda: [
+            _last(_map(2, 5, 3, 4)), _last(_map(2, 5, 6, 8)), torch.randn(2, 5), torch.randn(2, 5), True
+        ],
+        "pointwise_pack": lambda: [_map(36, 33)],
+        "fused_pointwise": lambda: [
+            _last(_map(2, 6, 8, 6)), None, [torch.randn(6)], [torch.randn(6)], [ops.pointwise_pack(_map(40, 6))],
+            [torch.randn(40)], [1], _last(_map(2, 40, 4, 3)), True, True,
+        ],
+        "pyramid_pack": lambda: [_map(12, 6, 3, 3)],
+        "pooled_pyramid_": lambda: [
+            _last(_map(2, 6, 9, 8)), [5, 4, 8, 7], [ops.pyramid_pack(_map(12, 6, 3, 3))], [torch.randn(12)],
+            ops.pointwise_pack(_map(40, 12)), torch.randn(40), _last(_map(2, 40, 9, 8)),
+        ],
         "heatmap_argmax": lambda: [_last(_map(2, 3, 6, 5)), True],
         "heatmap_argmax_backward": lambda: [_map(2, 3), torch.randint(0, 30, (2, 3)), 6, 5],
         "heatmap_loss": scored,
@@ -78,9 +91,6 @@ def valid_arguments() -> dict[str, Callable[[], list[Any]]]:
         ],
     }  # fmt: skip
 
-
-OTHERS = ("add_affine_relu", "fused_pointwise", "pooled_pyramid_", "pointwise_pack", "pyramid_pack")
-"""Operators with a kernel for the CPU that have no calls here yet."""
 
 _INTEGERS = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 7, 2**22, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
 _FLOATS = (0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"))

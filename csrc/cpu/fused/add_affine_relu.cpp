@@ -1,5 +1,6 @@
 // The end of a residual unit and the beginning of the next ones, in one pass: a sum (of a map and of another that may
 // have half its size), and relu(sum * scale + shift) for every folded batch norm that reads it. For inference.
+#include "common/add_affine_relu_checks.h"
 #include "cpu/fused/add_affine_relu_job.h"
 #include "cpu/host.h"
 
@@ -31,28 +32,12 @@ void run(const Tensor& x, const std::optional<Tensor>& other, const Tensor& scal
 }
 
 std::vector<Tensor> add_affine_relu(Tensor x, std::optional<Tensor> other, Tensor scale, Tensor shift, bool keep) {
-  STD_TORCH_CHECK(x.dim() == 4, "add_affine_relu: x must be (N, C, H, W)");
-  const int64_t n = x.size(0), c = x.size(1);
-  int64_t h = x.size(2), w = x.size(3);
-  bool half = false;
-  if (other.has_value()) {
-    STD_TORCH_CHECK(
-        other->dim() == 4 && other->size(0) == n && other->size(1) == c && other->scalar_type() == x.scalar_type(),
-        "add_affine_relu: other must be (N, C, H, W) in the dtype of x");
-    half = other->size(2) == 2 * h && other->size(3) == 2 * w;
-    STD_TORCH_CHECK(half || (other->size(2) == h && other->size(3) == w),
-                    "add_affine_relu: other must have the size of x, or twice its height and width");
-    if (half) h *= 2, w *= 2;
-    other = torch::stable::contiguous(*other, MemoryFormat::ChannelsLast);
-  }
+  const bool half = check_add_affine_relu(x, other, scale, shift, keep);
+  const int64_t n = x.size(0), c = x.size(1), times = half ? 2 : 1, h = times * x.size(2), w = times * x.size(3);
+  if (other.has_value()) other = torch::stable::contiguous(*other, MemoryFormat::ChannelsLast);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
-  const ScalarType wide = wide_type(x);
-  STD_TORCH_CHECK(scale.dim() == 2 && scale.size(1) == c && shift.dim() == 2 && shift.size(0) == scale.size(0) &&
-                      shift.size(1) == c && scale.scalar_type() == wide && shift.scalar_type() == wide,
-                  "add_affine_relu: scale and shift must be (outputs, C) in float32 (float64 for float64)");
   scale = torch::stable::contiguous(scale), shift = torch::stable::contiguous(shift);
   const int64_t count = scale.size(0) + (keep ? 1 : 0);
-  STD_TORCH_CHECK(count > 0, "add_affine_relu: nothing is asked for");
   std::vector<Tensor> results;
   for (int64_t i = 0; i < count; ++i) results.push_back(empty_nchw(x, {n, c, h, w}, true));
   if (results[0].numel() == 0) return results;

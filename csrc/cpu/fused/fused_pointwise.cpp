@@ -17,6 +17,7 @@ constexpr const char* kName = "fused_pointwise";
 // (K, C) to panels of columns, as gemm.h reads them: float32, or bfloat16 for even C.
 Tensor pointwise_pack(Tensor weight) {
   STD_TORCH_CHECK(weight.dim() == 2, "pointwise_pack: weight must be (K, C)");
+  check_channels("pointwise_pack", weight.size(0)), check_channels("pointwise_pack", weight.size(1));
   weight = torch::stable::contiguous(weight);
   const int64_t k = weight.size(0), c = weight.size(1), columns = PF_CHOOSE(pointwise_columns)();
   const int64_t panels = (k + columns - 1) / columns;
@@ -61,7 +62,7 @@ void run(PointwiseJob<T>& job, const Tensor& x, const std::optional<Tensor>& oth
 std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::vector<Tensor> scale,
                                     std::vector<Tensor> shift, std::vector<Tensor> weight, std::vector<Tensor> bias,
                                     std::vector<int64_t> relu, std::optional<Tensor> residual, bool keep, bool pool) {
-  STD_TORCH_CHECK(x.dim() == 4, kName, ": x must be (N, C, H, W)");
+  check_map(kName, "x", x);
   const int64_t n = x.size(0), c = x.size(1), count = static_cast<int64_t>(weight.size());
   const ScalarType type = x.scalar_type();
   int64_t h = x.size(2), w = x.size(3);

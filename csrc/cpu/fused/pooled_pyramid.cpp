@@ -33,6 +33,7 @@ int64_t padded_filters(int64_t filters) {
 Tensor pyramid_pack(Tensor weight) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
                   "pyramid_pack: weight must be (K, C, 3, 3)");
+  check_channels("pyramid_pack", weight.size(0)), check_channels("pyramid_pack", weight.size(1));
   weight = torch::stable::contiguous(weight);
   const int64_t k = weight.size(0), c = weight.size(1), columns = PF_CHOOSE(pyramid_columns)(k);
   Tensor result = empty_nchw(weight, {padded_filters(k) / columns, 9 * c, columns});
@@ -104,7 +105,7 @@ void run(const PyramidJob<T>& job) {
 
 void pooled_pyramid_(Tensor x, std::vector<int64_t> sizes, std::vector<Tensor> filters, std::vector<Tensor> biases,
                      Tensor expand, Tensor expand_bias, Tensor y) {
-  STD_TORCH_CHECK(x.dim() == 4, kName, ": x must be (N, C, H, W)");
+  check_map(kName, "x", x);
   x = torch::stable::contiguous(x, MemoryFormat::ChannelsLast);
   const ScalarType type = x.scalar_type();
   const int64_t c = x.size(1), h = x.size(2), w = x.size(3), count = static_cast<int64_t>(filters.size());

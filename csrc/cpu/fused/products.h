@@ -1,6 +1,7 @@
 // What operators with products of gemm.h share: how weights lie for them, and the dtypes that they take.
 #pragma once
 
+#include "common/checks.h"
 #include "cpu/fused/packing.h"
 #include "cpu/host.h"
 
@@ -14,6 +15,20 @@ void dispatch_product(const char* what, const Tensor& x, int64_t depth, const Bo
   if (type == ScalarType::Float) return body(float{});
   STD_TORCH_CHECK(depth % 2 == 0, what, ": expected an even number of channels in bfloat16, got ", depth);
   body(BFloat16{});
+}
+
+// Channels, and heights and widths of maps that may be empty: products of three of them and 36 stay below 2^63.
+constexpr int64_t kMostChannels = int64_t{1} << 16;
+
+inline void check_channels(const char* what, int64_t channels) {
+  STD_TORCH_CHECK(channels >= 0 && channels <= kMostChannels, what, ": a number of channels is ", channels,
+                  "; expected 0 to ", kMostChannels);
+}
+
+inline void check_map(const char* what, const char* name, const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4, what, ": ", name, " must be (N, C, H, W)");
+  check_channels(what, x.size(1));
+  check_map_extents(what, x);
 }
 
 inline bool is_float_vector(const Tensor& x, int64_t n) {

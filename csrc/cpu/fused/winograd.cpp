@@ -4,7 +4,6 @@
 // cache.
 #include <atomic>
 
-#include "common/checks.h"
 #include "cpu/fused/products.h"
 #include "cpu/fused/winograd_job.h"
 
@@ -22,20 +21,6 @@ void combine(const double* weights, const float* rows, int64_t apart, int64_t co
   const float a = static_cast<float>(weights[0]), b = static_cast<float>(weights[1]),
               c = static_cast<float>(weights[2]);
   for (int64_t i = 0; i < count; ++i) to[i] = a * rows[i] + b * rows[apart + i] + c * rows[2 * apart + i];
-}
-
-// Channels, and heights and widths of maps that may be empty: products of three of them and 36 stay below 2^63.
-constexpr int64_t kMostChannels = int64_t{1} << 16;
-
-void check_channels(const char* what, int64_t channels) {
-  STD_TORCH_CHECK(channels >= 0 && channels <= kMostChannels, what, ": a number of channels is ", channels,
-                  "; expected 0 to ", kMostChannels);
-}
-
-void check_map(const char* what, const char* name, const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 4, what, ": ", name, " must be (N, C, H, W)");
-  check_channels(what, x.size(1));
-  check_map_extents(what, x);
 }
 
 void check_float_map(const char* what, const char* name, const Tensor& x) {
