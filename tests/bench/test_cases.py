@@ -49,7 +49,8 @@ def test_frozen_weights_are_asked_for_while_compiling_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["onnxruntime", "openvino"])
-def test_other_runtimes_give_the_same_maps(way):
+def test_other_runtimes_give_the_same_maps(way, monkeypatch):
+    monkeypatch.setattr(cases, "limited_isa", lambda: None)  # whose results are the same, whatever their speed
     for package in ("onnx", "onnxscript", way):
         pytest.importorskip(package)
     form, inputs = FORMS[f"{way} fp32"], Inputs(CASE)
