@@ -14,8 +14,8 @@ if not torch.cuda.is_available():
 
 # One precision for all tests, so that runs can be compared; what is measured otherwise has tests of its own.
 os.environ.setdefault("PYRANET_FAST_PRECISION", "fp32")
-# What torch.compile has made for one instruction set is wrong under another that a variable asks for, and its cache does
-# not tell them apart.
+# What torch.compile has made for one instruction set is wrong under another that a variable asks for, and its cache
+# does not tell them apart.
 _ISA = os.environ.get("ATEN_CPU_CAPABILITY", "all")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / f"inductor-{_ISA}"))
 
