@@ -2,10 +2,10 @@
 
 Quotations name rows of bench/NOTES.md, where machine and conditions are described; to change a threshold, measure it
 again there first. Without a threshold, wherever there is a kernel, run `fused_pointwise` ("norms and first 1×1s of a
-unit in one pass": 79 to 65 ms a pass at batch 1), `pooled_pyramid` in float32 ("pool, filters, upsampling, sum, ReLU
-and 1×1 of a pyramid in one call": 62 to 54 ms), `add_affine_relu` ("all norms of a unit's entry in one pass": 1.25
-times eager at batch 4, with two more) and shared norms ("norms of one unit share statistics and passes": 3-5 % of the
-training step).
+unit in one pass": 79 to 65 ms a pass at batch 1; in bfloat16 only where there are no matrix units), `pooled_pyramid`
+but for what it must convert ("pool, filters, upsampling, sum, ReLU and 1×1 of a pyramid in one call": 62 to 54 ms),
+`add_affine_relu` ("all norms of a unit's entry in one pass": 1.25 times eager at batch 4, with two more) and shared
+norms ("norms of one unit share statistics and passes": 3-5 % of the training step).
 """
 
 from __future__ import annotations
