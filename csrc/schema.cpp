@@ -46,10 +46,11 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "pooled_pyramid_(Tensor x, int[] sizes, Tensor[] filters, Tensor[] biases, Tensor expand, Tensor expand_bias, "
       "Tensor(a!) y) -> ()");
-  // 3x3, stride 1, padding 1, by Winograd's F(4x4, 3x3); CPU, float32, channels_last. packed is winograd_pack's, which
-  // depends on the instruction set; y = relu?(conv(x) + bias + other). finite: where it is false an infinity or NaN has
-  // spread over whole tiles, and the caller convolves again, directly.
-  m.def("winograd_pack(Tensor weight, bool backward) -> Tensor");
+  // 3x3, stride 1, padding 1, by Winograd's F(tile x tile, 3x3); CPU, channels_last; float32 with tiles of 4 or 2,
+  // bfloat16 with tiles of 2. packed is winograd_pack's, which depends on the instruction set; y = relu?(conv(x) + bias
+  // + other). finite: where it is false an infinity or NaN has spread over whole tiles, and the caller convolves again,
+  // directly.
+  m.def("winograd_pack(Tensor weight, int tile, bool backward) -> Tensor");
   m.def("winograd_weight_gradient(Tensor x, Tensor gradient) -> (Tensor grad_weight, bool finite)");
   m.def(
       "winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> (Tensor y, "

@@ -45,7 +45,7 @@ def valid_arguments() -> dict[str, Callable[[], list[Any]]]:
         return [_last(_map(2, 5, 4, 3)), torch.randn(3, 5), torch.randn(3, 5), 1e-5]
 
     def convolved() -> list[Any]:
-        packed = ops.winograd_pack(_map(36, 33, 3, 3), False)
+        packed = ops.winograd_pack(_map(36, 33, 3, 3), 4, False)
         return [_last(_map(1, 33, 7, 6)), packed, torch.randn(36), _last(_map(1, 36, 7, 6)), 36, True]
 
     def scored() -> list[Any]:
@@ -58,7 +58,7 @@ def valid_arguments() -> dict[str, Callable[[], list[Any]]]:
         "fractional_max_pool_pyramid_backward": pooled,
         "upsample_sum": lambda: [[_map(2, 5, 3, 4), _map(2, 5, 6, 7)], 8, 9, _map(2, 5, 8, 9), True],
         "upsample_sum_backward": lambda: [_last(_map(2, 5, 8, 9)), [3, 4, 8, 9], False],
-        "winograd_pack": lambda: [_map(36, 33, 3, 3), True],
+        "winograd_pack": lambda: [_map(36, 33, 3, 3), 4, True],
         "winograd_weight_gradient": lambda: [_last(_map(1, 33, 7, 6)), _last(_map(1, 36, 7, 6))],
         "winograd_conv3x3": convolved,
         "add_affine_relu": lambda: [

@@ -240,7 +240,8 @@ def test_winograd_convolves_directly_where_a_value_is_not_finite(place: str, spe
 @native_only
 @pytest.mark.parametrize("special", SPECIAL)
 @pytest.mark.parametrize("relu", [True, False])
-def test_winograd_of_an_optimized_network(relu: bool, special: float) -> None:
+@pytest.mark.parametrize("tile", [2, 4])
+def test_winograd_of_an_optimized_network(tile: int, relu: bool, special: float) -> None:
     torch.manual_seed(0)
     x, other = (torch.randn(1, 36, 13, 18).contiguous(memory_format=torch.channels_last) for _ in range(2))
     weight, bias = torch.randn(36, 36, 3, 3), torch.randn(36)
@@ -250,7 +251,7 @@ def test_winograd_of_an_optimized_network(relu: bool, special: float) -> None:
         target[index] = special
         y = F.conv2d(x, weight, bias, padding=1) + other
         expected = F.relu(y) if relu else y
-        got = winograd.conv3x3(x, winograd.prepack(weight), weight, bias, other, relu=relu)
+        got = winograd.conv3x3(x, winograd.prepack(weight, tile), weight, bias, other, relu=relu)
         assert got.is_contiguous(memory_format=torch.channels_last)
         assert_same_kinds(got, expected, str(target.shape))
         target[index] = kept

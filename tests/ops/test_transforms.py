@@ -491,7 +491,7 @@ def inference_calls() -> dict[str, tuple[Any, tuple[Any, ...], int]]:
             (x, x.clone()),
             0,
         ),
-        "winograd_pack": (torch.ops.pyranet_fast.winograd_pack, (torch.randn(32, 32, 3, 3), False), 0),
+        "winograd_pack": (torch.ops.pyranet_fast.winograd_pack, (torch.randn(32, 32, 3, 3), 4, False), 0),
         "pointwise_pack": (torch.ops.pyranet_fast.pointwise_pack, (torch.randn(16, 32),), 0),
         "pyramid_pack": (torch.ops.pyranet_fast.pyramid_pack, (torch.randn(8, 32, 3, 3),), 0),
         "shared_batch_norm_relu": (

@@ -25,6 +25,20 @@ def error(got: Tensor, exact: Tensor) -> float:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("n", "c", "k", "h", "w"), SHAPES)
+def test_smaller_tiles_round_as_the_direct_method(n, c, k, h, w, layout):
+    torch.manual_seed(0)
+    x, other = torch.randn(n, c, h, w).contiguous(memory_format=layout), torch.randn(n, k, h, w)
+    weight, bias, grad = torch.randn(k, c, 3, 3), torch.randn(k), torch.randn(n, k, h, w)
+    exact = F.relu(F.conv2d(x.double(), weight.double(), bias.double(), padding=1) + other)
+    packed = winograd.prepack(weight, 2)
+    assert packed.shape[0] == 16
+    assert error(winograd.conv3x3(x, packed, weight, bias, other, relu=True), exact) < 1e-6
+    turned = winograd.conv3x3(grad, winograd.prepack(weight, 2, backward=True), weight, backward=True)
+    assert error(turned, F.conv_transpose2d(grad.double(), weight.double(), padding=1)) < 1e-6
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("n", "c", "k", "h", "w"), SHAPES)
 def test_convolution_and_gradients(n, c, k, h, w, layout):
     torch.manual_seed(0)
     x, grad = torch.randn(n, c, h, w).contiguous(memory_format=layout), torch.randn(n, k, h, w)
@@ -73,6 +87,7 @@ def test_many_tiles_and_any_number_of_threads():
             results.append(
                 [
                     winograd.conv3x3(x, winograd.prepack(weight), weight),
+                    winograd.conv3x3(x, winograd.prepack(weight, 2), weight),
                     winograd.conv3x3(grad, winograd.prepack(weight, backward=True), weight, backward=True),
                     torch.ops.pyranet_fast.winograd_weight_gradient(x, grad)[0],
                 ]
@@ -81,7 +96,7 @@ def test_many_tiles_and_any_number_of_threads():
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
     exact = torch.nn.grad.conv2d_weight(x.double(), weight.shape, grad.double(), padding=1)  # type: ignore[attr-defined]
-    assert error(results[0][2], exact) < TOLERANCE
+    assert error(results[0][3], exact) < TOLERANCE
 
 
 def test_filters_are_those_of_the_neighbours():
@@ -90,8 +105,9 @@ def test_filters_are_those_of_the_neighbours():
     for tap in range(9):
         weight = torch.zeros(32, 32, 3, 3)
         weight[torch.arange(32), torch.arange(32).flip(0), tap // 3, tap % 3] = 1
-        y = winograd.conv3x3(x, winograd.prepack(weight), weight)
-        torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
+        for tile in (2, 4):
+            y = winograd.conv3x3(x, winograd.prepack(weight, tile), weight)
+            torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
         low, weight = (x * 100 % 97).bfloat16(), weight.bfloat16()
         y = winograd.conv3x3(low, winograd.prepack(weight), weight)
         torch.testing.assert_close(y.float(), F.conv2d(low, weight, padding=1).float(), rtol=0, atol=3)
@@ -110,6 +126,19 @@ def test_where_it_serves():
         assert not policy.trains_with_winograd(x, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not policy.trains_with_winograd(x, weight)
+
+
+def test_small_maps_have_small_tiles():
+    """The side of a tile by the map: large ones while there are tiles enough, then small ones, then none."""
+
+    def side(n: int, size: int, dtype: torch.dtype = torch.float32) -> int:
+        return policy.winograd_tile(torch.empty(n, 8, size, size, dtype=dtype))
+
+    assert [side(1, size) for size in (64, 20, 16, 12, 8, 4)] == [4, 4, 2, 2, 0, 0]
+    assert [side(2, size) for size in (16, 8, 4)] == [4, 2, 0]
+    assert [side(1, size, torch.bfloat16) for size in (64, 16, 12, 8)] == [2, 2, 2, 0]
+    with torch.device("meta"):
+        assert side(1, 64) == 4
 
 
 def test_module_trains_as_conv2d_does(monkeypatch):
@@ -163,3 +192,9 @@ def test_bad_calls_are_refused():
         winograd.conv3x3(x, packed, weight, other=x[..., :7])
     with pytest.raises(RuntimeError, match="weight must be"):
         winograd.prepack(torch.randn(32, 32, 1, 1))
+    with pytest.raises(RuntimeError, match="tile must be 2, or 4 in float32, got 6"):
+        winograd.prepack(weight, 6)
+    with pytest.raises(RuntimeError, match="tile must be 2, or 4 in float32, got 4"):
+        winograd.prepack(weight.bfloat16(), 4)
+    with pytest.raises(RuntimeError, match="packed must come from winograd_pack"):
+        winograd.conv3x3(x.bfloat16(), packed.bfloat16(), weight.bfloat16())

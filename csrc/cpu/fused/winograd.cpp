@@ -1,5 +1,6 @@
 // 3x3 convolution, stride 1, padding 1, of channels_last maps by Winograd's minimal filtering (Lavin and Gray, CVPR
-// 2016): F(4x4, 3x3) in float32, a quarter of the products of the direct method; F(2x2, 3x3) in bfloat16, 4/9 of them.
+// 2016): F(4x4, 3x3), a quarter of the products of the direct method, in float32; F(2x2, 3x3), 4/9 of them, in float32
+// for maps of few tiles, since it reads fewer weights, and in bfloat16, which has too few digits for the other.
 // Blocks of tiles go through the three steps (input transform, matrix products, output transform) in one thread's
 // cache.
 #include <atomic>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr const char* kName = "winograd_conv3x3";
 
-// The sum of three rows, `apart` from each other, with a row of kFilter.
+// The sum of three rows, `apart` from each other, with a row of G.
 void combine(const double* weights, const float* rows, int64_t apart, int64_t count, float* to) {
   const float a = static_cast<float>(weights[0]), b = static_cast<float>(weights[1]),
               c = static_cast<float>(weights[2]);
@@ -34,25 +35,25 @@ int64_t padded(int64_t outputs) {
   return (outputs + columns - 1) / columns * columns;
 }
 
-// In bfloat16: u(p) for all 16 points p of one filter's taps.
+// In bfloat16, for tiles of 2x2: u(p) for all points p of one filter's taps.
 void transform_small(const BFloat16* taps, float* u) {
   float half[12];
   for (int a = 0; a < 4; ++a) {
     for (int b = 0; b < 3; ++b) {
       half[3 * a + b] = 0;
-      for (int t = 0; t < 3; ++t) half[3 * a + b] += static_cast<float>(kSmallFilter[a][t]) * load(taps[3 * t + b]);
+      for (int t = 0; t < 3; ++t) half[3 * a + b] += static_cast<float>(kFilter<2>[a][t]) * load(taps[3 * t + b]);
     }
   }
   for (int a = 0; a < 4; ++a) {
     for (int b = 0; b < 4; ++b) {
       u[4 * a + b] = 0;
-      for (int t = 0; t < 3; ++t) u[4 * a + b] += static_cast<float>(kSmallFilter[b][t]) * half[3 * a + t];
+      for (int t = 0; t < 3; ++t) u[4 * a + b] += static_cast<float>(kFilter<2>[b][t]) * half[3 * a + t];
     }
   }
 }
 
 void pack_small(const Tensor& weight, Tensor& result) {
-  constexpr int points = kPoints<BFloat16>;
+  constexpr int points = kPoints<2>;
   const int64_t k = weight.size(0), c = weight.size(1), columns = result.size(3), plane = result.size(1) * c * columns;
   const BFloat16* w = read_pointer<BFloat16>(weight);
   BFloat16* to = write_pointer<BFloat16>(result);
@@ -69,30 +70,18 @@ void pack_small(const Tensor& weight, Tensor& result) {
   });
 }
 
-// (K, C, 3, 3) to (points, padded K / columns, C, columns), as gemm.h reads it; 36 points in float32, 16 in bfloat16.
-// For the gradient of the input, in float32, the filter is turned by half a turn and inputs and outputs change places.
-Tensor winograd_pack(Tensor weight, bool backward) {
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
-                  "winograd_pack: weight must be (K, C, 3, 3)");
-  check_channels("winograd_pack", weight.size(0)), check_channels("winograd_pack", weight.size(1));
-  weight = torch::stable::contiguous(weight);
-  const int64_t k = weight.size(backward ? 1 : 0), c = weight.size(backward ? 0 : 1);
-  const int64_t columns = PF_CHOOSE(winograd_columns)(), panels = padded(k) / columns;
-  int64_t points = 0;
-  dispatch_product("winograd_pack", weight, c, [&](auto type) { points = kPoints<decltype(type)>; });
-  Tensor result = empty_nchw(weight, {points, panels, c, columns});
-  if (weight.scalar_type() == ScalarType::BFloat16) {
-    STD_TORCH_CHECK(!backward, "winograd_pack: backward is for float32");
-    pack_small(weight, result);
-    return result;
-  }
+// Columns innermost, so that the compiler makes vectors of them; blocks of rows, so that the places that are written,
+// one for every point and far apart, do not push each other out of the cache at every step.
+template <int kTile>
+void pack_filters(const Tensor& weight, bool backward, Tensor& result) {
+  constexpr int side = kTile + 2;
+  constexpr int64_t kRows = 8;
+  const int64_t k = weight.size(backward ? 1 : 0), c = result.size(2), columns = result.size(3);
+  const int64_t panels = result.size(1);
   const float* w = weight.const_data_ptr<float>();
   float* u = result.mutable_data_ptr<float>();
-  // Columns innermost, so that the compiler makes vectors of them; blocks of rows, so that the 36 places that are
-  // written, far apart, do not push each other out of the cache at every step.
-  constexpr int64_t kRows = 8;
   parallel_for(0, (panels * c + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> taps(9 * columns), half(18 * kRows * columns);
+    std::vector<float> taps(9 * columns), half(3 * side * kRows * columns);
     for (int64_t first = begin * kRows; first < std::min(end * kRows, panels * c); first += kRows) {
       const int64_t rows = std::min(kRows, panels * c - first);
       for (int64_t row = 0; row < rows; ++row) {
@@ -102,36 +91,62 @@ Tensor winograd_pack(Tensor weight, bool backward) {
           const float* filter = o < k ? w + (backward ? (i * k + o) : (o * c + i)) * 9 : nullptr;
           for (int t = 0; t < 9; ++t) taps[t * columns + j] = filter == nullptr ? 0.f : filter[backward ? 8 - t : t];
         }
-        for (int a = 0; a < 6; ++a) {
+        for (int a = 0; a < side; ++a) {
           for (int b = 0; b < 3; ++b) {
-            combine(kFilter[a], &taps[b * columns], 3 * columns, columns, &half[((3 * a + b) * kRows + row) * columns]);
+            combine(kFilter<kTile>[a], &taps[b * columns], 3 * columns, columns,
+                    &half[((3 * a + b) * kRows + row) * columns]);
           }
         }
       }
-      for (int a = 0; a < 6; ++a) {
-        for (int b = 0; b < 6; ++b) {
-          combine(kFilter[b], &half[3 * a * kRows * columns], kRows * columns, rows * columns,
-                  u + (6 * a + b) * panels * c * columns + first * columns);
+      for (int a = 0; a < side; ++a) {
+        for (int b = 0; b < side; ++b) {
+          combine(kFilter<kTile>[b], &half[3 * a * kRows * columns], kRows * columns, rows * columns,
+                  u + (side * a + b) * panels * c * columns + first * columns);
         }
       }
     }
   });
+}
+
+// (K, C, 3, 3) to (points, padded K / columns, C, columns), as gemm.h reads it, for tiles of 2x2 or, in float32, 4x4
+// outputs. For the gradient of the input, in float32, the filter is turned by half a turn and inputs and outputs change
+// places.
+Tensor winograd_pack(Tensor weight, int64_t tile, bool backward) {
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3,
+                  "winograd_pack: weight must be (K, C, 3, 3)");
+  check_channels("winograd_pack", weight.size(0)), check_channels("winograd_pack", weight.size(1));
+  weight = torch::stable::contiguous(weight);
+  const int64_t k = weight.size(backward ? 1 : 0), c = weight.size(backward ? 0 : 1);
+  const int64_t columns = PF_CHOOSE(winograd_columns)();
+  dispatch_product("winograd_pack", weight, c, [&](auto) {});
+  const bool single = weight.scalar_type() == ScalarType::Float;
+  STD_TORCH_CHECK(tile == 2 || (single && tile == 4), "winograd_pack: tile must be 2, or 4 in float32, got ", tile);
+  STD_TORCH_CHECK(single || !backward, "winograd_pack: backward is for float32");
+  Tensor result = empty_nchw(weight, {(tile + 2) * (tile + 2), padded(k) / columns, c, columns});
+  if (!single) {
+    pack_small(weight, result);
+  } else if (tile == 2) {
+    pack_filters<2>(weight, backward, result);
+  } else {
+    pack_filters<4>(weight, backward, result);
+  }
   return result;
 }
 
 // Whether the convolution is finite.
-template <typename T>
+template <int kTile, typename T>
 bool convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
-  constexpr int points = kPoints<T>;
+  constexpr int points = kPoints<kTile>;
   constexpr int64_t kBlock = 36;
   const int64_t c = job.inputs, wide = job.padded;
   // Equal blocks: a short last one would leave threads waiting.
   const int64_t blocks = std::max<int64_t>((tiles + kBlock - 1) / kBlock, std::min<int64_t>(tiles / 12, 2));
   const int64_t block = blocks == 0 ? tiles : (tiles + blocks - 1) / blocks;
   std::atomic<bool> finite{true};
+  const int64_t in_plane = block * c + 64 / sizeof(T), out_plane = block * wide + 16;
   parallel_for(0, (tiles + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<T[]> inputs(new T[points * block * c + 64]);
-    const std::unique_ptr<float[]> outputs(new float[points * block * wide + 64]);
+    const std::unique_ptr<T[]> inputs(new T[points * in_plane + 64]);
+    const std::unique_ptr<float[]> outputs(new float[points * out_plane + 64]);
     const auto aligned = [](auto* from) {
       const uintptr_t size = sizeof(*from), past = reinterpret_cast<uintptr_t>(from) % 64;
       return from + (64 - past) % 64 / size;
@@ -140,11 +155,11 @@ bool convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
     float* m = aligned(outputs.get());
     for (int64_t b = begin; b < end; ++b) {
       const int64_t t0 = b * block, count = std::min(tiles, t0 + block) - t0;
-      PF_CHOOSE(winograd_gather<T>)(job, t0, t0 + count, t0, count, v);
+      PF_CHOOSE(winograd_gather<kTile, T>)(job, t0, t0 + count, t0, in_plane, v);
       for (int64_t p = 0; p < points; ++p) {
-        PF_CHOOSE(winograd_product<T>)(v + p * count * c, u + p * c * wide, count, c, wide, m + p * count * wide);
+        PF_CHOOSE(winograd_product<T>)(v + p * in_plane, u + p * c * wide, count, c, wide, m + p * out_plane);
       }
-      if (!PF_CHOOSE(winograd_scatter<T>)(job, t0, t0 + count, m)) finite = false;
+      if (!PF_CHOOSE(winograd_scatter<kTile, T>)(job, t0, t0 + count, out_plane, m)) finite = false;
     }
   });
   return finite.load();
@@ -172,23 +187,33 @@ std::tuple<Tensor, bool> winograd_conv3x3(Tensor x, Tensor packed, std::optional
   bool finite = true;
   dispatch_product(kName, x, c, [&](auto element) {
     using T = decltype(element);
-    STD_TORCH_CHECK(packed.dim() == 4 && packed.size(0) == kPoints<T> && packed.size(2) == c &&
-                        packed.size(3) == PF_CHOOSE(winograd_columns)() && packed.size(1) == wide / packed.size(3) &&
-                        packed.scalar_type() == type && packed.is_contiguous(),
+    const auto run = [&](auto size) {
+      constexpr int tile = decltype(size)::value;
+      const WinogradJob<T> job{read_pointer<T>(x),
+                               bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
+                               other.has_value() ? read_pointer<T>(*other) : nullptr,
+                               write_pointer<T>(y),
+                               h,
+                               w,
+                               (h + tile - 1) / tile,
+                               (w + tile - 1) / tile,
+                               c,
+                               outputs,
+                               wide,
+                               relu};
+      if (y.numel() > 0) finite = convolve<tile>(job, read_pointer<T>(packed), n * job.rows * job.columns);
+    };
+    const int64_t points = packed.dim() == 4 ? packed.size(0) : 0;
+    STD_TORCH_CHECK((points == kPoints<2> || (std::is_same_v<T, float> && (points == kPoints<4>))) &&
+                        packed.size(2) == c && packed.size(3) == PF_CHOOSE(winograd_columns)() &&
+                        packed.size(1) == wide / packed.size(3) && packed.scalar_type() == type &&
+                        packed.is_contiguous(),
                     kName, ": packed must come from winograd_pack on this machine, for the channels and dtype of x");
-    const WinogradJob<T> job{read_pointer<T>(x),
-                             bias.has_value() ? bias->const_data_ptr<float>() : nullptr,
-                             other.has_value() ? read_pointer<T>(*other) : nullptr,
-                             write_pointer<T>(y),
-                             h,
-                             w,
-                             (h + kTile<T> - 1) / kTile<T>,
-                             (w + kTile<T> - 1) / kTile<T>,
-                             c,
-                             outputs,
-                             wide,
-                             relu};
-    if (y.numel() > 0) finite = convolve(job, read_pointer<T>(packed), n * job.rows * job.columns);
+    if (points == kPoints<2>) {
+      run(std::integral_constant<int, 2>{});
+    } else if constexpr (std::is_same_v<T, float>) {
+      run(std::integral_constant<int, 4>{});
+    }
   });
   return {y, finite};
 }
@@ -209,20 +234,21 @@ std::tuple<Tensor, bool> winograd_weight_gradient(Tensor x, Tensor gradient) {
   const float* g = gradient.const_data_ptr<float>();
   const int64_t tiles = n * job.rows * job.columns;
   const int64_t chunk = std::min<int64_t>(tiles, 256);  // both transforms of a chunk stay in a shared cache
-  Tensor scratch = empty_nchw(x, {36 * (chunk * (c + wide) + c * wide)}, false, ScalarType::Float);
+  const int64_t in_plane = chunk * c + 16, out_plane = chunk * wide + 16;
+  Tensor scratch = empty_nchw(x, {36 * (in_plane + out_plane + c * wide)}, false, ScalarType::Float);
   float* v = scratch.mutable_data_ptr<float>();
-  float* d = v + 36 * chunk * c;
-  float* u = d + 36 * chunk * wide;
+  float* d = v + 36 * in_plane;
+  float* u = d + 36 * out_plane;
   std::fill(u, u + 36 * c * wide, 0.f);
   for (int64_t first = 0; first < tiles; first += chunk) {
     const int64_t count = std::min(chunk, tiles - first);
     parallel_for(first, first + count, 8, [&](int64_t begin, int64_t end) {
-      PF_CHOOSE(winograd_gather<float>)(job, begin, end, first, count, v);
-      PF_CHOOSE(winograd_gather_gradient)(job, g, begin, end, first, count, d);
+      PF_CHOOSE(winograd_gather<4, float>)(job, begin, end, first, in_plane, v);
+      PF_CHOOSE(winograd_gather_gradient)(job, g, begin, end, first, out_plane, d);
     });
     parallel_for(0, 36, 1, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
-        PF_CHOOSE(winograd_outer)(v + p * count * c, d + p * count * wide, count, c, wide, u + p * c * wide);
+        PF_CHOOSE(winograd_outer)(v + p * in_plane, d + p * out_plane, count, c, wide, u + p * c * wide);
       }
     });
   }
@@ -238,7 +264,7 @@ std::tuple<Tensor, bool> winograd_weight_gradient(Tensor x, Tensor gradient) {
           std::fill(sum, sum + wide, 0.0);
           for (int e = 0; e < 6; ++e) {
             const float* from = u + (6 * e + b) * c * wide + i * wide;
-            for (int64_t o = 0; o < wide; ++o) sum[o] += kFilter[e][a] * static_cast<double>(from[o]);
+            for (int64_t o = 0; o < wide; ++o) sum[o] += kFilter<4>[e][a] * static_cast<double>(from[o]);
           }
         }
       }
@@ -246,7 +272,7 @@ std::tuple<Tensor, bool> winograd_weight_gradient(Tensor x, Tensor gradient) {
         for (int b = 0; b < 3; ++b) {
           for (int64_t o = 0; o < k; ++o) {
             double sum = 0;
-            for (int e = 0; e < 6; ++e) sum += kFilter[e][b] * half[(6 * a + e) * wide + o];
+            for (int e = 0; e < 6; ++e) sum += kFilter<4>[e][b] * half[(6 * a + e) * wide + o];
             to[(o * c + i) * 9 + 3 * a + b] = static_cast<float>(sum);
             spoilt += to[(o * c + i) * 9 + 3 * a + b] * 0.0;
           }

@@ -5,14 +5,9 @@
 
 namespace pyranet_fast::cpu {
 
-// Outputs of a tile in each dimension, inputs, and products for a pair of channels. bfloat16 has the smaller tile:
-// F(4x4, 3x3) would lose more digits than it has.
-template <typename T>
-constexpr int kTile = std::is_same_v<T, BFloat16> ? 2 : 4;
-template <typename T>
-constexpr int kTileIn = kTile<T> + 2;
-template <typename T>
-constexpr int kPoints = kTileIn<T> * kTileIn<T>;
+// Products for a pair of channels and a tile of kTile x kTile outputs, whose inputs are two more in each dimension.
+template <int kTile>
+constexpr int kPoints = (kTile + 2) * (kTile + 2);
 
 // T is float or BFloat16.
 template <typename T>
@@ -26,13 +21,17 @@ struct WinogradJob {
   bool relu;
 };
 
-// G: a filter's three taps to six, and to four.
-constexpr double kFilter[6][3] = {{1. / 4, 0, 0},
-                                  {-1. / 6, -1. / 6, -1. / 6},
-                                  {-1. / 6, 1. / 6, -1. / 6},
-                                  {1. / 24, 1. / 12, 1. / 6},
-                                  {1. / 24, -1. / 12, 1. / 6},
-                                  {0, 0, 1}};
-constexpr double kSmallFilter[4][3] = {{1, 0, 0}, {1. / 2, 1. / 2, 1. / 2}, {1. / 2, -1. / 2, 1. / 2}, {0, 0, 1}};
+// G: a filter's three taps to the points of a dimension.
+template <int kTile>
+constexpr double kFilter[kTile + 2][3] = {};
+template <>
+constexpr double kFilter<2>[4][3] = {{1, 0, 0}, {1. / 2, 1. / 2, 1. / 2}, {1. / 2, -1. / 2, 1. / 2}, {0, 0, 1}};
+template <>
+constexpr double kFilter<4>[6][3] = {{1. / 4, 0, 0},
+                                     {-1. / 6, -1. / 6, -1. / 6},
+                                     {-1. / 6, 1. / 6, -1. / 6},
+                                     {1. / 24, 1. / 12, 1. / 6},
+                                     {1. / 24, -1. / 12, 1. / 6},
+                                     {0, 0, 1}};
 
 }  // namespace pyranet_fast::cpu

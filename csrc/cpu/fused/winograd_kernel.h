@@ -1,5 +1,5 @@
-// Included once per instruction set by multiversion.h; see there. Winograd's F(4x4, 3x3) in float32: a tile of 4x4
-// outputs out of 6x6 inputs by 36 products a channel pair instead of 144; F(2x2, 3x3) in bfloat16, 16 instead of 36.
+// Included once per instruction set by multiversion.h; see there. Winograd's F(m x m, 3x3): a tile of m x m outputs out
+// of (m + 2) x (m + 2) inputs, by as many products a pair of channels instead of 9 m x m.
 
 #include "cpu/vector.h"
 #include "cpu/fused/gemm.h"
@@ -35,20 +35,21 @@ PF_INLINE void winograd_out(V* m, int stride) {
   }
 }
 
-// Input tiles [t0, t1) to their places in v: (points, tiles, channels), whose first tile is `first`.
-template <typename T>
-void winograd_gather(const WinogradJob<T>& job, int64_t t0, int64_t t1, int64_t first, int64_t tiles, T* v) {
+// Input tiles [t0, t1) to their places in v: (points, tiles, channels), whose first tile is `first`. Points lie `plane`
+// apart: a few lines more than a power of two or its like, or they would push each other out of the cache.
+template <int kTile, typename T>
+void winograd_gather(const WinogradJob<T>& job, int64_t t0, int64_t t1, int64_t first, int64_t plane, T* v) {
   using F = Vector<float>;
-  constexpr int L = F::kCount, kIn = kTileIn<T>;
-  const int64_t c = job.inputs, plane = tiles * c;
+  constexpr int L = F::kCount, kIn = kTile + 2, kPoints = kIn * kIn;
+  const int64_t c = job.inputs;
   for (int64_t t = t0; t < t1; ++t) {
-    const int64_t n = t / (job.rows * job.columns), y0 = t / job.columns % job.rows * kTile<T> - 1,
-                  x0 = t % job.columns * kTile<T> - 1;
+    const int64_t n = t / (job.rows * job.columns), y0 = t / job.columns % job.rows * kTile - 1,
+                  x0 = t % job.columns * kTile - 1;
     const T* image = job.x + n * job.height * job.width * c;
     T* to = v + (t - first) * c;
     for (int64_t k = 0; k < c; k += L) {
       const int64_t lanes = std::min<int64_t>(L, c - k);
-      typename F::Values d[kPoints<T>];
+      typename F::Values d[kPoints];
       for (int i = 0; i < kIn; ++i) {
         const int64_t y = y0 + i;
         for (int j = 0; j < kIn; ++j) {
@@ -62,7 +63,7 @@ void winograd_gather(const WinogradJob<T>& job, int64_t t0, int64_t t1, int64_t 
       }
       for (int j = 0; j < kIn; ++j) winograd_in<kIn>(d + j, kIn);
       for (int i = 0; i < kIn; ++i) winograd_in<kIn>(d + kIn * i, 1);
-      for (int p = 0; p < kPoints<T>; ++p) store_part(d[p], to + p * plane + k, lanes);
+      for (int p = 0; p < kPoints; ++p) store_part(d[p], to + p * plane + k, lanes);
     }
   }
 }
@@ -79,28 +80,30 @@ void winograd_product(const T* v, const T* u, int64_t tiles, int64_t depth, int6
   }
 }
 
-// Output tiles [t0, t1) out of m: (points, tiles, padded), with bias, other and ReLU. Whether the convolution is finite
-// in all of them: an infinity or NaN has spread over its tile where it is not, and differences of infinities are NaN.
-template <typename T>
-bool winograd_scatter(const WinogradJob<T>& job, int64_t t0, int64_t t1, const float* m) {
+// Output tiles [t0, t1) out of m: (points, tiles, padded), `plane` apart, with bias, other and ReLU. Whether the
+// convolution is finite in all of them: an infinity or NaN has spread over its tile where it is not, and differences of
+// infinities are NaN.
+template <int kTile, typename T>
+bool winograd_scatter(const WinogradJob<T>& job, int64_t t0, int64_t t1, int64_t plane, const float* m) {
   using F = Vector<float>;
-  constexpr int L = F::kCount, kIn = kTileIn<T>, kOut = kTile<T>;
-  const int64_t c = job.outputs, plane = (t1 - t0) * job.padded;
+  constexpr int L = F::kCount, kIn = kTile + 2, kPoints = kIn * kIn;
+  const int64_t c = job.outputs;
   const typename F::Values zero = {};
   typename F::Values spoilt = {};  // 0, or NaN
   for (int64_t t = t0; t < t1; ++t) {
-    const int64_t n = t / (job.rows * job.columns), y0 = t / job.columns % job.rows * kOut, x0 = t % job.columns * kOut;
+    const int64_t n = t / (job.rows * job.columns), y0 = t / job.columns % job.rows * kTile,
+                  x0 = t % job.columns * kTile;
     const int64_t at = n * job.height * job.width * c;
-    const int64_t high = std::min<int64_t>(kOut, job.height - y0), wide = std::min<int64_t>(kOut, job.width - x0);
+    const int64_t high = std::min<int64_t>(kTile, job.height - y0), wide = std::min<int64_t>(kTile, job.width - x0);
     const float* from = m + (t - t0) * job.padded;
     for (int64_t k = 0; k < c; k += L) {
       const int64_t lanes = std::min<int64_t>(L, c - k);
-      typename F::Values d[kPoints<T>];
-      for (int p = 0; p < kPoints<T>; ++p) d[p] = F::read(from + p * plane + k);
+      typename F::Values d[kPoints];
+      for (int p = 0; p < kPoints; ++p) d[p] = F::read(from + p * plane + k);
       for (int j = 0; j < kIn; ++j) winograd_out<kIn>(d + j, kIn);
-      for (int i = 0; i < kOut; ++i) winograd_out<kIn>(d + kIn * i, 1);
-      for (int i = 0; i < kOut; ++i) {
-        for (int j = 0; j < kOut; ++j) spoilt += d[kIn * i + j] * 0.f;
+      for (int i = 0; i < kTile; ++i) winograd_out<kIn>(d + kIn * i, 1);
+      for (int i = 0; i < kTile; ++i) {
+        for (int j = 0; j < kTile; ++j) spoilt += d[kIn * i + j] * 0.f;
       }
       typename F::Values bias = {};
       if (job.bias != nullptr) load_part(job.bias + k, lanes, bias);
@@ -136,10 +139,10 @@ PF_INLINE void winograd_out_transposed(V* g, int stride) {
 
 // Gradients of output tiles [t0, t1) to d: (36, tiles, padded), zeros behind the last channel.
 inline void winograd_gather_gradient(const WinogradJob<float>& job, const float* gradient, int64_t t0, int64_t t1,
-                                     int64_t first, int64_t tiles, float* to_all) {
+                                     int64_t first, int64_t plane, float* to_all) {
   using F = Vector<float>;
   constexpr int L = F::kCount;
-  const int64_t c = job.outputs, plane = tiles * job.padded;
+  const int64_t c = job.outputs;
   for (int64_t t = t0; t < t1; ++t) {
     const int64_t n = t / (job.rows * job.columns), y0 = t / job.columns % job.rows * 4, x0 = t % job.columns * 4;
     const float* image = gradient + n * job.height * job.width * c;

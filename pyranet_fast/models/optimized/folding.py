@@ -101,13 +101,14 @@ class FoldedConv(nn.Module):
     def _prepare(self) -> None:
         """Forget what was packed for another device or dtype."""
         self._packed: Tensor | None = None
-        self._winograd: tuple[Tensor, Tensor, Tensor] | None = None
+        self._winograd: dict[int, Tensor] = {}  # by the side of a tile
         self._pointwise: fused_pointwise.PrepackedBranches | None = None
+        self._bias32 = self.bias.float()
         self._can_pack = _packs(self.weight)
         self._can_winograd = self._small and policy.supports_winograd(self.weight)
 
     def __getstate__(self) -> dict[str, Any]:
-        packed = dict.fromkeys(("_packed", "_winograd", "_pointwise"))  # opaque tensors cannot be copied
+        packed = {"_packed": None, "_winograd": {}, "_pointwise": None}  # opaque tensors cannot be copied
         return {**self.__dict__, **packed}
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
@@ -118,10 +119,11 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None, *, overwrite: bool = True) -> Tensor:
         """(N, inputs, H, W) and (N, outputs, h, w) to (N, outputs, h, w); ``overwrite``: into ``other``'s memory."""
         padding, stride, dilation = self.geometry
-        if self._can_winograd and policy.winograd_pays(x):
-            if self._winograd is None:
-                self._winograd = winograd.prepack(self.weight), self.weight, self.bias.float()
-            return winograd.conv3x3(x, *self._winograd, other, relu=self.relu)
+        tile = policy.winograd_tile(x) if self._can_winograd else 0
+        if tile:
+            if tile not in self._winograd:
+                self._winograd[tile] = winograd.prepack(self.weight, tile)
+            return winograd.conv3x3(x, self._winograd[tile], self.weight, self._bias32, other, relu=self.relu)
         if self._is_pointwise and policy.fused_pointwise_alone_pays(x, self.weight):
             if self._pointwise is None:
                 self._pointwise = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])

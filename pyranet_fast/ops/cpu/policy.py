@@ -22,9 +22,13 @@ from .. import dispatch
 from ..checks import FLOATS, memory_format, transformed, wide_dtype
 
 WINOGRAD_LEAST_CHANNELS = 32
-WINOGRAD_LEAST_TILES = 32
-"""Inference, "3×3 by Winograd's F(4×4, 3×3) in float32": 2.1-2.3 times oneDNN at 64² and 32², 0.9 at 8²; "Winograd from
-16 tiles on": 1.3 times alone at 16², no difference in the network. "The same in bfloat16, F(2×2, 3×3)"."""
+WINOGRAD_LEAST_TILES = {4: 24, 2: 32}
+"""Of a map, by the side of a tile. Inference, "3×3 by Winograd's F(4×4, 3×3) in float32": 2.1-2.3 times oneDNN at 64²
+and 32²; "F(2×2, 3×3) in float32 where a map has few tiles of 4×4": 1.5 times at 16², 1.2-1.5 at 8² of two images,
+0.9 at 8² of one; "3×3 in bf16 by Winograd's F(2×2, 3×3)"."""
+
+WINOGRAD_LEAST_TILES_IN_TRAINING = 32
+"""Training transforms its filters at every step, "packing its filters at every step": 0.4-0.7 ms each."""
 
 WINOGRAD_LEAST_TILES_OF_WEIGHT_GRADIENT = 64
 """Training, "Winograd for the gradient of the weight": 1.85 times at 64², 1.6 at 32², 1.04 at 16², 0.7 at 8²."""
@@ -96,8 +100,7 @@ def _channels_last(x: Tensor) -> bool:
     return memory_format(x) == torch.channels_last
 
 
-def _winograd_tiles(x: Tensor) -> int:
-    side = 2 if x.dtype == torch.bfloat16 else 4
+def _winograd_tiles(x: Tensor, side: int) -> int:
     return x.shape[0] * (-(-x.shape[2] // side)) * (-(-x.shape[3] // side))
 
 
@@ -106,14 +109,17 @@ def supports_winograd(weight: Tensor) -> bool:
     return multiplies(weight) and min(weight.shape[:2]) >= WINOGRAD_LEAST_CHANNELS and native_cpu(weight)
 
 
-def winograd_pays(x: Tensor) -> bool:
-    """Whether a map has tiles enough to outweigh the reading of 36 / 9 times the weights, 16 / 9 in bfloat16."""
-    return fuses() and _winograd_tiles(x) >= WINOGRAD_LEAST_TILES
+def winograd_tile(x: Tensor) -> int:
+    """The side of the tiles that outweigh the reading of 36 / 9 times the weights, or 16 / 9; 0 where none do."""
+    if not fuses():
+        return 0
+    sides = (2,) if x.dtype == torch.bfloat16 else (4, 2)
+    return next((side for side in sides if _winograd_tiles(x, side) >= WINOGRAD_LEAST_TILES[side]), 0)
 
 
 def winograd_weight_gradient_pays(x: Tensor) -> bool:
-    """As `winograd_pays`, of the gradient of the weight."""
-    return _winograd_tiles(x) >= WINOGRAD_LEAST_TILES_OF_WEIGHT_GRADIENT
+    """Whether Winograd's method is the faster one for the gradient of the weight, too."""
+    return _winograd_tiles(x, 4) >= WINOGRAD_LEAST_TILES_OF_WEIGHT_GRADIENT
 
 
 def trains_with_winograd(x: Tensor, weight: Tensor) -> bool:
@@ -122,7 +128,7 @@ def trains_with_winograd(x: Tensor, weight: Tensor) -> bool:
         fuses()  # first: in a graph sizes may be symbols
         and x.dtype == torch.float32
         and supports_winograd(weight)
-        and winograd_pays(x)
+        and _winograd_tiles(x, 4) >= WINOGRAD_LEAST_TILES_IN_TRAINING
         and not torch.is_autocast_enabled("cpu")
         and _channels_last(x)
     )
