@@ -55,6 +55,11 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "winograd_conv3x3(Tensor x, Tensor packed, Tensor? bias, Tensor? other, SymInt outputs, bool relu) -> (Tensor y, "
       "bool finite)");
+  // Operators of the above in a row. Places: values, in order, then what is made. program: 0 fused_pointwise, (x,
+  // other, residual, keep, pool, scale, shift, weight, bias, relu, results), 1 winograd_conv3x3 (x, packed, bias,
+  // other, outputs, relu, y), 2 pooled_pyramid_ (x, sizes, filters, biases, expand, expand_bias, y, made before), 3
+  // places to forget; lists begin with their length, -1 is no tensor. results: places. finite: of all convolutions.
+  m.def("run_folded(Tensor[] values, int[] program, int[] results) -> (Tensor[] made, bool finite)");
   m.def("heatmap_argmax(Tensor heatmaps, bool quarter) -> (Tensor coords, Tensor scores, Tensor indices)");
   // The maps' mean with a mirrored stack: map k of the second one, mirrored, belongs to joint swap[k] (int64) of the
   // first. Scores are float32 (float64 for float64). No gradient, no CPU kernel: Python composes it there.

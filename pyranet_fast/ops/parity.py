@@ -383,6 +383,27 @@ def _expected_pyramid(p: Problem) -> Sequence[Tensor]:
     return [F.relu(y + F.conv2d(F.relu(total), *expand))]
 
 
+def _row(p: Problem) -> Sequence[Tensor]:
+    x, (weight, bias, expand, expand_bias) = p.maps[0].contiguous(memory_format=torch.channels_last), p.fixed
+    ops, packed = torch.ops.pyranet_fast, pooled_pyramid.prepack([(weight, bias)], (expand, expand_bias))
+    values = [x, winograd.prepack(weight, 2), bias, packed.expand, expand_bias, packed.filters[0]]
+    sizes, nothing = [side for size in LEVELS for side in size], len(values)
+    program = [
+        *(1, 0, 1, 2, -1, len(weight), 0, nothing + 1),  # a 3x3
+        *(0, nothing + 1, -1, -1, 0, 0, *(1, nothing), *(1, nothing), *(1, 3), *(1, 4), *(1, 0), nothing + 2),  # a 1x1
+        *(2, 0, len(sizes), *sizes, *(1, 5), *(1, 2), 3, 4, nothing + 2),  # a pyramid, added to it
+        *(3, 1, nothing + 1),
+    ]
+    made, _ = ops.run_folded([*values, torch.empty(0)], program, [nothing + 2])
+    return list(made)
+
+
+def _expected_row(p: Problem) -> Sequence[Tensor]:
+    weight, bias, *expand = (v.double() for v in p.fixed)
+    y = F.conv2d(F.conv2d(p.maps[0].double(), weight, bias, padding=1), *expand)
+    return _expected_pyramid(Problem([p.maps[0], y], p.vectors, p.fixed))
+
+
 _POOL = ("fractional_max_pool_pyramid", "fractional_max_pool_pyramid_backward")
 _ARGMAX = ("heatmap_argmax", "heatmap_argmax_backward")
 _SUM = ("upsample_sum", "upsample_sum_backward")
@@ -420,4 +441,5 @@ CHECKS = (
         "pyramid in one", ("pyramid_pack", "pooled_pyramid_"), _of_convolution, _pyramid, _expected_pyramid,
         gradient=False, dtypes=_FLOAT32,
     ),
+    Check("all three in a row", ("run_folded",), _of_convolution, _row, _expected_row, gradient=False, dtypes=_FLOAT32),
 )  # fmt: skip

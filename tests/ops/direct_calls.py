@@ -48,6 +48,21 @@ def valid_arguments() -> dict[str, Callable[[], list[Any]]]:
         packed = ops.winograd_pack(_map(36, 33, 3, 3), 4, False)
         return [_last(_map(1, 33, 7, 6)), packed, torch.randn(36), _last(_map(1, 36, 7, 6)), 36, True]
 
+    def run() -> list[Any]:
+        """A 1x1 with its norm, a 3x3 and a pyramid that is added to it, as a folded unit has them."""
+        values = [
+            _last(_map(1, 36, 9, 8)), torch.randn(36), torch.randn(36), ops.pointwise_pack(_map(36, 36)),
+            torch.randn(36), ops.winograd_pack(_map(36, 36, 3, 3), 2, False), ops.pyramid_pack(_map(12, 36, 3, 3)),
+            torch.randn(12), ops.pointwise_pack(_map(36, 12)),
+        ]  # fmt: skip
+        program = [
+            *(0, 0, -1, -1, 0, 0, *(1, 1), *(1, 2), *(1, 3), *(1, 4), *(1, 1), 9),
+            *(1, 9, 5, 4, 0, 36, 1, 10),
+            *(2, 9, *(4, 5, 4, 8, 7), *(1, 6), *(1, 7), 8, 4, 10),
+            *(3, 1, 9),
+        ]
+        return [values, program, [10]]
+
     def scored() -> list[Any]:
         return [_map(2, 3, 6, 5), torch.rand(2, 3, 2), torch.rand(2, 3), 1.0]
 
@@ -61,6 +76,7 @@ def valid_arguments() -> dict[str, Callable[[], list[Any]]]:
         "winograd_pack": lambda: [_map(36, 33, 3, 3), 4, True],
         "winograd_weight_gradient": lambda: [_last(_map(1, 33, 7, 6)), _last(_map(1, 36, 7, 6))],
         "winograd_conv3x3": convolved,
+        "run_folded": run,
         "add_affine_relu": lambda: [
             _last(_map(2, 5, 3, 4)), _last(_map(2, 5, 6, 8)), torch.randn(2, 5), torch.randn(2, 5), True
         ],

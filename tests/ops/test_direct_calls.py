@@ -116,6 +116,20 @@ REFUSED = {
         lambda a: [torch.empty(0, 1, 2**40, 2**10), True],
         "a height or width is 1099511627776",
     ),
+    "a program that is cut off": (
+        "run_folded",
+        lambda a: [a[0], a[1][:-1], a[2]],
+        "program ends within an instruction",
+    ),
+    "a list longer than its program": ("run_folded", lambda a: [a[0], [3, 2**40], a[2]], "ends within an instruction"),
+    "an unknown instruction": ("run_folded", lambda a: [a[0], [4], []], "program has instruction 4; expected 0 to 3"),
+    "a place that is not there": ("run_folded", lambda a: [a[0], [], [2**40]], "program has place 1099511627776 of 9"),
+    "a place that was forgotten": ("run_folded", lambda a: [a[0], [3, 1, 0], [0]], "reads place 0, where nothing is"),
+    "a value that would be overwritten": (
+        "run_folded",
+        lambda a: [a[0], [2, 0, *(4, 5, 4, 8, 7), *(1, 6), *(1, 7), 8, 4, 0], []],
+        "program overwrites value 0",
+    ),
     "a sigma of 0": ("gaussian_heatmaps", lambda a: [*a[:4], 0.0], "sigma is 0"),
     "a sigma that is NaN": ("heatmap_loss", lambda a: [*a[:3], float("nan")], "sigma is nan"),
 }

@@ -3,6 +3,7 @@
 // addition. The normalized maps exist only block by block in a cache. float32 or bfloat16, channels_last, for
 // inference.
 #include "cpu/fused/fused_pointwise_job.h"
+#include "cpu/fused/operators.h"
 #include "cpu/fused/products.h"
 
 #define PF_BF16_PRODUCTS_TOO
@@ -46,18 +47,22 @@ void run(PointwiseJob<T>& job, const Tensor& x, const std::optional<Tensor>& oth
                            write_pointer<T>(results[j + (keep ? 1 : 0)]), bias[j].numel(), relu[j] != 0});
   }
   const int64_t pixels = x.size(0) * job.height * job.width, c = job.inputs;
-  // Two blocks of pixels, as read and normalized, stay in a core's cache beside the weights.
-  const int64_t most =
-      std::max<int64_t>(12, 98304 / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(c, 1) / 12 * 12);
-  const int64_t blocks = std::max<int64_t>((pixels + most - 1) / most, std::min<int64_t>(pixels / 12, 2));
-  const int64_t block = blocks == 0 ? pixels : ((pixels + blocks - 1) / blocks + 11) / 12 * 12;
-  parallel_for(0, (pixels + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
+  // Two blocks of pixels, as read and normalized, stay in a core's cache beside the weights. Threads share whole groups
+  // of rows of the product, and each makes equal blocks of its own: a block more for one would leave the others
+  // waiting.
+  constexpr int64_t kGroup = 12;
+  const int64_t most = std::max<int64_t>(1, 98304 / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(c, 1) / kGroup);
+  parallel_for(0, (pixels + kGroup - 1) / kGroup, 1, [&](int64_t begin, int64_t end) {
+    const int64_t blocks = (end - begin + most - 1) / most, block = (end - begin + blocks - 1) / blocks * kGroup;
+    const int64_t last = std::min(pixels, end * kGroup);
     const std::unique_ptr<T[]> scratch(new T[2 * block * c]);
-    for (int64_t b = begin; b < end; ++b) {
-      PF_CHOOSE(pointwise_pixels<T>)(job, b * block, std::min(pixels, (b + 1) * block), scratch.get());
+    for (int64_t first = begin * kGroup; first < last; first += block) {
+      PF_CHOOSE(pointwise_pixels<T>)(job, first, std::min(last, first + block), scratch.get());
     }
   });
 }
+
+}  // namespace
 
 std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::vector<Tensor> scale,
                                     std::vector<Tensor> shift, std::vector<Tensor> weight, std::vector<Tensor> bias,
@@ -117,6 +122,8 @@ std::vector<Tensor> fused_pointwise(Tensor x, std::optional<Tensor> other, std::
   });
   return results;
 }
+
+namespace {
 
 STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
   m.impl("pointwise_pack", TORCH_BOX(&pointwise_pack));

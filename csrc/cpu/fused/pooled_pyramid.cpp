@@ -6,6 +6,7 @@
 
 #include "common/window.h"
 #include "cpu/fused/pooled_pyramid_job.h"
+#include "cpu/fused/operators.h"
 #include "cpu/fused/products.h"
 #include "cpu/upsample_sum_job.h"
 
@@ -103,6 +104,8 @@ void run(const PyramidJob<T>& job) {
   });
 }
 
+}  // namespace
+
 void pooled_pyramid_(Tensor x, std::vector<int64_t> sizes, std::vector<Tensor> filters, std::vector<Tensor> biases,
                      Tensor expand, Tensor expand_bias, Tensor y) {
   check_map(kName, "x", x);
@@ -172,6 +175,8 @@ void pooled_pyramid_(Tensor x, std::vector<int64_t> sizes, std::vector<Tensor> f
     run(job);
   });
 }
+
+namespace {
 
 STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
   m.impl("pyramid_pack", TORCH_BOX(&pyramid_pack));

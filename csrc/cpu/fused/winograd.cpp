@@ -5,6 +5,7 @@
 // cache.
 #include <atomic>
 
+#include "cpu/fused/operators.h"
 #include "cpu/fused/products.h"
 #include "cpu/fused/winograd_job.h"
 
@@ -139,12 +140,11 @@ bool convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
   constexpr int points = kPoints<kTile>;
   constexpr int64_t kBlock = 36;
   const int64_t c = job.inputs, wide = job.padded;
-  // Equal blocks: a short last one would leave threads waiting.
-  const int64_t blocks = std::max<int64_t>((tiles + kBlock - 1) / kBlock, std::min<int64_t>(tiles / 12, 2));
-  const int64_t block = blocks == 0 ? tiles : (tiles + blocks - 1) / blocks;
   std::atomic<bool> finite{true};
-  const int64_t in_plane = block * c + 64 / sizeof(T), out_plane = block * wide + 16;
-  parallel_for(0, (tiles + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
+  // Each thread makes equal blocks of its tiles: a block more for one, or a short last one, would leave others waiting.
+  parallel_for(0, tiles, 8, [&](int64_t begin, int64_t end) {
+    const int64_t blocks = (end - begin + kBlock - 1) / kBlock, block = (end - begin + blocks - 1) / blocks;
+    const int64_t in_plane = block * c + 64 / sizeof(T), out_plane = block * wide + 16;
     const std::unique_ptr<T[]> inputs(new T[points * in_plane + 64]);
     const std::unique_ptr<float[]> outputs(new float[points * out_plane + 64]);
     const auto aligned = [](auto* from) {
@@ -153,17 +153,19 @@ bool convolve(const WinogradJob<T>& job, const T* u, int64_t tiles) {
     };
     T* v = aligned(inputs.get());
     float* m = aligned(outputs.get());
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t t0 = b * block, count = std::min(tiles, t0 + block) - t0;
-      PF_CHOOSE(winograd_gather<kTile, T>)(job, t0, t0 + count, t0, in_plane, v);
+    for (int64_t first = begin; first < end; first += block) {
+      const int64_t past = std::min(end, first + block), count = past - first;
+      PF_CHOOSE(winograd_gather<kTile, T>)(job, first, past, first, in_plane, v);
       for (int64_t p = 0; p < points; ++p) {
         PF_CHOOSE(winograd_product<T>)(v + p * in_plane, u + p * c * wide, count, c, wide, m + p * out_plane);
       }
-      if (!PF_CHOOSE(winograd_scatter<kTile, T>)(job, t0, t0 + count, out_plane, m)) finite = false;
+      if (!PF_CHOOSE(winograd_scatter<kTile, T>)(job, first, past, out_plane, m)) finite = false;
     }
   });
   return finite.load();
 }
+
+}  // namespace
 
 std::tuple<Tensor, bool> winograd_conv3x3(Tensor x, Tensor packed, std::optional<Tensor> bias,
                                           std::optional<Tensor> other, int64_t outputs, bool relu) {
@@ -217,6 +219,8 @@ std::tuple<Tensor, bool> winograd_conv3x3(Tensor x, Tensor packed, std::optional
   });
   return {y, finite};
 }
+
+namespace {
 
 // The gradient of the weight, (K, C, 3, 3): products of transformed inputs and transformed gradients summed over all
 // tiles, in one order whatever the number of threads, then transformed back.

@@ -12,6 +12,7 @@ from ...ops.checks import is_vmapped
 from ..pyranet import PyraNet, Stack, check_image
 from .folding import PRECISIONS, Entry, FoldedConv, FoldedUnit, check_finite, fold
 from .graphs import GraphedInference
+from .recording import Recordings
 
 
 class _Hourglass(nn.Module):
@@ -79,6 +80,10 @@ class InferencePyraNet(nn.Module):
         self.stacks = nn.ModuleList(_Stack(stack, dtype) for stack in model.stacks)  # type: ignore[arg-type]
         check_finite(self, precision)
         self.eval()
+        self._recordings: Recordings | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_recordings": None}
 
     @property
     def config(self) -> dict[str, object]:
@@ -98,6 +103,11 @@ class InferencePyraNet(nn.Module):
         On the CPU all maps of an image that holds infinity or NaN are NaN.
         """
         check_image(image, self.multiple)
+        if self._recordings is None:
+            self._recordings = Recordings(self)
+        return self._recordings.run(image, self._pass)
+
+    def _pass(self, image: Tensor) -> list[Tensor]:
         # oneDNN's ReLU makes 0 of NaN: what is not finite in an image of the batch reaches its maps by this 0 or NaN.
         spoilt = image.float().sum((1, 2, 3), keepdim=True) * 0 if image.device.type == "cpu" else None
         x = image.to(dtype=self.conv.weight.dtype)
@@ -126,8 +136,10 @@ def optimize_for_inference(
 
     Batch norms are folded into convolutions, those at the entry of a unit are made in one pass with the addition
     before them, ReLUs and additions happen where convolutions write, weights lie as oneDNN wants them, maps are
-    channels_last. No compiler runs; the first call packs the weights. It can be exported and compiled, and torch.func
-    and forward-mode AD work, by PyTorch's own convolutions then.
+    channels_last. No compiler runs; the first call packs the weights. On the CPU the second image of a shape records
+    the pass, and those that follow run it without Python between most kernels, as long as no part of the network has
+    a hook. It can be exported and compiled, and torch.func and forward-mode AD work, by PyTorch's own convolutions
+    then.
 
     Args:
         model: on any device; it is not changed. Its running statistics are taken as they are.

@@ -73,7 +73,29 @@ def _packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
 
 
-class FoldedConv(nn.Module):
+class PackedModule(nn.Module):
+    """A module that packs its weights when it is called first, and again when they have been converted or loaded."""
+
+    packed: dict[str, Any]
+    """What is packed, new after every change: recordings look whether it still is the same."""
+
+    def _pack_again(self) -> None:
+        self.packed = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "packed": {}}  # opaque tensors cannot be copied
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self._pack_again()
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._pack_again()
+
+
+class FoldedConv(PackedModule):
     """relu?(conv(x) + other?), without gradient.
 
     Args:
@@ -96,47 +118,40 @@ class FoldedConv(nn.Module):
         self.relu = relu
         self._small = self.weight.shape[2:] == (3, 3) and self.geometry == ([1, 1], [1, 1], [1, 1])
         self._is_pointwise = self.weight.shape[2:] == (1, 1) and self.geometry == ([0, 0], [1, 1], [1, 1])
-        self._prepare()
+        self._pack_again()
 
-    def _prepare(self) -> None:
-        """Forget what was packed for another device or dtype."""
-        self._packed: Tensor | None = None
-        self._winograd: dict[int, Tensor] = {}  # by the side of a tile
-        self._pointwise: fused_pointwise.PrepackedBranches | None = None
-        self._bias32 = self.bias.float()
+    def _pack_again(self) -> None:
+        super()._pack_again()
+        self._wide_bias = self.bias.float()
         self._can_pack = _packs(self.weight)
         self._can_winograd = self._small and policy.supports_winograd(self.weight)
-
-    def __getstate__(self) -> dict[str, Any]:
-        packed = {"_packed": None, "_winograd": {}, "_pointwise": None}  # opaque tensors cannot be copied
-        return {**self.__dict__, **packed}
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
-        self._prepare()
-        return self
 
     def forward(self, x: Tensor, other: Tensor | None = None, *, overwrite: bool = True) -> Tensor:
         """(N, inputs, H, W) and (N, outputs, h, w) to (N, outputs, h, w); ``overwrite``: into ``other``'s memory."""
         padding, stride, dilation = self.geometry
         tile = policy.winograd_tile(x) if self._can_winograd else 0
         if tile:
-            if tile not in self._winograd:
-                self._winograd[tile] = winograd.prepack(self.weight, tile)
-            return winograd.conv3x3(x, self._winograd[tile], self.weight, self._bias32, other, relu=self.relu)
+            filters = self.packed.get(f"tiles of {tile}")
+            if filters is None:
+                filters = self.packed[f"tiles of {tile}"] = winograd.prepack(self.weight, tile)
+            return winograd.conv3x3(x, filters, self.weight, self._wide_bias, other, relu=self.relu)
         if self._is_pointwise and policy.fused_pointwise_alone_pays(x, self.weight):
-            if self._pointwise is None:
-                self._pointwise = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])
-            return fused_pointwise.fused_pointwise(x, None, self._pointwise, residual=other)[0]
+            branches = self.packed.get("branches")
+            if branches is None:
+                branches = fused_pointwise.prepack([(None, None)], [(self.weight, self.bias, self.relu)])
+                self.packed["branches"] = branches
+            return fused_pointwise.fused_pointwise(x, None, branches, residual=other)[0]
         if not (self._can_pack and policy.fuses()):
             y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation)
             if other is not None:
                 y += other
             return y.relu_() if self.relu else y
         ops = torch.ops.mkldnn
-        if self._packed is None:
-            self._packed = ops._reorder_convolution_weight(self.weight, padding, stride, dilation, 1, list(x.shape))
-        places = (self._packed, self.bias, padding, stride, dilation, 1)
+        weight = self.packed.get("oneDNN")
+        if weight is None:
+            weight = ops._reorder_convolution_weight(self.weight, padding, stride, dilation, 1, list(x.shape))
+            self.packed["oneDNN"] = weight
+        places = (weight, self.bias, padding, stride, dilation, 1)
         if other is None:
             return ops._convolution_pointwise(x, *places, "relu" if self.relu else "none", [], "")
         end: tuple[Any, ...] = ("add", 1.0, "relu" if self.relu else None, [], None)
@@ -145,7 +160,7 @@ class FoldedConv(nn.Module):
         return ops._convolution_pointwise.binary(x, other, *places, *end)
 
 
-class Entry(nn.Module):
+class Entry(PackedModule):
     """The branches of a unit up to the outputs of their first convolutions, in as few passes as there are kernels for.
 
     Args:
@@ -168,14 +183,13 @@ class Entry(nn.Module):
         scales, shifts = ([pair[i].detach().float() for pair in folded] for i in (0, 1))  # networks in float64 too
         self.register_buffer("scale", torch.stack(scales) if folded else torch.empty(0, 0, dtype=torch.float32))
         self.register_buffer("shift", torch.stack(shifts) if folded else torch.empty(0, 0, dtype=torch.float32))
-        self._fused: fused_pointwise.PrepackedBranches | None = None
+        self._pack_again()
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         exact = self.scale, self.shift
         super()._apply(fn, recurse)
         wide = torch.promote_types(self.scale.dtype, torch.float32)  # the operator's precision, whatever .to() said
         self.scale, self.shift = (v.to(self.scale.device, wide) for v in exact)
-        self._fused = None
         return self
 
     def forward(
@@ -187,11 +201,13 @@ class Entry(nn.Module):
         """
         convs = cast(list[FoldedConv], list(self.convs))
         if policy.supports_fused_pointwise(x, convs[0].weight):
-            if self._fused is None:
+            branches = self.packed.get("branches")
+            if branches is None:
                 rows = [(None, None) if place < 0 else (self.scale[place], self.shift[place]) for place in self.places]
-                self._fused = fused_pointwise.prepack(rows, [(c.weight, c.bias, c.relu) for c in convs])
+                branches = fused_pointwise.prepack(rows, [(c.weight, c.bias, c.relu) for c in convs])
+                self.packed["branches"] = branches
             keep = self.keep and (other is not None or pool)
-            made = fused_pointwise.fused_pointwise(x, other, self._fused, keep=keep, pool=pool)
+            made = fused_pointwise.fused_pointwise(x, other, branches, keep=keep, pool=pool)
             total = made.pop(0) if keep else x
             return total if self.keep else None, made
         if pool:
@@ -212,7 +228,7 @@ def _conv(module: nn.Module) -> nn.Conv2d:
     return module
 
 
-class FoldedPooledPyramid(nn.Module):
+class FoldedPooledPyramid(PackedModule):
     """`PooledPyramid` without its entry norm; see there. Ends in a sum with f_0 and the ReLU after it."""
 
     def __init__(self, pyramid: PooledPyramid, end: BatchNormReLU, dtype: torch.dtype) -> None:
@@ -239,12 +255,7 @@ class FoldedPooledPyramid(nn.Module):
         self.expand = FoldedConv(
             *fold(pyramid.expand.conv, end, shift_share=0.0), pyramid.expand.conv, dtype, relu=True
         )
-        self._fused: pooled_pyramid.PrepackedPyramid | None = None
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
-        self._fused = None
-        return self
+        self._pack_again()
 
     def forward(self, entries: list[Tensor], full: Tensor) -> Tensor:
         """What ``reduce`` makes of the unit's input, and f_0's (N, outputs, H, W), which is overwritten."""
@@ -252,11 +263,14 @@ class FoldedPooledPyramid(nn.Module):
         sizes = level_sizes(size, self.levels)
         fusible = len(entries) == 1 and not self.concatenate
         if fusible and policy.supports_pooled_pyramid(entries[0], full, self.expand.weight):
-            if self._fused is None:
+            convs = self.packed.get("convolutions")
+            if convs is None:
                 filters = cast(list[FoldedConv], list(self.filters))
                 ends = (self.expand.weight, self.expand.bias)
-                self._fused = pooled_pyramid.prepack([(f.weight, f.bias) for f in filters], ends)
-            return pooled_pyramid.pooled_pyramid_(entries[0], sizes, self._fused, full)
+                convs = self.packed["convolutions"] = pooled_pyramid.prepack(
+                    [(f.weight, f.bias) for f in filters], ends
+                )
+            return pooled_pyramid.pooled_pyramid_(entries[0], sizes, convs, full)
         samples = draw_samples(entries[0], self.levels, self.windows, False)
         if len(entries) == 1:
             maps = fractional_max_pool_pyramid(entries[0], sizes, samples)

@@ -22,10 +22,11 @@ from .. import dispatch
 from ..checks import FLOATS, memory_format, transformed, wide_dtype
 
 WINOGRAD_LEAST_CHANNELS = 32
-WINOGRAD_LEAST_TILES = {4: 24, 2: 32}
+WINOGRAD_LEAST_TILES = {4: 24, 2: 16}
 """Of a map, by the side of a tile. Inference, "3×3 by Winograd's F(4×4, 3×3) in float32": 2.1-2.3 times oneDNN at 64²
 and 32²; "F(2×2, 3×3) in float32 where a map has few tiles of 4×4": 1.5 times at 16², 1.2-1.5 at 8² of two images,
-0.9 at 8² of one; "3×3 in bf16 by Winograd's F(2×2, 3×3)"."""
+0.9 at 8² of one, which recorded passes make good ("small maps (from 16 tiles of 2×2)"): 1.00-1.02 times a pass; "3×3 in
+bf16 by Winograd's F(2×2, 3×3)"."""
 
 WINOGRAD_LEAST_TILES_IN_TRAINING = 32
 """Training transforms its filters at every step, "packing its filters at every step": 0.4-0.7 ms each."""
@@ -37,9 +38,9 @@ POINTWISE_MOST_PIXELS = 2048
 """Training, "1×1s of small maps, up to 2048 pixels of a batch, as matrix products": 1.03 and 1.04 times the step; up to
 8192 pixels 1.01. "1×1s of large maps as matrix products": 0.9-1.03."""
 
-FUSED_POINTWISE_ALONE_MOST_PIXELS = 1100
-"""Inference, "the last 1×1 of our own up to 300 pixels": 94 to 68 µs a call at 16², 47 to 14 µs at 8²; "up to 1100":
-3 % of a pass at batch 4; for larger maps "the same kernel for the last 1×1 with its addition": 0.5-1.0 times oneDNN."""
+FUSED_POINTWISE_ALONE_MOST_PIXELS = 5000
+"""Inference, "the last 1×1 of our own up to 300 pixels": 94 to 68 µs a call at 16², 47 to 14 µs at 8²; "1×1s with an
+addition up to 5000 pixels by kernels here": 1.00-1.03 times a pass at batch 1; all: 0.96 in bfloat16 at batch 4."""
 
 PYRAMID_MOST_PIXELS_CONVERTED = 4096
 """Inference, "the same in bf16, on float32 copies": 1.05 and 1.02 times at batch 1 and 4; without it 1.02 and 0.96.

@@ -62,11 +62,13 @@ def pooled_pyramid_(x: Tensor, sizes: Sequence[tuple[int, int]], convs: Prepacke
         ``y``.
     """
     p, flat = convs, [side for size in sizes for side in size]
-    dtype = p.expand.dtype
-    made = y.to(dtype)  # y itself where it is of the dtype
-    operator = torch.ops.pyranet_fast.pooled_pyramid_
+    operator, dtype = torch.ops.pyranet_fast.pooled_pyramid_, p.expand.dtype
+    if y.dtype == dtype:
+        without_gradient(operator, x, flat, p.filters, p.biases, p.expand, p.expand_bias, y)
+        return y
+    made = y.to(dtype)
     without_gradient(operator, x.to(dtype), flat, p.filters, p.biases, p.expand, p.expand_bias, made)
-    return y if made is y else y.copy_(made)
+    return y.copy_(made)
 
 
 describe_inference("pyramid_pack", "pooled_pyramid_")

@@ -118,4 +118,4 @@ def differentiable_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     return y
 
 
-describe_inference("winograd_pack", "winograd_conv3x3", "winograd_weight_gradient")
+describe_inference("winograd_pack", "winograd_conv3x3", "winograd_weight_gradient", "run_folded")
