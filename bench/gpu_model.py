@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench import runner
 from bench.report import markdown_table
@@ -38,6 +38,7 @@ from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet, optimize_for_inference
 from pyranet_fast.nn import checkpoint_activations_
 from pyranet_fast.ops import dispatch
+from pyranet_fast.ops.checks import memory_format
 
 # --- the model --------------------------------------------------------------------------------------------------------
 
@@ -239,6 +240,13 @@ _RULES: dict[str, Callable[[str, Sequence[Any], Sequence[Tensor]], Launches]] = 
 """Operators that are not one kernel which reads every tensor it is given and writes every one it returns."""
 
 
+def _laid_out(made: Any, x: Tensor) -> Any:
+    """Results of a convolution of x in cuDNN's layout: over tensors without values PyTorch makes them contiguous."""
+    if memory_format(x) != torch.channels_last:
+        return made
+    return tree_map_only(Tensor, lambda t: _moved(t) if t.dim() == 4 else t, made)
+
+
 class Counting(TorchDispatchMode):
     """Counts what runs inside the ``with`` block, into ``count``."""
 
@@ -251,6 +259,8 @@ class Counting(TorchDispatchMode):
         name = func._schema.name.split("::")[1]
         if func.is_view or name in _NOTHING:
             return made
+        if name in ("convolution", "convolution_backward"):
+            made = _laid_out(made, args[name == "convolution_backward"])
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outs = [t for t in tree_leaves(made) if isinstance(t, Tensor)]
         devices = {t.device.type for t in [*given, *outs] if t.dim()} | {t.device.type for t in outs}
@@ -300,7 +310,8 @@ def _describe_cudnn() -> None:
     _libraries.append(library)
 
     def shaped(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
-        return torch.convolution(x, weight, None, stride, padding, dilation, False, [0, 0], groups)
+        made = torch.convolution(x, weight, None, stride, padding, dilation, False, [0, 0], groups)
+        return made.contiguous(memory_format=memory_format(x))
 
     def relu(x: Tensor, weight: Tensor, bias: Any, *places: Any) -> Tensor:
         return shaped(x, weight, *places)
@@ -316,7 +327,7 @@ def _describe_cudnn() -> None:
 def fake_cuda() -> Iterator[None]:
     """Inside, tensors made on "cuda" have shapes alone, and the network takes them for those of a GPU.
 
-    The native CUDA kernels count as loaded and autocast as possible, whatever is built and found here.
+    The native CUDA kernels and cuDNN count as loaded and autocast as possible, whatever is built and found here.
     """
     _describe_cudnn()
     torch._C._ensureCUDADeviceGuardSet()
@@ -327,6 +338,7 @@ def fake_cuda() -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", no))
         stack.enter_context(mock.patch.object(torch.cuda, "is_available", no))
         stack.enter_context(mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_: True))
+        stack.enter_context(mock.patch.object(torch.backends.cudnn, "is_available", mock.Mock(return_value=True)))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from bench import gpu_model
 from bench.gpu_model import Kernel, Rates, Work, counted
 from pyranet_fast import ops
 from pyranet_fast.errors import UserError
-from pyranet_fast.models import PyraNet
+from pyranet_fast.models import PyraNet, optimize_for_inference
 from pyranet_fast.models.optimized import folding
 
 native = pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
@@ -38,6 +40,9 @@ def test_operators_become_kernels_and_bytes():
         y = maps(2, 16, 4, 4)
         of_x, of_weight, of_y = 2 * x.numel(), 2 * weight.numel(), 2 * y.numel()
 
+        assert F.conv2d(x, weight, padding=1).is_contiguous()  # which cuDNN would not make of it
+        with gpu_model.Counting():
+            assert F.conv2d(x, weight, padding=1).stride() == y.stride()
         (product,) = counted(lambda: F.conv2d(x, weight, padding=1)).kernels
         assert product.bytes == {BF16: of_x + of_weight + of_y}
         assert product.flops == 2 * y.numel() * 8 * 9 and product.channels == 8
@@ -78,8 +83,34 @@ def test_inference_moves_less_once_folded_stays_bfloat16_and_never_waits():
         assert not count.host
         wide = [k for k in count.kernels if k.bytes.get(FP32, 0) > 4 * 100_000]
         assert all(k.operator == "_to_copy" for k in wide)  # the image as it comes, and no map
-    parameters = sum(k.bytes.get(FP32, 0) for k in folded.kernels if k.operator == "add_affine_relu")
+    norms = {"add_affine_relu", "upsample_sum_affine", "fractional_max_pool_pyramid"}
+    parameters = sum(k.bytes.get(FP32, 0) for k in folded.kernels if k.operator in norms)
     assert folded.bytes[FP32] - parameters <= 4 * (image + scores) + 1000
+
+
+@native
+def test_biases_additions_and_relus_of_the_folded_network_are_no_kernels():
+    """What is left beside products: norms, pools, sums of levels, a copy a stack, the precision at both ends."""
+    (count,) = gpu_model.folded(SMALL, [4])
+    products = {"convolution", "cudnn_convolution_relu", "cudnn_convolution_add_relu", "addmm", "addmm_"}
+    others = {"add_affine_relu", "fractional_max_pool_pyramid", "upsample_sum_affine", "clone", "_to_copy"}
+    found = Counter(k.operator for k in count.kernels)
+    assert set(found) == products | others | {"_addmm_activation"}
+    assert found["clone"] == SMALL.stacks - 1 and found["_to_copy"] == SMALL.stacks + 1
+    pyramids = found["upsample_sum_affine"]
+    assert found["convolution"] == 5 * pyramids and found["cudnn_convolution_add_relu"] == pyramids
+    assert count.bytes.get(torch.int64, 0) == 0  # max-pooling writes no indices
+
+
+@native
+def test_autocast_leaves_the_folded_network_in_its_precision():
+    network = optimize_for_inference(PyraNet(1, **SMALL.options).eval(), "bf16")
+    with gpu_model.fake_cuda(), torch.no_grad():
+        gpu_model.on_fake_cuda(network)
+        plain = counted(lambda: network(SMALL.image(1)))
+        with torch.autocast("cuda", torch.float16):
+            mixed = counted(lambda: network(SMALL.image(1)))
+    assert mixed.kernels == plain.kernels
 
 
 @native
