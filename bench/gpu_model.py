@@ -7,7 +7,7 @@ each other as in a CUDA graph. Caches get no credit; the layout and padding kern
 channels are not counted.
 
 It predicts, it does not measure: no GPU has confirmed a number of this command. Its use is to compare two forms, and to
-be compared with `make gpu`, one run of which calibrates the rates.
+be compared with a run of `make gpu`: ``--results`` prints both side by side, to set the rates by.
 
 Inference runs under any torch. A training step's backward asks for a CUDA build of torch, but no GPU.
 """
@@ -18,10 +18,11 @@ import argparse
 import math
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -63,7 +64,7 @@ class Rates:
 
 
 RATES = Rates()
-"""The one place of the constants; to calibrate, compare a run of `make gpu` with the table of this command."""
+"""The one place of the constants; to calibrate, see ``--results``."""
 
 
 @dataclass(frozen=True)
@@ -483,6 +484,8 @@ FORMS: dict[str, dict[str, Form]] = {
     "training": {"step, autocast": training},
 }
 
+MEASURED: dict[str, Form] = {"inference": folded, "training": training}
+
 
 # --- table ------------------------------------------------------------------------------------------------------------
 
@@ -506,6 +509,31 @@ def table(mode: str, rows: Sequence[Sequence[str]], batches: Sequence[int]) -> s
     return "\n".join(markdown_table(head, rows))
 
 
+MEASURED_FORM = "ours graphed bf16"
+"""Of bench/results/<gpu>.json: what the model is of, kernels one after the other without Python between them."""
+
+
+def comparison(content: Mapping[str, Any], modes: Sequence[str]) -> list[str]:
+    """What a file of results measured, and what is predicted for the same cases, as Markdown.
+
+    Raises:
+        UserError: it has no row of these modes in the form that is predicted.
+    """
+    body = []
+    for row in content["rows"]:
+        if row["part"] != "model" or row["form"] != MEASURED_FORM or row["mode"] not in modes or "ms" not in row:
+            continue
+        names = ("features", "depth", "levels", "base_width", "variant")
+        work = Work(row["stacks"], row["side"], {name: row[name] for name in names if name in row})
+        (count,) = MEASURED[row["mode"]](work, [row["batch"]])
+        predicted = 1e3 * count.seconds()
+        case = f"{row['mode']}, {row['stacks']} stacks, batch {row['batch']}"
+        body.append([case, f"{predicted:.2f}", f"{row['ms']:.2f}", f"{row['ms'] / predicted:.2f}"])
+    if not body:
+        raise UserError(f"there is no row of {' or '.join(modes)} in the form {MEASURED_FORM!r}; make gpu measures it")
+    return markdown_table([content["machine"], "predicted, ms", "measured, ms", "measured / predicted"], body)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_model", description=(__doc__ or "").splitlines()[0])
@@ -514,8 +542,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stacks", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--input-size", type=int, default=256, help="(default: %(default)s)")
     parser.add_argument("--operators", type=int, metavar="N", help="of each form the N that take longest, too")
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="bench/results/<gpu>.json: beside what it measured"
+    )
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
+    if arguments.results:
+        content = runner.read_results(arguments.results)
+        print("\n".join(comparison(content, arguments.modes)))
+        print(f"\nreached: {content['parts'].get('model', {}).get('ceilings', 'not in the file')}; assumed: {RATES}")
+        return 0
     work, batches = Work(arguments.stacks, arguments.input_size), sorted(arguments.batches)
     print(
         f"{work.stacks} stacks, {work.side} px, bfloat16, torch {torch.__version__}; a model's prediction that no GPU "

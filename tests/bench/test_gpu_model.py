@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -90,13 +91,13 @@ def test_inference_moves_less_once_folded_stays_bfloat16_and_never_waits():
 
 @native
 def test_biases_additions_and_relus_of_the_folded_network_are_no_kernels():
-    """What is left beside products: norms, pools, sums of levels, a copy a stack, the precision at both ends."""
+    """What is left beside products: norms, pools, sums of levels, the precision at both ends."""
     (count,) = gpu_model.folded(SMALL, [4])
     products = {"convolution", "cudnn_convolution_relu", "cudnn_convolution_add_relu", "addmm", "addmm_"}
-    others = {"add_affine_relu", "fractional_max_pool_pyramid", "upsample_sum_affine", "clone", "_to_copy"}
+    others = {"add_affine_relu", "fractional_max_pool_pyramid", "upsample_sum_affine", "_to_copy"}
     found = Counter(k.operator for k in count.kernels)
     assert set(found) == products | others | {"_addmm_activation"}
-    assert found["clone"] == SMALL.stacks - 1 and found["_to_copy"] == SMALL.stacks + 1
+    assert found["_to_copy"] == SMALL.stacks + 1
     pyramids = found["upsample_sum_affine"]
     assert found["convolution"] == 5 * pyramids and found["cudnn_convolution_add_relu"] == pyramids
     assert count.bytes.get(torch.int64, 0) == 0  # max-pooling writes no indices
@@ -179,6 +180,24 @@ def test_the_command_prints_a_table_for_each_mode(capsys):
     assert "| inference | ops | kernels | GB b2 | bf16 / fp32 / other | images/s b1 / b2 |" in out
     rows = [line for line in out.splitlines() if line.startswith(("| folded |", "| unfolded"))]
     assert len(rows) == 2 + 4
+
+
+@native
+def test_predictions_stand_beside_what_a_gpu_measured(tmp_path, capsys):
+    (count,) = gpu_model.folded(Work(1, 64, {"features": 72, "depth": 2}), [4])
+    row = {"part": "model", "mode": "inference", "form": "ours graphed bf16", "stacks": 1, "side": 64, "batch": 4,
+           "features": 72, "depth": 2, "ms": 3e3 * count.seconds()}  # fmt: skip
+    others = [{**row, "form": "ours bf16"}, {**row, "mode": "training"}, {**row, "part": "growth"}]
+    content = {"machine": "a GPU", "parts": {"model": {"ceilings": {"copy_GB_per_s": 1}}}, "rows": [row, *others]}
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps(content))
+    assert gpu_model.main(["--modes", "inference", "--results", str(path)]) == 0
+    head, _, *body = capsys.readouterr().out.splitlines()
+    assert head == "| a GPU | predicted, ms | measured, ms | measured / predicted |"
+    assert body[0].startswith("| inference, 1 stacks, batch 4 |") and body[0].endswith("| 3.00 |") and body[1] == ""
+    assert "copy_GB_per_s" in body[2] and "bytes_per_s" in body[2]
+    with pytest.raises(UserError, match="there is no row of inference in the form 'ours graphed bf16'"):
+        gpu_model.comparison({**content, "rows": others}, ["inference"])
 
 
 @pytest.mark.skipif(bool(torch.version.cuda), reason="this torch is built with CUDA")

@@ -32,14 +32,14 @@ class _Hourglass(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None, *, spare: bool = False) -> tuple[Tensor, Tensor]:
         """The two terms (N, C, H/2, W/2), (N, C, H, W) of the result; ``spare``: nobody else reads x."""
-        total, first = self.up1.entry(x, other)
+        total, first = self.up1.entry(x, other, copy=not spare)
         assert total is not None
         low = self.low1(total, pool=True)
         if isinstance(self.low2, _Hourglass):
             low = self.low3(*self.low2(low, spare=True))
         else:
             low = self.low3(self.low2(low, spare=True), spare=True)
-        return low, self.up1.after_entry(total, first, spare=spare or other is not None)
+        return low, self.up1.after_entry(total, first, spare=spare or total is not x)
 
 
 class _Stack(nn.Module):

@@ -236,11 +236,12 @@ class Entry(_Exact):
         return self
 
     def forward(
-        self, x: Tensor, other: Tensor | None = None, *, pool: bool = False
+        self, x: Tensor, other: Tensor | None = None, *, pool: bool = False, copy: bool = False
     ) -> tuple[Tensor | None, list[Tensor]]:
         """x (+ other, see `ops.add_affine_relu`) to the sum, if kept, and what every branch's convolution makes.
 
-        ``pool``: x is max-pooled by 2 first; without ``other``.
+        ``pool``: x is max-pooled by 2 first; without ``other``. ``copy``: on CUDA the kept sum has memory of its own,
+        even where it is x: written while x is read it costs least.
         """
         convs = cast(list[FoldedConv], list(self.convs))
         on_cuda = epilogues.applies(x)
@@ -255,7 +256,8 @@ class Entry(_Exact):
         if pool:
             x = self._max_pool(x) if on_cuda else max_pool(x)
         shift = self.cuda_shift if on_cuda else self.shift
-        keep = (self.keep or -1 in self.places) and other is not None
+        copy = copy and on_cuda and dispatch.operators(x) is not None
+        keep = (self.keep or -1 in self.places) and (other is not None or copy)
         made = [] if not keep and not len(self.scale) else add_affine_relu(x, other, self.scale, shift, keep=keep)
         total = made.pop(0) if keep else x
         outputs = [conv(total if i < 0 else made[i]) for i, conv in zip(self.places, convs, strict=True)]
@@ -446,7 +448,8 @@ class FoldedUnit(nn.Module):
 
         ``spare``: nobody else reads x.
         """
-        return self.after_entry(*self.entry(x, other, pool=pool), spare=spare or pool or other is not None)
+        total, first = self.entry(x, other, pool=pool)
+        return self.after_entry(total, first, spare=spare or total is not x)
 
     def after_entry(self, x: Tensor | None, first: list[Tensor], *, spare: bool = False) -> Tensor:
         """What follows ``entry``; ``spare``: nobody else reads x, the sum, which may be overwritten."""
