@@ -37,7 +37,6 @@ from bench.report import markdown_table
 from pyranet_fast import cli, ops
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet, optimize_for_inference
-from pyranet_fast.nn import checkpoint_activations_
 from pyranet_fast.ops import dispatch
 from pyranet_fast.ops.checks import memory_format
 
@@ -441,15 +440,15 @@ def unfolded(work: Work, batches: Sequence[int]) -> list[Count]:
         return [counted(partial(network, work.image(batch))) for batch in batches]
 
 
-def folded(work: Work, batches: Sequence[int], *, precision: str = "bf16") -> list[Count]:
+def folded(work: Work, batches: Sequence[int]) -> list[Count]:
     """What `optimize_for_inference` makes."""
-    network = optimize_for_inference(PyraNet(work.stacks, **work.options).eval(), precision)
+    network = optimize_for_inference(PyraNet(work.stacks, **work.options).eval(), "bf16")
     with fake_cuda(), torch.no_grad():
         on_fake_cuda(network)
         return [counted(partial(network, work.image(batch))) for batch in batches]
 
 
-def training(work: Work, batches: Sequence[int], *, checkpointed: bool = False) -> list[Count]:
+def training(work: Work, batches: Sequence[int]) -> list[Count]:
     """A step: forward under autocast, loss, backward, RMSprop, capturable."""
     if not torch.version.cuda:
         raise UserError(
@@ -458,8 +457,6 @@ def training(work: Work, batches: Sequence[int], *, checkpointed: bool = False) 
         )
     with fake_cuda():
         network = fake_network(work, gradient=True).train()
-        if checkpointed:
-            checkpoint_activations_(network)
         optimizer = torch.optim.RMSprop(network.parameters(), alpha=0.99, foreach=True, capturable=True)
         optimizer.param_groups[0]["lr"] = torch.empty((), device="cuda")
         counts = []

@@ -145,6 +145,8 @@ def test_a_graph_has_pytorch_s_own_operators(cudnn):
     names = {str(node.target) for node in program.graph.nodes}
     assert any("conv2d" in name for name in names) and not any("cudnn" in name or "addmm" in name for name in names)
     assert difference(program.module()(image), expected) < 0.03
+    compiled = torch.compile(fast, backend="aot_eager", fullgraph=True)
+    assert difference(compiled(image), expected) < 0.03
     mapped = torch.func.vmap(lambda one: fast(one[None])[-1][0])(image)
     assert difference([mapped], expected[-1:]) < 0.03
 
