@@ -36,7 +36,7 @@ Geometry = tuple[Sequence[int], ...]
 
 def applies(x: Tensor) -> bool:
     """Whether a network adds its biases as on CUDA, for a map of it."""
-    return x.device.type == "cuda"
+    return x.is_cuda
 
 
 def multiplies(x: Tensor, weight: Tensor) -> bool:
