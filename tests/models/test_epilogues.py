@@ -98,6 +98,14 @@ def test_matrix_products_are_the_same_convolutions(variant, cudnn, monkeypatch):
     assert (sum(cudnn.calls.values()) - convolutions) / 2 < convolutions
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 64, 64), (1, 3, 16, 16), (3, 3, 16, 48)])
+def test_no_image_and_the_smallest(shape, cudnn):
+    model, image = with_biases(), torch.randn(shape)
+    maps = optimize_for_inference(model, "bf16")(image)
+    assert [m.shape for m in maps] == [(shape[0], 5, shape[2] // 4, shape[3] // 4)] * 2
+    assert not len(image) or difference(maps, exact_maps(model, image)) < 0.03
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_without_fused_convolutions(precision, cudnn, monkeypatch):
     refusals = []

@@ -75,7 +75,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -> 
         made = made.relu_() if relu else made
     else:
         made = torch._addmm_activation(bias, rows, columns) if relu else torch.addmm(bias, rows, columns)
-    return made.view(n, h, w, -1).permute(0, 3, 1, 2)
+    return made.view(n, h, w, len(weight)).permute(0, 3, 1, 2)
 
 
 def add_pointwise_(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
