@@ -39,6 +39,7 @@ from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet, optimize_for_inference
 from pyranet_fast.ops import dispatch
 from pyranet_fast.ops.checks import memory_format
+from pyranet_fast.training.step import Step
 
 # --- the model --------------------------------------------------------------------------------------------------------
 
@@ -448,31 +449,39 @@ def folded(work: Work, batches: Sequence[int]) -> list[Count]:
         return [counted(partial(network, work.image(batch))) for batch in batches]
 
 
+@dataclass
+class _Task:
+    """What `training.step.Step` asks of a task: the sum over the stacks of the loss, under autocast."""
+
+    network: PyraNet
+    device: torch.device = field(default_factory=lambda: torch.device("cuda"))
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+        with torch.autocast("cuda", torch.bfloat16):
+            maps = self.network(batch["image"])
+        losses = [ops.heatmap_loss(m, batch["joints"], batch["weight"]) for m in maps]
+        total = torch.stack(losses).sum()
+        return total, total, len(batch["image"])
+
+
 def training(work: Work, batches: Sequence[int]) -> list[Count]:
-    """A step: forward under autocast, loss, backward, RMSprop, capturable."""
+    """A step as `train` makes it: forward under autocast, loss, backward, RMSprop as in a CUDA graph."""
     if not torch.version.cuda:
         raise UserError(
             f"the backward of a CUDA tensor needs a CUDA build of torch, but no GPU; this one is {torch.__version__}: "
             "another Python (make gpu-model GPU_PYTHON=...), or --modes inference"
         )
-    with fake_cuda():
+    with fake_cuda(), mock.patch.object(Tensor, "backward", backward):
         network = fake_network(work, gradient=True).train()
         optimizer = torch.optim.RMSprop(network.parameters(), alpha=0.99, foreach=True, capturable=True)
         optimizer.param_groups[0]["lr"] = torch.empty((), device="cuda")
-        counts = []
-        for batch in batches:
-            image, where = work.image(batch), torch.empty(batch, network.config["joints"], 2, device="cuda")
-
-            def step(image: Tensor = image, where: Tensor = where) -> None:
-                optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cuda", torch.bfloat16):
-                    maps = network(image)
-                losses = [ops.heatmap_loss(m, where, where[..., 0].contiguous()) for m in maps]
-                backward(torch.stack(losses).sum())
-                optimizer.step()
-
-            counted(step)  # the first makes the optimizer's state
-            counts.append(counted(step))
+        step, counts = Step(_Task(network), optimizer), []
+        for size in batches:
+            joints = torch.empty(size, network.config["joints"], 2, device="cuda")
+            weight = torch.empty(joints.shape[:2], device="cuda")
+            batch = {"image": work.image(size), "joints": joints, "weight": weight}
+            step.run(batch, 1e-3)  # the first makes the optimizer's state
+            counts.append(counted(partial(step.run, batch, 1e-3)))
         return counts
 
 
