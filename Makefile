@@ -22,7 +22,7 @@ CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build emulator parity aarch64 demo weights test sanitize fuzz lint format bench bench-growth bench-report gpu wheel wheel-check clean distclean
+.PHONY: help env build emulator parity aarch64 demo weights test sanitize fuzz lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -183,6 +183,9 @@ bench-report: build ## README's tables and docs/bench out of bench/results/*.jso
 # nor a network); without make: python -m bench.gpu_all.
 gpu: ## on a machine with a GPU: build, parity, tests, sanitizer, benchmark within ten minutes (GPU_PYTHON, ARGS: --help)
 	@$(GPU_PYTHON) -m bench.gpu_all $(ARGS)
+
+gpu-model: ## kernels, bytes and a predicted time of the network on a GPU, without one (GPU_PYTHON: a torch with CUDA)
+	@$(GPU_PYTHON) -m bench.gpu_model $(ARGS)
 
 # --- release -----------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 In order: the CUDA kernels are built for this GPU where they are not (by setup.py alone: no pip, no network), every
 kernel is checked beside the reference, the tests of tests/gpu run side by side, compute-sanitizer looks at the native
-kernels, and `bench.gpu` measures. A step that fails does not stop the others, and each has a limit of time; the
-statuses are listed at the end, and the exit status is 1 where one is not 0.
+kernels, `bench.gpu` measures, and `bench.gpu_model` says how far its predictions were from that. A step that fails does
+not stop the others, and each has a limit of time; the statuses are listed at the end, and the exit status is 1 where
+one is not 0.
 """
 
 from __future__ import annotations
@@ -151,7 +152,11 @@ def recipe(device: torch.device, jobs: int, minutes: float, name: str | None) ->
     small = ["--tiny", "--no-compile", "--threads", "1", "--parts", "operators", "--operators", "heatmap_loss"]
     measure += small if stand_in else []
     measure += ["--name", name] if name else []
-    return [*steps, Step("bench", measure, 60 * minutes)]
+    results = runner.path_of(name or runner.machine_name(str(device), 1))
+    compare = [python, "-m", "bench.gpu_model", "--results", str(results)]
+    nothing = "a CPU has nothing that was predicted"
+    model = Step("model", [] if stand_in else compare, 120, nothing if stand_in else "", needs="bench")
+    return [*steps, Step("bench", measure, 60 * minutes), model]
 
 
 def _bench_minutes(minutes: float) -> float:

@@ -43,7 +43,7 @@ def _add_repeated(low: Tensor, other: Tensor) -> Tensor:
     """
     h, w = low.shape[2:]
     pixels = other.unflatten(3, (w, 2)).unflatten(2, (h, 2))
-    return (low[:, :, :, None, :, None] + pixels).flatten(4, 5).flatten(2, 3)
+    return (low.unsqueeze(4).unsqueeze(3) + pixels).flatten(4, 5).flatten(2, 3)
 
 
 class Hourglass(nn.Module):

@@ -57,8 +57,18 @@ def test_kernels_that_do_not_run_are_built_for_this_gpu(monkeypatch: pytest.Monk
 def test_the_parts_fit_into_the_time() -> None:
     """On a GPU whose kernels are there; what is over of a step goes to the benchmark."""
     steps = {s.name: s for s in gpu_all.recipe(torch.device("cpu"), 16, 10, None)}
-    assert list(steps) == ["build", "check", "tests", "memcheck", "racecheck", "bench"]
+    assert list(steps) == ["build", "check", "tests", "memcheck", "racecheck", "bench", "model"]
     assert gpu_all._bench_minutes(10) == 4
+
+
+def test_predictions_are_compared_with_the_file_that_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_all, "_build", lambda device, jobs: Step("build", [], 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    *_, bench, compare = gpu_all.recipe(torch.device("cuda"), 16, 10, None)
+    assert compare.needs == bench.name and compare.command[1:3] == ["-m", "bench.gpu_model"]
+    assert compare.command[-2:] == ["--results", str(runner.RESULTS / "nvidia-h200.json")]
+    *_, compare = gpu_all.recipe(torch.device("cuda"), 16, 10, "here.json")
+    assert compare.command[-1] == "here.json"
 
 
 @pytest.mark.skipif("native" not in ops.available_backends(), reason="native library not built")
@@ -74,7 +84,10 @@ def test_the_whole_recipe_with_the_cpu_for_a_gpu(tmp_path: Path) -> None:
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     table = dict(line.split()[:2] for line in run.stdout.rpartition("s:\n")[2].splitlines())
-    assert table == {name: "ok" for name in ("check", "tests", "memcheck", "racecheck", "bench")} | {"build": "-"}
+    assert table == {name: "ok" for name in ("check", "tests", "memcheck", "racecheck", "bench")} | {
+        "build": "-",
+        "model": "-",
+    }
     assert "sanitizer: memcheck" in run.stdout and "sanitizer: racecheck" in run.stdout
     assert "check of every kernel beside the reference, on cpu" in run.stdout
     rows = runner.read_results(results)["rows"]

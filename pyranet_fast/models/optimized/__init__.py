@@ -18,37 +18,41 @@ from .recording import Recordings
 class _Hourglass(nn.Module):
     """`Hourglass`; the sum of its two branches is left to whoever reads it."""
 
-    def __init__(self, hourglass: Hourglass, dtype: torch.dtype) -> None:
+    def __init__(self, hourglass: Hourglass, dtype: torch.dtype, lack: Tensor | float) -> None:
         super().__init__()
-        self.up1 = FoldedUnit(hourglass.up1, dtype, keep=True)  # type: ignore[arg-type]
-        self.low1 = FoldedUnit(hourglass.low1, dtype)  # type: ignore[arg-type]
+        self.up1 = FoldedUnit(hourglass.up1, dtype, keep=True, lack=lack)  # type: ignore[arg-type]
+        self.low1 = FoldedUnit(hourglass.low1, dtype, lack=lack)  # type: ignore[arg-type]
         inner = hourglass.low2
         self.low2: _Hourglass | FoldedUnit
-        self.low2 = _Hourglass(inner, dtype) if isinstance(inner, Hourglass) else FoldedUnit(inner, dtype)  # type: ignore[arg-type]
-        self.low3 = FoldedUnit(hourglass.low3, dtype)  # type: ignore[arg-type]
+        if isinstance(inner, Hourglass):
+            self.low2 = _Hourglass(inner, dtype, self.low1.lack)
+        else:
+            self.low2 = FoldedUnit(inner, dtype, lack=self.low1.lack)  # type: ignore[arg-type]
+        self.low3 = FoldedUnit(hourglass.low3, dtype, lack=self.low2.lack)  # type: ignore[arg-type]
+        self.lack: Tensor | float = self.low3.lack + self.up1.lack
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The two terms (N, C, H/2, W/2), (N, C, H, W) of the result, and the input's sum."""
-        total, first = self.up1.entry(x, other)
+    def forward(self, x: Tensor, other: Tensor | None = None, *, spare: bool = False) -> tuple[Tensor, Tensor]:
+        """The two terms (N, C, H/2, W/2), (N, C, H, W) of the result; ``spare``: nobody else reads x."""
+        total, first = self.up1.entry(x, other, copy=not spare)
         assert total is not None
         low = self.low1(total, pool=True)
         if isinstance(self.low2, _Hourglass):
-            inner, outer, _ = self.low2(low)
-            low = self.low3(inner, outer)
+            low = self.low3(*self.low2(low, spare=True))
         else:
-            low = self.low3(self.low2(low))
-        return low, self.up1.after_entry(total, first), total
+            low = self.low3(self.low2(low, spare=True), spare=True)
+        return low, self.up1.after_entry(total, first, spare=spare or total is not x)
 
 
 class _Stack(nn.Module):
-    def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
+    def __init__(self, stack: Stack, dtype: torch.dtype, lack: Tensor | float) -> None:
         super().__init__()
-        self.hourglass = _Hourglass(stack.hourglass, dtype)
+        self.hourglass = _Hourglass(stack.hourglass, dtype, lack)
         features = stack.features.conv
         folded = FoldedConv(*fold(features, stack.bn), features, dtype, relu=True)
-        self.features = Entry([stack.features.bn], [folded], keep=False)
+        self.features = Entry([stack.features.bn], [folded], keep=False, lack=self.hourglass.lack)
         self.score = FoldedConv(*fold(stack.score), stack.score, dtype, relu=False)
         self.following: FoldedConv | None = None
+        self.lack = lack
         if stack.from_features is not None and stack.from_score is not None:
             # from_features(f) + from_score(score(f)) is one convolution of the features
             weight, bias = fold(stack.from_features)
@@ -56,11 +60,12 @@ class _Stack(nn.Module):
             second, second_bias = (t[..., 0, 0] if t.dim() == 4 else t for t in fold(stack.from_score))
             weight = weight + (second @ first[..., 0, 0])[..., None, None]
             bias = bias + second_bias + second @ first_bias
-            self.following = FoldedConv(weight, bias, stack.from_features, dtype, relu=False)
+            self.following = FoldedConv(weight, bias, stack.from_features, dtype, relu=False, cuda_bias=None)
+            self.lack = bias + lack
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As `pyranet.Stack`: scores and the next stack's input."""
-        low, up, _ = self.hourglass(x)
+        low, up = self.hourglass(x, spare=self.following is None)
         (features,) = self.features(low, up)[1]
         following = x if self.following is None else self.following(features, x)
         return self.score(features), following
@@ -75,9 +80,13 @@ class InferencePyraNet(nn.Module):
         self.multiple, self._config = model.multiple, model.config
         self.conv = FoldedConv(*fold(model.stem.conv, model.stem.bn), model.stem.conv, dtype, relu=True)
         self.unit1 = FoldedUnit(model.stem.unit1, dtype)  # type: ignore[arg-type]
-        self.unit2 = FoldedUnit(model.stem.unit2, dtype)  # type: ignore[arg-type]
-        self.unit3 = FoldedUnit(model.stem.unit3, dtype)  # type: ignore[arg-type]
-        self.stacks = nn.ModuleList(_Stack(stack, dtype) for stack in model.stacks)  # type: ignore[arg-type]
+        self.unit2 = FoldedUnit(model.stem.unit2, dtype, lack=self.unit1.lack)  # type: ignore[arg-type]
+        self.unit3 = FoldedUnit(model.stem.unit3, dtype, lack=self.unit2.lack)  # type: ignore[arg-type]
+        lack, stacks = self.unit3.lack, []
+        for stack in model.stacks:
+            stacks.append(_Stack(stack, dtype, lack))  # type: ignore[arg-type]
+            lack = stacks[-1].lack
+        self.stacks = nn.ModuleList(stacks)
         check_finite(self, precision)
         self.eval()
         self._recordings: Recordings | None = None
@@ -108,6 +117,9 @@ class InferencePyraNet(nn.Module):
         return self._recordings.run(image, self._pass)
 
     def _pass(self, image: Tensor) -> list[Tensor]:
+        if image.device.type == "cuda" and torch.is_autocast_enabled("cuda"):  # the precision is that of the weights
+            with torch.autocast("cuda", enabled=False):
+                return self._pass(image)
         # oneDNN's ReLU makes 0 of NaN: what is not finite in an image of the batch reaches its maps by this 0 or NaN.
         spoilt = image.float().sum((1, 2, 3), keepdim=True) * 0 if image.device.type == "cpu" else None
         x = image.to(dtype=self.conv.weight.dtype)
@@ -135,11 +147,11 @@ def optimize_for_inference(
     """A copy of a trained network for predictions: the same score maps within the precision, without gradients.
 
     Batch norms are folded into convolutions, those at the entry of a unit are made in one pass with the addition
-    before them, ReLUs and additions happen where convolutions write, weights lie as oneDNN wants them, maps are
-    channels_last. No compiler runs; the first call packs the weights. On the CPU the second image of a shape records
-    the pass, and those that follow run it without Python between most kernels, as long as no part of the network has
-    a hook. It can be exported and compiled, and torch.func and forward-mode AD work, by PyTorch's own convolutions
-    then.
+    before them, ReLUs and additions happen where convolutions write: on the CPU oneDNN's, with weights that the first
+    call packs, on CUDA cuDNN's and, in bf16 and fp16, cuBLAS's matrix products for 1x1s. Maps are channels_last. No
+    compiler runs. On the CPU the second image of a shape records the pass, and those that follow run it without Python
+    between most kernels, as long as no part of the network has a hook. It can be exported and compiled, and torch.func
+    and forward-mode AD work, by PyTorch's own convolutions then. Autocast has no effect on CUDA.
 
     Args:
         model: on any device; it is not changed. Its running statistics are taken as they are.
