@@ -57,8 +57,8 @@ build: $(VENV)/.built ## the environment in .venv and the native library, made o
 EMULATOR := build/emulator
 EMULATOR_CORE := $(patsubst %,$(EMULATOR)/%.o,emulator memory numbers)
 EMULATOR_OBJECTS := $(patsubst csrc/emulator/%.cpp,$(EMULATOR)/%.o,$(filter-out %/host.cpp %/host_checks.cpp,$(wildcard csrc/emulator/*.cpp)))
-EMULATOR_OPERATORS := $(patsubst %,$(EMULATOR)/operators/%.o,host host_checks \
-    $(basename $(notdir $(filter-out %/module.cu %/probe.cu,$(wildcard csrc/cuda/*.cu)))))
+EMULATOR_HOST := $(patsubst %,$(EMULATOR)/operators/%.o,host host_checks)
+EMULATOR_OPERATORS := $(patsubst csrc/cuda/%.cu,$(EMULATOR)/operators/%.o,$(filter-out %/module.cu %/probe.cu,$(wildcard csrc/cuda/*.cu)))
 EMULATOR_HEADERS := $(wildcard csrc/emulator/*.h csrc/cuda/*.cuh csrc/cuda/*.h csrc/common/*.h)
 EMULATOR_CXX = $(or $(CXX),c++) -std=c++20 -O1 -fPIC -fvisibility=hidden -DPF_EMULATOR -ffp-contract=off -U_FORTIFY_SOURCE \
     -Wall -Wno-unknown-pragmas -Icsrc $(shell $(PYTHON) -m pybind11 --includes)
@@ -72,15 +72,15 @@ $(EMULATOR)/%.o: csrc/emulator/%.cpp $(EMULATOR_HEADERS)
 $(EMULATOR)/_emulator.so: $(EMULATOR_OBJECTS)
 	@$(or $(CXX),c++) -shared $^ -o $@
 
-$(EMULATOR)/operators/%.o: csrc/emulator/%.cpp $(EMULATOR_HEADERS)
+$(EMULATOR_HOST): $(EMULATOR)/operators/%.o: csrc/emulator/%.cpp $(EMULATOR_HEADERS)
 	@mkdir -p $(@D)
 	@$(EMULATOR_HOST_CXX) -c $< -o $@
 
-$(EMULATOR)/operators/%.o: csrc/cuda/%.cu $(EMULATOR_HEADERS)
+$(EMULATOR_OPERATORS): $(EMULATOR)/operators/%.o: csrc/cuda/%.cu $(EMULATOR_HEADERS)
 	@mkdir -p $(@D)
 	@$(EMULATOR_HOST_CXX) -x c++ -c $< -o $@
 
-$(EMULATOR)/_operators.so: $(EMULATOR_OPERATORS) $(EMULATOR_CORE)
+$(EMULATOR)/_operators.so: $(EMULATOR_HOST) $(EMULATOR_OPERATORS) $(EMULATOR_CORE)
 	@$(or $(CXX),c++) -shared $^ -L$(EMULATOR_TORCH)/lib -ltorch_cpu -lc10 -o $@
 
 emulator: $(VENV)/.installed ## the CUDA emulator that tests/emulator runs kernels in

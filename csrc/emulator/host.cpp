@@ -127,7 +127,6 @@ namespace emulator {
 PYBIND11_MODULE(_operators, m) {
   m.doc() =
       "The CUDA operators of pyranet_fast, host functions included, on CPU tensors: torch.ops.pyranet_fast_emulated";
-  pybind11::register_exception<Error>(m, "EmulatorError", PyExc_RuntimeError);
   m.def(
       "configure",
       [](const pybind11::dict& settings) {
