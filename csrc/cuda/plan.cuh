@@ -9,12 +9,14 @@
 namespace pyranet_fast::gpu {
 
 #ifdef PF_EMULATOR
-// Tests try several, and few blocks, which stride over much work.
+// Tests try several, few blocks, which stride over much work, and offsets as in huge maps.
 inline int32_t threads_of_a_block() { return ::emulator::threads_of_a_block; }
 inline int64_t most_blocks() { return ::emulator::most_blocks; }
+inline bool always_wide() { return ::emulator::wide_index; }
 #else
 constexpr int64_t most_blocks() { return int64_t{1} << 30; }  // more work than that is strided over
 constexpr int32_t threads_of_a_block() { return 256; }
+constexpr bool always_wide() { return false; }
 #endif
 
 // The widest pack of channels (a power of two, at most `limit`) that this map can be accessed by.
@@ -39,10 +41,10 @@ constexpr int whole_access() {
 // Whether offsets inside one sample and channel need 64 bits.
 template <typename T>
 bool needs_wide_index(const Map<T>& map) {
-  return map.data != nullptr && (map.h - 1) * map.y + (map.w - 1) * map.x >= (int64_t{1} << 31) - 1;
+  return map.data != nullptr && (always_wide() || (map.h - 1) * map.y + (map.w - 1) * map.x >= (int64_t{1} << 31) - 1);
 }
 
-inline bool needs_wide_index(int64_t tasks) { return tasks >= (int64_t{1} << 31); }
+inline bool needs_wide_index(int64_t tasks) { return always_wide() || tasks >= (int64_t{1} << 31); }
 
 // Threads side by side on the packs of channels of one pixel: neighbors in memory, so a warp reads whole lines. Maps
 // whose channels lie far apart get one, and all threads go along the rows.

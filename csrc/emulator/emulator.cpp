@@ -16,6 +16,7 @@ namespace emulator {
 
 Position position;
 int threads_of_a_block = 256, most_blocks = 1 << 30;
+bool wide_index = false;
 
 namespace {
 
