@@ -124,9 +124,9 @@ __global__ void pool_forward(const __grid_constant__ PoolArguments<T> p) {
     uint8_t winner[V];
     if (p.positions.data != nullptr) {
       uint8_t* positions = p.positions.at(task.sample, task.channel);
-      const int32_t first = task.first_row(p.h, p.strips), last = task.last_row(p.h, p.strips);
-      for (Walk at(threadIdx.y, blockDim.y, p.w); first + at.row < last; at.next()) {
-        const int32_t row = first + at.row;
+      StripWalk<Index> at(p.h, p.w, task.strip, p.strips, threadIdx.y, blockDim.y);
+      for (; at.inside(); at.next()) {
+        const int32_t row = at.row;
         Pack<uint8_t, V> result{};
         if (row < p.h - 1 && at.column < p.w - 1) {
           window_maximum<T, V, Index>(x + row * down + at.column * right, down, right, affine, best, winner);
@@ -142,9 +142,9 @@ __global__ void pool_forward(const __grid_constant__ PoolArguments<T> p) {
       const W* u = level.samples + task.sample * p.samples_n + task.channel * p.samples_c;
       const W u_x = window_sample(u[0]), u_y = window_sample(u[1]);
       T* out = level.map.at(task.sample, task.channel);
-      const int32_t first = task.first_row(level.map.h, p.strips), last = task.last_row(level.map.h, p.strips);
-      for (Walk at(threadIdx.y, blockDim.y, level.map.w); first + at.row < last; at.next()) {
-        const int32_t row = first + at.row;
+      StripWalk<Index> at(level.map.h, level.map.w, task.strip, p.strips, threadIdx.y, blockDim.y);
+      for (; at.inside(); at.next()) {
+        const int32_t row = at.row;
         const Index y = any_window_start(row, p.h, level.map.h, u_y, level.alpha_y);
         const Index left = any_window_start(at.column, p.w, level.map.w, u_x, level.alpha_x);
         window_maximum<T, V, Index>(x + y * down + left * right, down, right, affine, best, winner);
@@ -322,7 +322,8 @@ __global__ void pool_backward(const __grid_constant__ PoolArguments<T> p) {
   }
 }
 
-// Totals of the partial sums of one channel, in order.
+// Totals of the partial sums, a warp of channels a block; the threads of a channel share its parts. Always in one
+// order.
 template <typename W>
 struct PoolTotals {
   const W* partial_scale;
@@ -334,12 +335,24 @@ struct PoolTotals {
 
 template <typename W>
 __global__ void pool_totals(const __grid_constant__ PoolTotals<W> p) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; c < p.channels; c += step) {
+  PF_SHARED_MEMORY(memory);
+  double* sums = reinterpret_cast<double*>(memory);  // [2][threads_y][threads_x]
+  const int32_t all = blockDim.x * blockDim.y, mine = threadIdx.y * blockDim.x + threadIdx.x;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x; first < p.channels;
+       first += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t c = first + threadIdx.x;
     double scale = 0, shift = 0;
-    for (int64_t i = 0; i < p.parts; ++i) {
+    for (int64_t i = threadIdx.y; c < p.channels && i < p.parts; i += blockDim.y) {
       scale += p.partial_scale[i * p.channels + c];
       shift += p.partial_shift[i * p.channels + c];
+    }
+    __syncthreads();  // the sums of the channels before are still being read
+    sums[mine] = scale, sums[all + mine] = shift;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= p.channels) continue;
+    for (int32_t y = 1; y < static_cast<int32_t>(blockDim.y); ++y) {
+      scale += sums[y * blockDim.x + threadIdx.x];
+      shift += sums[all + y * blockDim.x + threadIdx.x];
     }
     p.grad_scale[c] = static_cast<W>(scale);
     p.grad_shift[c] = static_cast<W>(shift);
@@ -353,6 +366,7 @@ __global__ void pool_totals(const __grid_constant__ PoolTotals<W> p) {
 constexpr int64_t kPoolPixels = 8;  // of a strip, for every worker
 // The same in the backward with windows of their own, where a table of columns for each channel is made for a strip.
 constexpr int64_t kPoolPixelsOfTables = 16;
+constexpr int64_t kFewestOfTables = 4;  // of a thread, where there is too little work to fill a GPU
 
 // Dense samples, (levels, n or 1, c or 1, 2).
 template <typename T>
@@ -392,13 +406,16 @@ Plan pool_plan(PoolArguments<T>& p, const Map<T>& touched, bool backward = false
     level.inverse_x = level.alpha_x > 0 ? 1 / level.alpha_x : 0;
   }
   const int64_t pixels = int64_t{p.h} * p.w;
-  const int64_t each = backward && !shared && inside ? kPoolPixelsOfTables : kPoolPixels;
+  const bool tables = backward && !shared && inside;  // of each channel
+  const int64_t each = tables ? kPoolPixelsOfTables : kPoolPixels;
   const auto lay_out = [&](int v, int32_t most_side_by_side) {
     plan.vec = v;
     plan.grid.threads_x = least(channel_threads(p.channels / v, inside), most_side_by_side);
-    plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
     p.groups = ceil_div(p.channels / v, plan.grid.threads_x);
-    p.strips = strips_of(p.h, pixels, plan.grid.threads_y, each);
+    const int64_t maps = p.batch * p.groups;
+    const int64_t strip = pixels_of_a_strip(maps, pixels, plan.grid.threads_x, each, tables ? kFewestOfTables : 1);
+    p.strips = backward ? strips_of_rows(p.h, pixels, strip) : ceil_div(pixels, strip);
+    plan.grid.threads_y = workers(plan.grid.threads_x, ceil_div(pixels, p.strips));
     return p.tasks = p.batch * p.groups * p.strips;
   };
   plan.wide = needs_wide_index(lay_out(vec, kWarp)) || plan.wide;
@@ -444,8 +461,10 @@ void launch_pool_backward(PoolArguments<T> p, wide_t<T>* grad_scale, wide_t<T>* 
   if (p.partial_scale != nullptr) {
     const PoolTotals<wide_t<T>> totals{p.partial_scale, p.partial_shift,    grad_scale,
                                        grad_shift,      p.batch * p.strips, p.channels};
-    launch("pool_totals", pool_totals<wide_t<T>>, Grid{least<int64_t>(1024, ceil_div(p.channels, 128)), 128, 1, 0},
-           totals);
+    constexpr int32_t kTogether = 16;  // threads of a channel
+    const Grid grid{least<int64_t>(1024, ceil_div(p.channels, kWarp)), kWarp, kTogether,
+                    2 * static_cast<int64_t>(sizeof(double)) * kWarp * kTogether};
+    launch("pool_totals", pool_totals<wide_t<T>>, grid, totals);
   }
 }
 

@@ -9,13 +9,16 @@
 namespace pyranet_fast::gpu {
 
 #ifdef PF_EMULATOR
-// Tests try several, few blocks, which stride over much work, and offsets as in huge maps.
+// Tests try several, few blocks, which stride over much work, large and small strips, and offsets as in huge maps.
 inline int32_t threads_of_a_block() { return ::emulator::threads_of_a_block; }
 inline int64_t most_blocks() { return ::emulator::most_blocks; }
+inline int64_t filling_blocks() { return ::emulator::filling_blocks; }
 inline bool always_wide() { return ::emulator::wide_index; }
 #else
 constexpr int64_t most_blocks() { return int64_t{1} << 30; }  // more work than that is strided over
 constexpr int32_t threads_of_a_block() { return 256; }
+// Two for each of the 132 multiprocessors of an H200. A constant, since the order of sums depends on it.
+constexpr int64_t filling_blocks() { return 2 * 132; }
 constexpr bool always_wide() { return false; }
 #endif
 
@@ -59,9 +62,20 @@ inline int32_t workers(int32_t side_by_side, int64_t pixels) {
                                                 : most<int64_t>(1, least(all, pixels)));
 }
 
-// Strips of rows: enough for every worker to have about `each` pixels.
-inline int64_t strips_of(int64_t rows, int64_t pixels, int32_t workers, int64_t each) {
-  return most<int64_t>(1, least(rows, pixels / (int64_t{workers} * each)));
+constexpr int64_t kFewestThreads = 2 * kWarp;  // of a block that is made smaller so that there are more
+
+// How many pixels of a map are a strip, one block's work, where `maps` of them are worked on and `side_by_side` threads
+// share a pixel: `each` for every worker of a whole block. Where that makes too few blocks to fill a GPU they are
+// fewer, down to `fewest` for every thread of the smallest block.
+inline int64_t pixels_of_a_strip(int64_t maps, int64_t pixels, int32_t side_by_side, int64_t each, int64_t fewest = 1) {
+  const int64_t threads = least<int64_t>(kFewestThreads, threads_of_a_block());
+  const int64_t largest = workers(side_by_side, pixels) * each, filling = maps * pixels / filling_blocks();
+  return most(fewest * ceil_div(threads, side_by_side), least(largest, filling));
+}
+
+// Strips of whole rows, where a block prepares something for each.
+inline int64_t strips_of_rows(int64_t rows, int64_t pixels, int64_t pixels_of_each) {
+  return least(rows, ceil_div(pixels, pixels_of_each));
 }
 
 // What a launch is planned as, beside what it writes into its arguments.

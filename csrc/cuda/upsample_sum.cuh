@@ -13,7 +13,7 @@ struct UpsampleLevel {
   int64_t first_strip;  // of the backward: strips of all levels in one row
 };
 
-// A block works on a strip of rows of one sample for `blockDim.x` packs of channels; threadIdx.y counts the workers
+// A block works on a strip of one sample's pixels for `blockDim.x` packs of channels; threadIdx.y counts the workers
 // that share the strip's pixels.
 template <typename T>
 struct UpsampleArguments {
@@ -37,13 +37,11 @@ __global__ void upsample_forward(const __grid_constant__ UpsampleArguments<T> p)
   using W = wide_t<T>;
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
     const Task<Index> task(number, p.strips, p.groups);
-    const int64_t strip = task.strip, sample = task.sample;
-    const int64_t channel = (task.group * blockDim.x + threadIdx.x) * V;
+    const int64_t sample = task.sample, channel = (task.group * blockDim.x + threadIdx.x) * V;
     if (channel >= p.channels) continue;  // there is no barrier here
-    const int32_t first = static_cast<int32_t>(p.whole.h * strip / p.strips);
-    const int32_t last = static_cast<int32_t>(p.whole.h * (strip + 1) / p.strips);
-    for (Walk at(threadIdx.y, blockDim.y, p.whole.w); first + at.row < last; at.next()) {
-      const int32_t row = first + at.row, column = at.column;
+    StripWalk<Index> at(p.whole.h, p.whole.w, task.strip, p.strips, threadIdx.y, blockDim.y);
+    for (; at.inside(); at.next()) {
+      const int32_t row = at.row, column = at.column;
       W sum[V] = {};
       for (int32_t l = 0; l < p.count; ++l) {
         const UpsampleLevel<T>& level = p.levels[l];
@@ -125,12 +123,10 @@ __global__ void upsample_backward(const __grid_constant__ UpsampleArguments<T> p
     const UpsampleLevel<T>& level = p.levels[l];
     const Map<T>& map = level.map;
     const int64_t strips = (l + 1 < p.count ? p.levels[l + 1].first_strip : p.strips) - level.first_strip;
-    const int64_t mine = strip - level.first_strip;
-    const int32_t first = static_cast<int32_t>(map.h * mine / strips);
-    const int32_t last = static_cast<int32_t>(map.h * (mine + 1) / strips);
     const T* grad = p.whole.at(sample, channel);
-    for (Walk at(threadIdx.y, blockDim.y, map.w); first + at.row < last; at.next()) {
-      const int32_t row = first + at.row, column = at.column;
+    StripWalk<Index> at(map.h, map.w, strip - level.first_strip, strips, threadIdx.y, blockDim.y);
+    for (; at.inside(); at.next()) {
+      const int32_t row = at.row, column = at.column;
       const Receivers<W, Index> ys(row, map.h, p.whole.h, level.ratio_y, p.align_corners);
       const Receivers<W, Index> xs(column, map.w, p.whole.w, level.ratio_x, p.align_corners);
       W kept[kKept];
@@ -179,31 +175,37 @@ Plan upsample_plan(UpsampleArguments<T>& p, bool backward) {
   // Positions are fractions of these, and in float may round up.
   const auto is_far = [](const Map<T>& map) { return most(map.h, map.w) > int32_t{1} << 30; };
   plan.wide = needs_wide_index(p.whole) || needs_wide_index(p.base) || is_far(p.whole);
-  int64_t rows = p.whole.h;
+  int64_t pixels = backward ? 0 : int64_t{p.whole.h} * p.whole.w;
   for (int32_t l = 0; l < p.count; ++l) {
     UpsampleLevel<T>& level = p.levels[l];
-    rows += level.map.h;
+    if (backward) pixels += int64_t{level.map.h} * level.map.w;
     vec = widest(level.map, p.channels, vec);
     plan.wide = plan.wide || needs_wide_index(level.map) || is_far(level.map);
     level.ratio_y = bilinear_ratio<wide_t<T>>(level.map.h, p.whole.h, p.align_corners);
     level.ratio_x = bilinear_ratio<wide_t<T>>(level.map.w, p.whole.w, p.align_corners);
   }
-  plan.wide = plan.wide || needs_wide_index(p.batch * p.channels * rows);  // at least the number of tasks
-  plan.vec = plan.wide ? 1 : vec;
-  const int64_t packs = p.channels / plan.vec, pixels = int64_t{p.whole.h} * p.whole.w;
-  plan.grid.threads_x = channel_threads(packs, p.whole.c == 1 && p.channels > 1);
-  plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
-  p.groups = ceil_div(packs, plan.grid.threads_x);
-  p.strips = strips_of(p.whole.h, pixels, plan.grid.threads_y, kUpsamplePixels);
-  if (backward) {
-    p.strips = 0;
-    for (int32_t l = 0; l < p.count; ++l) {
+  const auto lay_out = [&](int v) {
+    plan.vec = v;
+    plan.grid.threads_x = channel_threads(p.channels / v, p.whole.c == 1 && p.channels > 1);
+    p.groups = ceil_div(p.channels / v, plan.grid.threads_x);
+    const int64_t strip = pixels_of_a_strip(p.batch * p.groups, pixels, plan.grid.threads_x, kUpsamplePixels);
+    int64_t longest = 0;  // strip, of those that come out even
+    const auto strips_of = [&](int64_t pixels) {
+      const int64_t strips = ceil_div(pixels, strip);
+      longest = most(longest, ceil_div(pixels, strips));
+      return strips;
+    };
+    p.strips = backward ? 0 : strips_of(pixels);
+    for (int32_t l = 0; backward && l < p.count; ++l) {
       UpsampleLevel<T>& level = p.levels[l];
       level.first_strip = p.strips;
-      p.strips += strips_of(level.map.h, int64_t{level.map.h} * level.map.w, plan.grid.threads_y, kUpsamplePixels);
+      p.strips += strips_of(int64_t{level.map.h} * level.map.w);
     }
-  }
-  p.tasks = p.batch * p.groups * p.strips;
+    plan.grid.threads_y = workers(plan.grid.threads_x, longest);
+    return p.tasks = p.batch * p.groups * p.strips;
+  };
+  plan.wide = needs_wide_index(lay_out(vec)) || plan.wide;
+  if (plan.wide) lay_out(1);
   plan.grid.blocks = least(most_blocks(), p.tasks);
   return plan;
 }
