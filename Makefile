@@ -166,7 +166,7 @@ sanitize: $(VENV)/.installed ## _C under ASan and UBSan: tests/ops and wrong dir
 	    $(abspath $(PYTHON)) setup.py -q build_ext --inplace >native.log 2>&1 || { cat native.log >&2; exit 1; }
 	@$(SANITIZED_RUN) -m tests.ops.direct_calls --calls $(CALLS)
 	@$(SANITIZED_RUN) -m pytest -q -p no:benchmark -p no:cacheprovider -p no:faulthandler tests/ops \
-	    --ignore-glob='*triton*' --deselect tests/ops/test_direct_calls.py $(ARGS)
+	    --ignore-glob='*triton*' --ignore-glob='*cuda_resources*' --deselect tests/ops/test_direct_calls.py $(ARGS)
 
 FILES ?= 10000
 fuzz: build ## changed files of every format (FILES of each): a table; whatever is neither read nor refused is an error
