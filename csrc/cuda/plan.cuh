@@ -8,17 +8,22 @@
 
 namespace pyranet_fast::gpu {
 
+constexpr int32_t kThreadsOfABlock = 256;
+// Two for each of the 132 multiprocessors of an H200. A constant, since the order of sums depends on it.
+constexpr int64_t kFillingBlocks = 2 * 132;
+
 #ifdef PF_EMULATOR
 // Tests try several, few blocks, which stride over much work, large and small strips, and offsets as in huge maps.
-inline int32_t threads_of_a_block() { return ::emulator::threads_of_a_block; }
+inline int32_t threads_of_a_block() {
+  return ::emulator::threads_of_a_block > 0 ? ::emulator::threads_of_a_block : kThreadsOfABlock;
+}
+inline int64_t filling_blocks() { return ::emulator::filling_blocks > 0 ? ::emulator::filling_blocks : kFillingBlocks; }
 inline int64_t most_blocks() { return ::emulator::most_blocks; }
-inline int64_t filling_blocks() { return ::emulator::filling_blocks; }
 inline bool always_wide() { return ::emulator::wide_index; }
 #else
+constexpr int32_t threads_of_a_block() { return kThreadsOfABlock; }
+constexpr int64_t filling_blocks() { return kFillingBlocks; }
 constexpr int64_t most_blocks() { return int64_t{1} << 30; }  // more work than that is strided over
-constexpr int32_t threads_of_a_block() { return 256; }
-// Two for each of the 132 multiprocessors of an H200. A constant, since the order of sums depends on it.
-constexpr int64_t filling_blocks() { return 2 * 132; }
 constexpr bool always_wide() { return false; }
 #endif
 

@@ -15,7 +15,7 @@
 namespace emulator {
 
 Position position;
-int threads_of_a_block = 256, most_blocks = 1 << 30, filling_blocks = 264;
+int threads_of_a_block = 0, filling_blocks = 0, most_blocks = 1 << 30;
 bool wide_index = false;
 
 namespace {

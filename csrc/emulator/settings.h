@@ -35,9 +35,9 @@ inline Side side_of(const pybind11::dict& settings) {
 // threads (of a block), blocks (at most), fill (blocks that fill a GPU), wide (offsets of 64 bits), as launch plans ask
 // for them.
 inline void set_plan(const pybind11::dict& settings) {
-  threads_of_a_block = number(settings, "threads", 256);
+  threads_of_a_block = number(settings, "threads", 0);
   most_blocks = number(settings, "blocks", 1 << 30);
-  filling_blocks = number(settings, "fill", 264);
+  filling_blocks = number(settings, "fill", 0);
   wide_index = number(settings, "wide", false);
 }
 
