@@ -208,10 +208,15 @@ def is_small(value: Any) -> bool:
 
 
 def outcome(namespace: str, name: str, arguments: list[Any]) -> Any:
-    """The results of an operator, or its refusal's sentence."""
+    """The results of an operator, what it writes in place among them, or its refusal's sentence."""
+    in_place = name.endswith("_")
+    if in_place:
+        arguments = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
     try:
         with torch.no_grad():
             made = getattr(getattr(torch.ops, namespace), name)(*arguments)
+        if in_place:
+            made = tuple(a for a in arguments if isinstance(a, Tensor))
     except direct_calls.EXPECTED as error:
         sentence = re.sub(r"^\w+, \S+:\d+, ", "", str(error).split("\n")[0])  # without the line that says it
         return sentence.replace(EMULATED, "pyranet_fast").split("Available functions")[0]
