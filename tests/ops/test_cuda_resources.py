@@ -83,7 +83,7 @@ def test_names_and_widths() -> None:
         ({"load_bits": 32}, "loads 32 bits at most, 64 in the table"),
         ({"store_bits": 16}, "stores 16 bits at most, 64 in the table"),
         ({"loads": 30}, "has 30 loads, 18 in the table"),
-        ({"conversions": 1}, "has 1 conversions between 64-bit integers and floats"),
+        ({"conversions": 1}, "converts 64-bit integers and floats into each other 1 times"),
         ({"name": "pool_forward<float16, 4, int32>"}, "is not in the table"),
     ],
 )
@@ -98,6 +98,8 @@ def test_a_little_more_is_accepted() -> None:
     assert findings([more], [KERNEL]) == []
     wide = replace(KERNEL, name="upsample_forward<float32, 1, int64>", conversions=8)
     assert findings([wide], [wide]) == []
+    (found,) = findings([replace(wide, conversions=9)], [wide])
+    assert "9 conversions of 64 bits, 8 in the table" in found
     assert findings([], [KERNEL]) == [f"{KERNEL.name} is in the table and was not compiled"]
 
 
