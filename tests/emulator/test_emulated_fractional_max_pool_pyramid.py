@@ -169,3 +169,11 @@ def test_large_tables_of_windows(
 ) -> None:
     samples = draw_samples(len(levels), shape[0], 1 if shared else shape[1])
     check(emulator, draw(shape, torch.float32, 0), levels, samples, layout, {})
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_gradients_of_many_channels_out_of_many_parts(emulator: ModuleType, layout: str) -> None:
+    affine = {"scale": draw((70,), torch.float32, 2), "shift": draw((70,), torch.float32, 3), "relu": True}
+    x, samples = draw((4, 70, 9, 8), torch.float32, 0), draw_samples(2, 4, 1)
+    for fill in (1, 264):
+        check(emulator, x, [(7, 7), (4, 4)], samples, layout, affine, fill=fill)
