@@ -40,7 +40,7 @@ std::vector<Tensor> add_affine_relu(Tensor x, std::optional<Tensor> other, Tenso
   return results;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CUDA, m) { m.impl("add_affine_relu", TORCH_BOX(&add_affine_relu)); }
+CUDA_OPERATORS(m) { m.impl("add_affine_relu", TORCH_BOX(&add_affine_relu)); }
 
 }  // namespace
 }  // namespace pyranet_fast::gpu

@@ -7,7 +7,7 @@ namespace pyranet_fast::gpu {
 
 constexpr int kAffineOutputs = 3;  // of one launch: what a unit's branches need, and what registers hold
 
-// A block works on a strip of rows of one sample for `blockDim.x` packs of channels, whose vectors stay in registers;
+// A block works on a strip of one sample's pixels for `blockDim.x` packs of channels, whose vectors stay in registers;
 // threadIdx.y counts the workers that share the strip's pixels.
 template <typename T>
 struct AddAffineArguments {
@@ -34,8 +34,7 @@ __global__ void add_affine_relu_kernel(const __grid_constant__ AddAffineArgument
   using W = wide_t<T>;
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
     const Task<Index> task(number, p.strips, p.groups);
-    const int64_t strip = task.strip, sample = task.sample;
-    const int64_t channel = (task.group * blockDim.x + threadIdx.x) * V;
+    const int64_t sample = task.sample, channel = (task.group * blockDim.x + threadIdx.x) * V;
     if (channel >= p.channels) continue;  // there is no barrier here
     W scale[kOutputs][V] = {}, shift[kOutputs][V] = {};
 #pragma unroll
@@ -47,10 +46,9 @@ __global__ void add_affine_relu_kernel(const __grid_constant__ AddAffineArgument
         shift[j][k] = p.shift[j * p.channels + channel + k];
       }
     }
-    const int32_t first = static_cast<int32_t>(p.height * strip / p.strips);
-    const int32_t last = static_cast<int32_t>(p.height * (strip + 1) / p.strips);
-    for (Walk at(threadIdx.y, blockDim.y, p.width); first + at.row < last; at.next()) {
-      const int32_t row = first + at.row, column = at.column;
+    StripWalk<Index> at(p.height, p.width, task.strip, p.strips, threadIdx.y, blockDim.y);
+    for (; at.inside(); at.next()) {
+      const int32_t row = at.row, column = at.column;
       Pack<T, V> value = load_pack<V>(
           pixel_of<T, V, Index>(p.x, sample, channel, p.half ? row / 2 : row, p.half ? column / 2 : column));
       if (p.other.data != nullptr) {
@@ -87,14 +85,18 @@ Plan add_affine_relu_plan(AddAffineArguments<T>& p) {
     plan.vec = widest(*map, p.channels, plan.vec);
     plan.wide = plan.wide || needs_wide_index(*map);
   }
-  plan.wide = plan.wide || needs_wide_index(p.batch * p.channels * p.height);  // at least the number of tasks
-  if (plan.wide) plan.vec = 1;
-  const int64_t packs = p.channels / plan.vec, pixels = int64_t{p.height} * p.width;
-  plan.grid.threads_x = channel_threads(packs, p.channels > 1);
-  plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
-  p.groups = ceil_div(packs, plan.grid.threads_x);
-  p.strips = strips_of(p.height, pixels, plan.grid.threads_y, kAffinePixels);
-  p.tasks = p.batch * p.groups * p.strips;
+  const int64_t pixels = int64_t{p.height} * p.width;
+  const auto lay_out = [&](int v) {
+    plan.vec = v;
+    plan.grid.threads_x = channel_threads(p.channels / v, p.channels > 1);
+    p.groups = ceil_div(p.channels / v, plan.grid.threads_x);
+    const int64_t strip = pixels_of_a_strip(p.batch * p.groups, pixels, plan.grid.threads_x, kAffinePixels);
+    p.strips = ceil_div(pixels, strip);
+    plan.grid.threads_y = workers(plan.grid.threads_x, ceil_div(pixels, p.strips));
+    return p.tasks = p.batch * p.groups * p.strips;
+  };
+  plan.wide = needs_wide_index(lay_out(plan.vec)) || plan.wide;
+  if (plan.wide) lay_out(1);
   plan.grid.blocks = least(most_blocks(), p.tasks);
   return plan;
 }

@@ -116,7 +116,34 @@ struct Walk {
   }
 };
 
-// Block `number` of a grid: a strip of rows of one sample, for one group of channels. Divisions of 64 bits are slow, so
+// A strip of a map's pixels in reading order, an even share, dealt to the workers of a block.
+template <typename Index>
+struct StripWalk : Walk {
+  Index left;  // pixels from this worker's on
+  int32_t workers;
+
+  PF_HOST_DEVICE StripWalk(int32_t height, int32_t width, int64_t strip, int64_t strips, int32_t worker,
+                           int32_t workers)
+      : StripWalk(static_cast<Index>(height) * static_cast<Index>(width), static_cast<Index>(width),
+                  static_cast<Index>(strip), static_cast<Index>(strips), worker, workers) {}
+  PF_HOST_DEVICE bool inside() const { return left > 0; }
+  PF_HOST_DEVICE void next() {
+    Walk::next();
+    left -= workers;
+  }
+
+ private:
+  PF_HOST_DEVICE StripWalk(Index pixels, Index width, Index strip, Index strips, int32_t worker, int32_t workers)
+      : Walk(worker, workers, static_cast<int32_t>(width)), left(pixels / strips - worker), workers(workers) {
+    const Index longer = pixels - pixels / strips * strips;  // so many strips have one more
+    const Index first = strip * (pixels / strips) + least(strip, longer) + worker;
+    if (strip < longer) ++left;
+    row = static_cast<int32_t>(first / width);
+    column = static_cast<int32_t>(first - first / width * width);
+  }
+};
+
+// Block `number` of a grid: a strip of one sample, for one group of channels. Divisions of 64 bits are slow, so
 // they are done in Index, which holds every number of a launch.
 template <typename Index>
 struct Task {

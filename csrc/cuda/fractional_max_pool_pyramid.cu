@@ -119,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor> pool_backward(std::vector<Tensor> grads, Tens
   return {grad_x, result(grad_scale, scale), result(grad_shift, shift)};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CUDA, m) {
+CUDA_OPERATORS(m) {
   m.impl("fractional_max_pool_pyramid", TORCH_BOX(&pool));
   m.impl("fractional_max_pool_canvas", TORCH_BOX(&pool_canvas));
   m.impl("fractional_max_pool_pyramid_backward", TORCH_BOX(&pool_backward));

@@ -13,6 +13,7 @@ struct PoolLevel {
   Map<T> map;                // values, or their gradient
   const wide_t<T>* samples;  // of this level: [sample][channel][x, y]
   wide_t<T> alpha_y, alpha_x;
+  wide_t<T> inverse_y, inverse_x;  // of alpha, or 0: about where a window is
 };
 
 // Arguments of both directions. A block works on a strip of rows of one sample for `blockDim.x` packs of channels;
@@ -32,6 +33,7 @@ struct PoolArguments {
   wide_t<T>* partial_shift;
   int64_t batch, channels, groups, strips, tasks;
   int32_t h, w;
+  int32_t entries;  // of the backward's table, for one level: columns and a strip's rows
 };
 
 template <typename T, typename Index>
@@ -59,11 +61,11 @@ __device__ inline int32_t any_window_start(int32_t i, int32_t in, int32_t out, W
 
 // The first window that starts at `start` or after it; `out` if none does.
 template <typename W>
-__device__ inline int32_t first_window_from(int32_t start, int32_t in, int32_t out, W u, W alpha) {
+__device__ inline int32_t first_window_from(int32_t start, int32_t in, int32_t out, W u, W alpha, W inverse) {
   if (start > in - 2) return out;
   // About where it is, then exactly: starts never decrease.
-  int32_t i = alpha > W(0) ? static_cast<int32_t>(static_cast<W>(start) / alpha) : 0;
-  i = most(0, least(i, out - 1));
+  const W about = (static_cast<W>(start) + static_cast<W>(static_cast<int32_t>(u * alpha))) * inverse - u;
+  int32_t i = most(0, least(static_cast<int32_t>(about) + 1, out - 1));
   while (i > 0 && any_window_start(i - 1, in, out, u, alpha) >= start) --i;
   while (any_window_start(i, in, out, u, alpha) < start) ++i;  // the last one starts at in - 2
   return i;
@@ -122,9 +124,9 @@ __global__ void pool_forward(const __grid_constant__ PoolArguments<T> p) {
     uint8_t winner[V];
     if (p.positions.data != nullptr) {
       uint8_t* positions = p.positions.at(task.sample, task.channel);
-      const int32_t first = task.first_row(p.h, p.strips), last = task.last_row(p.h, p.strips);
-      for (Walk at(threadIdx.y, blockDim.y, p.w); first + at.row < last; at.next()) {
-        const int32_t row = first + at.row;
+      StripWalk<Index> at(p.h, p.w, task.strip, p.strips, threadIdx.y, blockDim.y);
+      for (; at.inside(); at.next()) {
+        const int32_t row = at.row;
         Pack<uint8_t, V> result{};
         if (row < p.h - 1 && at.column < p.w - 1) {
           window_maximum<T, V, Index>(x + row * down + at.column * right, down, right, affine, best, winner);
@@ -140,9 +142,9 @@ __global__ void pool_forward(const __grid_constant__ PoolArguments<T> p) {
       const W* u = level.samples + task.sample * p.samples_n + task.channel * p.samples_c;
       const W u_x = window_sample(u[0]), u_y = window_sample(u[1]);
       T* out = level.map.at(task.sample, task.channel);
-      const int32_t first = task.first_row(level.map.h, p.strips), last = task.last_row(level.map.h, p.strips);
-      for (Walk at(threadIdx.y, blockDim.y, level.map.w); first + at.row < last; at.next()) {
-        const int32_t row = first + at.row;
+      StripWalk<Index> at(level.map.h, level.map.w, task.strip, p.strips, threadIdx.y, blockDim.y);
+      for (; at.inside(); at.next()) {
+        const int32_t row = at.row;
         const Index y = any_window_start(row, p.h, level.map.h, u_y, level.alpha_y);
         const Index left = any_window_start(at.column, p.w, level.map.w, u_x, level.alpha_x);
         window_maximum<T, V, Index>(x + y * down + left * right, down, right, affine, best, winner);
@@ -155,26 +157,90 @@ __global__ void pool_forward(const __grid_constant__ PoolArguments<T> p) {
   }
 }
 
-// Gradient of the window that starts at (y, x): the sum over all levels of the outputs that take it.
+// The windows of a strip by where they start: for every level, axis and place the first that starts there or after it.
+// Made by a block for its pixels in shared memory, since a pixel asks for three places of each level and axis. Windows
+// of their own make one for each channel. Maps whose offsets need 64 bits go without: their pixels search.
+template <typename T, typename Index>
+struct WindowTable {
+  static constexpr bool kMade = sizeof(Index) == 4;
+
+  const PoolArguments<T>& p;
+  const PoolTask<T, Index>& task;
+  uint16_t* memory;  // [level][columns -1 ... w, rows from `top` on][channel]
+  int32_t top, channels, channel;
+
+  __device__ WindowTable(const PoolArguments<T>& p, const PoolTask<T, Index>& task, uint16_t* memory, int32_t first)
+      : p(p),
+        task(task),
+        memory(memory),
+        top(first - 1),
+        channels(p.samples_c != 0 ? blockDim.x : 1),
+        channel(p.samples_c != 0 ? threadIdx.x : 0) {}
+
+  __device__ int32_t search_row(const PoolLevel<T>& level, int32_t y) const {
+    const wide_t<T>* u = level.samples + task.sample * p.samples_n + task.channel * p.samples_c;
+    return first_window_from(y, p.h, level.map.h, window_sample(u[1]), level.alpha_y, level.inverse_y);
+  }
+  __device__ int32_t search_column(const PoolLevel<T>& level, int32_t x) const {
+    const wide_t<T>* u = level.samples + task.sample * p.samples_n + task.channel * p.samples_c;
+    return first_window_from(x, p.w, level.map.w, window_sample(u[0]), level.alpha_x, level.inverse_x);
+  }
+
+  // Called by all threads of a block, between barriers.
+  __device__ void make() const {
+    const bool own = p.samples_c != 0;
+    if (own && !task.active) return;
+    const int32_t worker = own ? threadIdx.y : threadIdx.y * blockDim.x + threadIdx.x;
+    const int32_t workers = own ? blockDim.y : blockDim.x * blockDim.y;
+    for (Walk at(worker, workers, p.entries); at.row < p.count; at.next()) {
+      const PoolLevel<T>& level = p.levels[at.row];
+      const int32_t row = at.column - (p.w + 2);
+      const int32_t first = row < 0 ? search_column(level, at.column - 1) : search_row(level, top + row);
+      memory[(at.row * p.entries + at.column) * channels + channel] = static_cast<uint16_t>(first);
+    }
+  }
+
+  // The first windows from rows y - 1, y and y + 1 on; those that start at y are [first[1], first[2]).
+  __device__ void rows(int32_t l, int32_t y, int32_t* first) const {
+    if constexpr (kMade) {
+      const uint16_t* at = memory + (l * p.entries + p.w + 2 + y - 1 - top) * channels + channel;
+      for (int i = 0; i < 3; ++i) first[i] = at[i * channels];
+    } else {
+      for (int i = 0; i < 3; ++i) first[i] = search_row(p.levels[l], y - 1 + i);
+    }
+  }
+  __device__ void columns(int32_t l, int32_t x, int32_t* first) const {
+    if constexpr (kMade) {
+      const uint16_t* at = memory + (l * p.entries + x) * channels + channel;
+      for (int i = 0; i < 3; ++i) first[i] = at[i * channels];
+    } else {
+      for (int i = 0; i < 3; ++i) first[i] = search_column(p.levels[l], x - 1 + i);
+    }
+  }
+};
+
+// Gradient of pixel (row, column): the sum over all levels of the outputs whose windows it has won. Bit 4 k + e of
+// `won`: in channel k it is the maximum of the windows whose element e it is.
 template <typename T, int V, typename Index>
-__device__ inline void add_window(const PoolArguments<T>& p, const PoolTask<T, Index>& task, int32_t y, int32_t x,
-                                  const bool* won, wide_t<T>* sum) {
+__device__ inline void add_windows(const PoolArguments<T>& p, const PoolTask<T, Index>& task,
+                                   const WindowTable<T, Index>& table, int32_t row, int32_t column, uint32_t won,
+                                   wide_t<T>* sum) {
   using W = wide_t<T>;
   for (int32_t l = 0; l < p.count; ++l) {
     const PoolLevel<T>& level = p.levels[l];
-    const W* u = level.samples + task.sample * p.samples_n + task.channel * p.samples_c;
-    const W u_x = window_sample(u[0]), u_y = window_sample(u[1]);
     const T* grad = level.map.at(task.sample, task.channel);
-    const int32_t h = level.map.h, w = level.map.w;
-    // Two outputs have the same window only where rounding brings their starts together.
-    for (int32_t i = first_window_from(y, p.h, h, u_y, level.alpha_y);
-         i < h && any_window_start(i, p.h, h, u_y, level.alpha_y) == y; ++i) {
-      for (int32_t j = first_window_from(x, p.w, w, u_x, level.alpha_x);
-           j < w && any_window_start(j, p.w, w, u_x, level.alpha_x) == x; ++j) {
+    int32_t rows[3], columns[3];
+    table.rows(l, row, rows);
+    table.columns(l, column, columns);
+    // Mostly none or one on either side: two have the same start only where rounding brings them together.
+    for (int32_t i = rows[0]; i < rows[2]; ++i) {
+      for (int32_t j = columns[0]; j < columns[2]; ++j) {
+        const uint32_t of = won >> ((i < rows[1] ? 2 : 0) + (j < columns[1] ? 1 : 0));
+        if ((of & 0x11111111u) == 0) continue;
         const Pack<T, V> values =
             load_pack<V>(grad + i * static_cast<Index>(level.map.y) + j * static_cast<Index>(level.map.x));
 #pragma unroll
-        for (int k = 0; k < V; ++k) sum[k] += won[k] ? load(values.v[k]) : W(0);
+        for (int k = 0; k < V; ++k) sum[k] += (of >> 4 * k & 1) != 0 ? load(values.v[k]) : W(0);
       }
     }
   }
@@ -185,26 +251,34 @@ __global__ void pool_backward(const __grid_constant__ PoolArguments<T> p) {
   using W = wide_t<T>;
   PF_SHARED_MEMORY(memory);
   W* sums = reinterpret_cast<W*>(memory);  // [2][threads_y][threads_x][V], where scale or shift want a gradient
+  uint16_t* windows =
+      reinterpret_cast<uint16_t*>(sums + (p.partial_scale != nullptr ? 2 * blockDim.x * blockDim.y * V : 0));
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
     const PoolTask<T, Index> task(p, number, V);
     const Affine<T, V> affine(p, task.channel, task.active);
     W by_scale[V] = {}, by_shift[V] = {};
     const int32_t first = task.first_row(p.h, p.strips), last = task.last_row(p.h, p.strips);
+    const WindowTable<T, Index> table(p, task, windows, first);
+    if constexpr (table.kMade) {
+      __syncthreads();  // that of the task before may still be in use
+      table.make();
+      __syncthreads();
+    }
     for (Walk at(threadIdx.y, blockDim.y, p.w); task.active && first + at.row < last; at.next()) {
       const int32_t row = first + at.row, column = at.column;
       const uint8_t* positions = p.positions.at(task.sample, task.channel);
-      W sum[V] = {};
+      uint32_t won = 0;
 #pragma unroll
-      for (int e = 3; e >= 0; --e) {  // the pixel is element e of the window that starts at (y, x)
+      for (int e = 0; e < 4; ++e) {  // the pixel is element e of the window that starts at (y, x)
         const int32_t y = row - e / 2, x = column - e % 2;
         if (y < 0 || x < 0 || y > p.h - 2 || x > p.w - 2) continue;
         const Pack<uint8_t, V> winners =
             load_pack<V>(positions + y * static_cast<Index>(p.positions.y) + x * static_cast<Index>(p.positions.x));
-        bool won[V], any = false;
 #pragma unroll
-        for (int k = 0; k < V; ++k) any |= won[k] = winners.v[k] == e;
-        if (any) add_window<T, V, Index>(p, task, y, x, won, sum);
+        for (int k = 0; k < V; ++k) won |= (winners.v[k] == e ? 1u : 0u) << (4 * k + e);
       }
+      W sum[V] = {};
+      if (won != 0) add_windows<T, V, Index>(p, task, table, row, column, won, sum);
       if (affine.any) {
         const Pack<T, V> values = load_pack<V>(p.x.at(task.sample, task.channel) + row * static_cast<Index>(p.x.y) +
                                                column * static_cast<Index>(p.x.x));
@@ -248,7 +322,8 @@ __global__ void pool_backward(const __grid_constant__ PoolArguments<T> p) {
   }
 }
 
-// Totals of the partial sums of one channel, in order.
+// Totals of the partial sums, a warp of channels a block; the threads of a channel share its parts. Always in one
+// order.
 template <typename W>
 struct PoolTotals {
   const W* partial_scale;
@@ -260,12 +335,24 @@ struct PoolTotals {
 
 template <typename W>
 __global__ void pool_totals(const __grid_constant__ PoolTotals<W> p) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; c < p.channels; c += step) {
+  PF_SHARED_MEMORY(memory);
+  double* sums = reinterpret_cast<double*>(memory);  // [2][threads_y][threads_x]
+  const int32_t all = blockDim.x * blockDim.y, mine = threadIdx.y * blockDim.x + threadIdx.x;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x; first < p.channels;
+       first += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t c = first + threadIdx.x;
     double scale = 0, shift = 0;
-    for (int64_t i = 0; i < p.parts; ++i) {
+    for (int64_t i = threadIdx.y; c < p.channels && i < p.parts; i += blockDim.y) {
       scale += p.partial_scale[i * p.channels + c];
       shift += p.partial_shift[i * p.channels + c];
+    }
+    __syncthreads();  // the sums of the channels before are still being read
+    sums[mine] = scale, sums[all + mine] = shift;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= p.channels) continue;
+    for (int32_t y = 1; y < static_cast<int32_t>(blockDim.y); ++y) {
+      scale += sums[y * blockDim.x + threadIdx.x];
+      shift += sums[all + y * blockDim.x + threadIdx.x];
     }
     p.grad_scale[c] = static_cast<W>(scale);
     p.grad_shift[c] = static_cast<W>(shift);
@@ -277,6 +364,9 @@ __global__ void pool_totals(const __grid_constant__ PoolTotals<W> p) {
 // here.
 
 constexpr int64_t kPoolPixels = 8;  // of a strip, for every worker
+// The same in the backward with windows of their own, where a table of columns for each channel is made for a strip.
+constexpr int64_t kPoolPixelsOfTables = 16;
+constexpr int64_t kFewestOfTables = 4;  // of a thread, where there is too little work to fill a GPU
 
 // Dense samples, (levels, n or 1, c or 1, 2).
 template <typename T>
@@ -287,8 +377,17 @@ void set_samples(PoolArguments<T>& p, const wide_t<T>* samples, int64_t levels, 
   for (int64_t l = 0; l < levels; ++l) p.levels[l].samples = samples + l * n * c * 2;
 }
 
+// Bytes of shared memory of the backward: sums, where they are wanted, and the table of windows.
 template <typename T>
-Plan pool_plan(PoolArguments<T>& p, const Map<T>& touched) {
+int64_t pool_memory(const PoolArguments<T>& p, const Plan& plan, bool sums) {
+  const int64_t threads = int64_t{plan.grid.threads_x} * plan.grid.threads_y;
+  const int64_t own = p.samples_c == 0 ? 1 : plan.grid.threads_x;
+  return (sums ? 2 * threads * plan.vec * static_cast<int64_t>(sizeof(wide_t<T>)) : 0) +
+         (plan.wide ? 0 : p.count * own * p.entries * static_cast<int64_t>(sizeof(uint16_t)));
+}
+
+template <typename T>
+Plan pool_plan(PoolArguments<T>& p, const Map<T>& touched, bool backward = false) {
   Plan plan{};
   // Windows of their own make neighboring channels read different pixels: one thread a channel then.
   const bool shared = p.samples_c == 0;
@@ -303,18 +402,37 @@ Plan pool_plan(PoolArguments<T>& p, const Map<T>& touched) {
     plan.wide = plan.wide || needs_wide_index(level.map);
     level.alpha_y = window_alpha<wide_t<T>>(p.h, level.map.h);
     level.alpha_x = window_alpha<wide_t<T>>(p.w, level.map.w);
+    level.inverse_y = level.alpha_y > 0 ? 1 / level.alpha_y : 0;
+    level.inverse_x = level.alpha_x > 0 ? 1 / level.alpha_x : 0;
   }
   const int64_t pixels = int64_t{p.h} * p.w;
-  const auto lay_out = [&](int v) {
+  const bool tables = backward && !shared && inside;  // of each channel
+  const int64_t each = tables ? kPoolPixelsOfTables : kPoolPixels;
+  const auto lay_out = [&](int v, int32_t most_side_by_side) {
     plan.vec = v;
-    plan.grid.threads_x = channel_threads(p.channels / v, inside);
-    plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
+    plan.grid.threads_x = least(channel_threads(p.channels / v, inside), most_side_by_side);
     p.groups = ceil_div(p.channels / v, plan.grid.threads_x);
-    p.strips = strips_of(p.h, pixels, plan.grid.threads_y, kPoolPixels);
+    const int64_t maps = p.batch * p.groups;
+    const int64_t strip = pixels_of_a_strip(maps, pixels, plan.grid.threads_x, each, tables ? kFewestOfTables : 1);
+    p.strips = backward ? strips_of_rows(p.h, pixels, strip) : ceil_div(pixels, strip);
+    plan.grid.threads_y = workers(plan.grid.threads_x, ceil_div(pixels, p.strips));
     return p.tasks = p.batch * p.groups * p.strips;
   };
-  plan.wide = needs_wide_index(lay_out(vec)) || plan.wide;
-  plan.grid.blocks = least(most_blocks(), plan.wide ? lay_out(1) : lay_out(vec));
+  plan.wide = needs_wide_index(lay_out(vec, kWarp)) || plan.wide;
+  if (backward && !plan.wide) {  // the table of windows, of fewer channels where it is large
+    const auto fits = [&] {
+      // Windows are numbered with 16 bits.
+      if (most(p.h, p.w) > 0xffff) return false;
+      p.entries = static_cast<int32_t>(p.w + 2 + ceil_div(p.h, p.strips) + 2);
+      return pool_memory(p, plan, true) <= kSharedLimit;
+    };
+    while (!fits() && !plan.wide) {
+      const int32_t fewer = shared ? 0 : plan.grid.threads_x / 2;
+      plan.wide = fewer == 0 || needs_wide_index(lay_out(vec, fewer));
+    }
+  }
+  if (plan.wide) lay_out(1, kWarp);
+  plan.grid.blocks = least(most_blocks(), p.tasks);
   return plan;
 }
 
@@ -329,25 +447,24 @@ void launch_pool_forward(PoolArguments<T> p, const Launch& launch) {
 // Partial sums of the gradients of scale and shift: how many per channel.
 template <typename T>
 int64_t pool_parts(PoolArguments<T> p) {
-  pool_plan(p, p.grad_x);
+  pool_plan(p, p.grad_x, true);
   return p.batch * p.strips;
 }
 
 template <typename T, typename Launch>
 void launch_pool_backward(PoolArguments<T> p, wide_t<T>* grad_scale, wide_t<T>* grad_shift, const Launch& launch) {
-  Plan plan = pool_plan(p, p.grad_x);
-  if (p.partial_scale != nullptr) {
-    plan.grid.shared =
-        2 * static_cast<int64_t>(sizeof(wide_t<T>)) * plan.grid.threads_x * plan.grid.threads_y * plan.vec;
-  }
+  Plan plan = pool_plan(p, p.grad_x, true);
+  plan.grid.shared = pool_memory(p, plan, p.partial_scale != nullptr);
   with_plan<T, 2, 4, 8>(plan, [&](auto vec, auto index) {
     launch("pool_backward", pool_backward<T, decltype(vec)::value, decltype(index)>, plan.grid, p);
   });
   if (p.partial_scale != nullptr) {
     const PoolTotals<wide_t<T>> totals{p.partial_scale, p.partial_shift,    grad_scale,
                                        grad_shift,      p.batch * p.strips, p.channels};
-    launch("pool_totals", pool_totals<wide_t<T>>, Grid{least<int64_t>(1024, ceil_div(p.channels, 128)), 128, 1, 0},
-           totals);
+    constexpr int32_t kTogether = 16;  // threads of a channel
+    const Grid grid{least<int64_t>(1024, ceil_div(p.channels, kWarp)), kWarp, kTogether,
+                    2 * static_cast<int64_t>(sizeof(double)) * kWarp * kTogether};
+    launch("pool_totals", pool_totals<wide_t<T>>, grid, totals);
   }
 }
 

@@ -28,7 +28,7 @@ Tensor gaussian_heatmaps(Tensor joints, Tensor weight, int64_t height, int64_t w
   return out;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CUDA, m) { m.impl("gaussian_heatmaps", TORCH_BOX(&gaussian_heatmaps)); }
+CUDA_OPERATORS(m) { m.impl("gaussian_heatmaps", TORCH_BOX(&gaussian_heatmaps)); }
 
 }  // namespace
 }  // namespace pyranet_fast::gpu

@@ -88,8 +88,8 @@ void launch_gaussian_heatmaps(GaussianArguments<T> p, const Launch& launch) {
   const int64_t pixels = int64_t{h} * (packed ? w / whole_access<T>() : w);
   Grid grid{};
   grid.threads_x = 1;
-  grid.threads_y = workers(1, pixels);
-  p.strips = strips_of(h, pixels, grid.threads_y, kGaussianPixels);
+  p.strips = strips_of_rows(h, pixels, pixels_of_a_strip(p.batch * p.channels, pixels, 1, kGaussianPixels));
+  grid.threads_y = workers(1, ceil_div(pixels, p.strips));
   p.tasks = p.batch * p.channels * p.strips;
   const int64_t bytes = (w + ceil_div(h, p.strips)) * static_cast<int64_t>(sizeof(T));
   p.tables = bytes <= kGaussianTables;

@@ -73,7 +73,7 @@ Tensor argmax_backward(Tensor grad_scores, Tensor indices, int64_t height, int64
   return grad;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CUDA, m) {
+CUDA_OPERATORS(m) {
   m.impl("heatmap_argmax", TORCH_BOX(&argmax));
   m.impl("heatmap_argmax_mirrored", TORCH_BOX(&argmax_mirrored));
   m.impl("heatmap_argmax_backward", TORCH_BOX(&argmax_backward));

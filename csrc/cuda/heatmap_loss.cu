@@ -58,7 +58,7 @@ Tensor loss_backward(Tensor grad, Tensor pred, Tensor joints, Tensor weight, dou
   return to;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CUDA, m) {
+CUDA_OPERATORS(m) {
   m.impl("heatmap_loss", TORCH_BOX(&loss));
   m.impl("heatmap_loss_backward", TORCH_BOX(&loss_backward));
 }

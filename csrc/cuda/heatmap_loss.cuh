@@ -209,12 +209,13 @@ Plan lay_out_loss(LossArguments<T>& p, int vec, int32_t threads_x) {
   const int64_t packs = int64_t{p.pred.h} * (p.along_channels ? p.pred.w : p.pred.w / vec);
   int32_t whole = kWarp;  // workers that make a multiple of a warp
   while (whole > 1 && threads_x * (whole / 2) % kWarp == 0) whole /= 2;
-  const int64_t wanted = least<int64_t>(threads_of_a_block() / threads_x, packs);
-  plan.grid.threads_x = threads_x;
-  plan.grid.threads_y = static_cast<int32_t>(most<int64_t>(whole, wanted / whole * whole));
   p.lanes = p.along_channels ? threads_x * vec : 1;
   p.groups = ceil_div(p.channels, p.lanes);
-  p.strips = strips_of(p.pred.h, packs, plan.grid.threads_y, kLossPixels);
+  const int64_t strip = pixels_of_a_strip(p.batch * p.groups, packs, threads_x, kLossPixels);
+  p.strips = strips_of_rows(p.pred.h, packs, strip);
+  const int64_t wanted = least<int64_t>(threads_of_a_block() / threads_x, ceil_div(packs, p.strips));
+  plan.grid.threads_x = threads_x;
+  plan.grid.threads_y = static_cast<int32_t>(most<int64_t>(whole, wanted / whole * whole));
   p.tasks = p.batch * p.groups * p.strips;
   const int64_t bytes = (p.pred.w + ceil_div(p.pred.h, p.strips)) * p.lanes * static_cast<int64_t>(sizeof(W));
   p.tables = bytes <= kLossTableBytes;

@@ -1,12 +1,15 @@
-// What the host side of every CUDA operator uses: tensors as kernels see them, dtypes, the current stream, launches.
+// What the host side of every CUDA operator uses: tensors as kernels see them, dtypes, and launcher.h, whose place the
+// emulator takes in tests.
 #pragma once
-
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 
 #include "common/tensor.h"
 #include "cuda/device.cuh"
+
+#ifdef PF_EMULATOR
+#include "emulator/host.h"
+#else
+#include "cuda/launcher.h"
+#endif
 
 namespace pyranet_fast::gpu {
 
@@ -19,7 +22,7 @@ void dispatch_float(const char* what, ScalarType type, const Body& body) {
 // A tensor to read from. Kernels take one pointer type for both directions, so const is dropped here and nowhere else.
 template <typename T>
 T* read_pointer(const Tensor& x) {
-  return const_cast<T*>(static_cast<const T*>(x.const_data_ptr()));
+  return const_cast<T*>(static_cast<const T*>(input_address(x)));
 }
 template <typename T>
 T* read_pointer(const std::optional<Tensor>& x) {
@@ -27,7 +30,7 @@ T* read_pointer(const std::optional<Tensor>& x) {
 }
 template <typename T>
 T* write_pointer(Tensor& x) {
-  return static_cast<T*>(x.mutable_data_ptr());
+  return static_cast<T*>(output_address(x));
 }
 
 // A tensor of up to four dimensions: those it lacks are of size 1, the last ones.
@@ -68,29 +71,5 @@ inline Tensor as_dense(const Tensor& x, ScalarType type) {
 inline std::optional<Tensor> as_dense(const std::optional<Tensor>& x, ScalarType type) {
   return x.has_value() ? std::optional<Tensor>(as_dense(*x, type)) : std::nullopt;
 }
-
-// Starts kernels on the current stream of a tensor's device, which is the current device while it lives.
-class Launcher {
- public:
-  explicit Launcher(const Tensor& on) : guard_(on.get_device_index()) {
-    void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream) == 0,
-                    "the current CUDA stream could not be found");
-    stream_ = static_cast<cudaStream_t>(stream);
-  }
-
-  template <typename Arguments>
-  void operator()(const char* name, void (*kernel)(Arguments), const Grid& grid, const Arguments& arguments) const {
-    kernel<<<static_cast<unsigned>(grid.blocks), dim3(grid.threads_x, grid.threads_y), grid.shared, stream_>>>(
-        arguments);
-    const cudaError_t error = cudaGetLastError();
-    STD_TORCH_CHECK(error == cudaSuccess, "pyranet_fast kernel ", name,
-                    " could not be launched: ", cudaGetErrorString(error));
-  }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_;
-};
 
 }  // namespace pyranet_fast::gpu

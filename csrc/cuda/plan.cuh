@@ -8,13 +8,23 @@
 
 namespace pyranet_fast::gpu {
 
+constexpr int32_t kThreadsOfABlock = 256;
+// Two for each of the 132 multiprocessors of an H200. A constant, since the order of sums depends on it.
+constexpr int64_t kFillingBlocks = 2 * 132;
+
 #ifdef PF_EMULATOR
-// Tests try several, and few blocks, which stride over much work.
-inline int32_t threads_of_a_block() { return ::emulator::threads_of_a_block; }
+// Tests try several, few blocks, which stride over much work, large and small strips, and offsets as in huge maps.
+inline int32_t threads_of_a_block() {
+  return ::emulator::threads_of_a_block > 0 ? ::emulator::threads_of_a_block : kThreadsOfABlock;
+}
+inline int64_t filling_blocks() { return ::emulator::filling_blocks > 0 ? ::emulator::filling_blocks : kFillingBlocks; }
 inline int64_t most_blocks() { return ::emulator::most_blocks; }
+inline bool always_wide() { return ::emulator::wide_index; }
 #else
+constexpr int32_t threads_of_a_block() { return kThreadsOfABlock; }
+constexpr int64_t filling_blocks() { return kFillingBlocks; }
 constexpr int64_t most_blocks() { return int64_t{1} << 30; }  // more work than that is strided over
-constexpr int32_t threads_of_a_block() { return 256; }
+constexpr bool always_wide() { return false; }
 #endif
 
 // The widest pack of channels (a power of two, at most `limit`) that this map can be accessed by.
@@ -39,10 +49,10 @@ constexpr int whole_access() {
 // Whether offsets inside one sample and channel need 64 bits.
 template <typename T>
 bool needs_wide_index(const Map<T>& map) {
-  return map.data != nullptr && (map.h - 1) * map.y + (map.w - 1) * map.x >= (int64_t{1} << 31) - 1;
+  return map.data != nullptr && (always_wide() || (map.h - 1) * map.y + (map.w - 1) * map.x >= (int64_t{1} << 31) - 1);
 }
 
-inline bool needs_wide_index(int64_t tasks) { return tasks >= (int64_t{1} << 31); }
+inline bool needs_wide_index(int64_t tasks) { return always_wide() || tasks >= (int64_t{1} << 31); }
 
 // Threads side by side on the packs of channels of one pixel: neighbors in memory, so a warp reads whole lines. Maps
 // whose channels lie far apart get one, and all threads go along the rows.
@@ -57,9 +67,20 @@ inline int32_t workers(int32_t side_by_side, int64_t pixels) {
                                                 : most<int64_t>(1, least(all, pixels)));
 }
 
-// Strips of rows: enough for every worker to have about `each` pixels.
-inline int64_t strips_of(int64_t rows, int64_t pixels, int32_t workers, int64_t each) {
-  return most<int64_t>(1, least(rows, pixels / (int64_t{workers} * each)));
+constexpr int64_t kFewestThreads = 2 * kWarp;  // of a block that is made smaller so that there are more
+
+// How many pixels of a map are a strip, one block's work, where `maps` of them are worked on and `side_by_side` threads
+// share a pixel: `each` for every worker of a whole block. Where that makes too few blocks to fill a GPU they are
+// fewer, down to `fewest` for every thread of the smallest block.
+inline int64_t pixels_of_a_strip(int64_t maps, int64_t pixels, int32_t side_by_side, int64_t each, int64_t fewest = 1) {
+  const int64_t threads = least<int64_t>(kFewestThreads, threads_of_a_block());
+  const int64_t largest = workers(side_by_side, pixels) * each, filling = maps * pixels / filling_blocks();
+  return most(fewest * ceil_div(threads, side_by_side), least(largest, filling));
+}
+
+// Strips of whole rows, where a block prepares something for each.
+inline int64_t strips_of_rows(int64_t rows, int64_t pixels, int64_t pixels_of_each) {
+  return least(rows, ceil_div(pixels, pixels_of_each));
 }
 
 // What a launch is planned as, beside what it writes into its arguments.

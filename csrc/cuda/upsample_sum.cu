@@ -103,7 +103,7 @@ Tensor upsample_sum_canvas_backward(Tensor grad, std::vector<int64_t> places, in
   return canvas;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CUDA, m) {
+CUDA_OPERATORS(m) {
   m.impl("upsample_sum", TORCH_BOX(&upsample_sum));
   m.impl("upsample_sum_canvas", TORCH_BOX(&upsample_sum_canvas));
   m.impl("upsample_sum_canvas_backward", TORCH_BOX(&upsample_sum_canvas_backward));

@@ -13,7 +13,7 @@ struct UpsampleLevel {
   int64_t first_strip;  // of the backward: strips of all levels in one row
 };
 
-// A block works on a strip of rows of one sample for `blockDim.x` packs of channels; threadIdx.y counts the workers
+// A block works on a strip of one sample's pixels for `blockDim.x` packs of channels; threadIdx.y counts the workers
 // that share the strip's pixels.
 template <typename T>
 struct UpsampleArguments {
@@ -28,9 +28,8 @@ struct UpsampleArguments {
 };
 
 template <typename T, int V, typename Index>
-__device__ inline Pack<T, V> pixel(const Map<T>& map, const T* from, int64_t y, int64_t x) {
-  return load_pack<V>(from + static_cast<Index>(y) * static_cast<Index>(map.y) +
-                      static_cast<Index>(x) * static_cast<Index>(map.x));
+__device__ inline Pack<T, V> pixel(const Map<T>& map, const T* from, Index y, Index x) {
+  return load_pack<V>(from + y * static_cast<Index>(map.y) + x * static_cast<Index>(map.x));
 }
 
 template <typename T, int V, typename Index>
@@ -38,18 +37,16 @@ __global__ void upsample_forward(const __grid_constant__ UpsampleArguments<T> p)
   using W = wide_t<T>;
   for (int64_t number = blockIdx.x; number < p.tasks; number += gridDim.x) {
     const Task<Index> task(number, p.strips, p.groups);
-    const int64_t strip = task.strip, sample = task.sample;
-    const int64_t channel = (task.group * blockDim.x + threadIdx.x) * V;
+    const int64_t sample = task.sample, channel = (task.group * blockDim.x + threadIdx.x) * V;
     if (channel >= p.channels) continue;  // there is no barrier here
-    const int32_t first = static_cast<int32_t>(p.whole.h * strip / p.strips);
-    const int32_t last = static_cast<int32_t>(p.whole.h * (strip + 1) / p.strips);
-    for (Walk at(threadIdx.y, blockDim.y, p.whole.w); first + at.row < last; at.next()) {
-      const int32_t row = first + at.row, column = at.column;
+    StripWalk<Index> at(p.whole.h, p.whole.w, task.strip, p.strips, threadIdx.y, blockDim.y);
+    for (; at.inside(); at.next()) {
+      const int32_t row = at.row, column = at.column;
       W sum[V] = {};
       for (int32_t l = 0; l < p.count; ++l) {
         const UpsampleLevel<T>& level = p.levels[l];
-        const auto y = positive_tap<W>(row, level.map.h, p.whole.h, level.ratio_y, p.align_corners);
-        const auto x = positive_tap<W>(column, level.map.w, p.whole.w, level.ratio_x, p.align_corners);
+        const auto y = positive_tap<W, Index>(row, level.map.h, p.whole.h, level.ratio_y, p.align_corners);
+        const auto x = positive_tap<W, Index>(column, level.map.w, p.whole.w, level.ratio_x, p.align_corners);
         const T* from = level.map.at(sample, channel);
         const Pack<T, V> a = pixel<T, V, Index>(level.map, from, y.first, x.first);
         const Pack<T, V> b = pixel<T, V, Index>(level.map, from, y.first, x.second);
@@ -83,27 +80,27 @@ __global__ void upsample_forward(const __grid_constant__ UpsampleArguments<T> p)
 }
 
 // The output pixels of one axis that read source pixel j: [first, last), and with which weights.
-template <typename W>
+template <typename W, typename Index>
 struct Receivers {
-  int64_t j, in, out, first;
+  Index j, in, out, first;
   W ratio;
   bool align_corners;
 
-  __device__ Receivers(int64_t j, int64_t in, int64_t out, W ratio, bool align_corners)
+  __device__ Receivers(Index j, Index in, Index out, W ratio, bool align_corners)
       : j(j), in(in), out(out), first(0), ratio(ratio), align_corners(align_corners) {
     // About where the first one is, then exactly: taps never go back.
     if (in == out) {
       first = j;
       return;
     }
-    if (ratio > W(0)) first = static_cast<int64_t>((static_cast<W>(j) - W(1)) / ratio) - 1;
-    first = most<int64_t>(0, least(first, out - 1));
+    if (ratio > W(0)) first = static_cast<Index>((static_cast<W>(j) - W(1)) / ratio) - 1;
+    first = most<Index>(0, least<Index>(first, out - 1));
     while (first > 0 && tap(first - 1).second >= j) --first;
     while (first < out && tap(first).second < j) ++first;
   }
-  __device__ BilinearTap<W> tap(int64_t i) const { return positive_tap<W>(i, in, out, ratio, align_corners); }
+  __device__ BilinearTap<W, Index> tap(Index i) const { return positive_tap<W>(i, in, out, ratio, align_corners); }
   // Whether output i reads pixel j, and its weight.
-  __device__ bool receives(int64_t i, W* weight) const {
+  __device__ bool receives(Index i, W* weight) const {
     if (i >= out) return false;
     const auto t = tap(i);
     if (t.first > j) return false;
@@ -126,14 +123,12 @@ __global__ void upsample_backward(const __grid_constant__ UpsampleArguments<T> p
     const UpsampleLevel<T>& level = p.levels[l];
     const Map<T>& map = level.map;
     const int64_t strips = (l + 1 < p.count ? p.levels[l + 1].first_strip : p.strips) - level.first_strip;
-    const int64_t mine = strip - level.first_strip;
-    const int32_t first = static_cast<int32_t>(map.h * mine / strips);
-    const int32_t last = static_cast<int32_t>(map.h * (mine + 1) / strips);
     const T* grad = p.whole.at(sample, channel);
-    for (Walk at(threadIdx.y, blockDim.y, map.w); first + at.row < last; at.next()) {
-      const int32_t row = first + at.row, column = at.column;
-      const Receivers<W> ys(row, map.h, p.whole.h, level.ratio_y, p.align_corners);
-      const Receivers<W> xs(column, map.w, p.whole.w, level.ratio_x, p.align_corners);
+    StripWalk<Index> at(map.h, map.w, strip - level.first_strip, strips, threadIdx.y, blockDim.y);
+    for (; at.inside(); at.next()) {
+      const int32_t row = at.row, column = at.column;
+      const Receivers<W, Index> ys(row, map.h, p.whole.h, level.ratio_y, p.align_corners);
+      const Receivers<W, Index> xs(column, map.w, p.whole.w, level.ratio_x, p.align_corners);
       W kept[kKept];
       int32_t count = 0;
 #pragma unroll
@@ -142,7 +137,7 @@ __global__ void upsample_backward(const __grid_constant__ UpsampleArguments<T> p
         if (count == t && xs.receives(xs.first + t, &kept[t])) ++count;
       }
       W sum[V] = {}, wy, wx;
-      for (int64_t i = ys.first; ys.receives(i, &wy); ++i) {
+      for (Index i = ys.first; ys.receives(i, &wy); ++i) {
         W along[V] = {};
 #pragma unroll
         for (int t = 0; t < kKept; ++t) {
@@ -151,7 +146,7 @@ __global__ void upsample_backward(const __grid_constant__ UpsampleArguments<T> p
 #pragma unroll
           for (int k = 0; k < V; ++k) along[k] += kept[t] * load(values.v[k]);
         }
-        for (int64_t t = xs.first + kKept; count == kKept && xs.receives(t, &wx); ++t) {
+        for (Index t = xs.first + kKept; count == kKept && xs.receives(t, &wx); ++t) {
           const Pack<T, V> values = pixel<T, V, Index>(p.whole, grad, i, t);
 #pragma unroll
           for (int k = 0; k < V; ++k) along[k] += wx * load(values.v[k]);
@@ -177,32 +172,40 @@ template <typename T>
 Plan upsample_plan(UpsampleArguments<T>& p, bool backward) {
   Plan plan{};
   int vec = widest(p.base, p.channels, widest(p.whole, p.channels, whole_access<T>()));
-  plan.wide = needs_wide_index(p.whole) || needs_wide_index(p.base);
-  int64_t rows = p.whole.h;
+  // Positions are fractions of these, and in float may round up.
+  const auto is_far = [](const Map<T>& map) { return most(map.h, map.w) > int32_t{1} << 30; };
+  plan.wide = needs_wide_index(p.whole) || needs_wide_index(p.base) || is_far(p.whole);
+  int64_t pixels = backward ? 0 : int64_t{p.whole.h} * p.whole.w;
   for (int32_t l = 0; l < p.count; ++l) {
     UpsampleLevel<T>& level = p.levels[l];
-    rows += level.map.h;
+    if (backward) pixels += int64_t{level.map.h} * level.map.w;
     vec = widest(level.map, p.channels, vec);
-    plan.wide = plan.wide || needs_wide_index(level.map);
+    plan.wide = plan.wide || needs_wide_index(level.map) || is_far(level.map);
     level.ratio_y = bilinear_ratio<wide_t<T>>(level.map.h, p.whole.h, p.align_corners);
     level.ratio_x = bilinear_ratio<wide_t<T>>(level.map.w, p.whole.w, p.align_corners);
   }
-  plan.wide = plan.wide || needs_wide_index(p.batch * p.channels * rows);  // at least the number of tasks
-  plan.vec = plan.wide ? 1 : vec;
-  const int64_t packs = p.channels / plan.vec, pixels = int64_t{p.whole.h} * p.whole.w;
-  plan.grid.threads_x = channel_threads(packs, p.whole.c == 1 && p.channels > 1);
-  plan.grid.threads_y = workers(plan.grid.threads_x, pixels);
-  p.groups = ceil_div(packs, plan.grid.threads_x);
-  p.strips = strips_of(p.whole.h, pixels, plan.grid.threads_y, kUpsamplePixels);
-  if (backward) {
-    p.strips = 0;
-    for (int32_t l = 0; l < p.count; ++l) {
+  const auto lay_out = [&](int v) {
+    plan.vec = v;
+    plan.grid.threads_x = channel_threads(p.channels / v, p.whole.c == 1 && p.channels > 1);
+    p.groups = ceil_div(p.channels / v, plan.grid.threads_x);
+    const int64_t strip = pixels_of_a_strip(p.batch * p.groups, pixels, plan.grid.threads_x, kUpsamplePixels);
+    int64_t longest = 0;  // strip, of those that come out even
+    const auto strips_of = [&](int64_t pixels) {
+      const int64_t strips = ceil_div(pixels, strip);
+      longest = most(longest, ceil_div(pixels, strips));
+      return strips;
+    };
+    p.strips = backward ? 0 : strips_of(pixels);
+    for (int32_t l = 0; backward && l < p.count; ++l) {
       UpsampleLevel<T>& level = p.levels[l];
       level.first_strip = p.strips;
-      p.strips += strips_of(level.map.h, int64_t{level.map.h} * level.map.w, plan.grid.threads_y, kUpsamplePixels);
+      p.strips += strips_of(int64_t{level.map.h} * level.map.w);
     }
-  }
-  p.tasks = p.batch * p.groups * p.strips;
+    plan.grid.threads_y = workers(plan.grid.threads_x, longest);
+    return p.tasks = p.batch * p.groups * p.strips;
+  };
+  plan.wide = needs_wide_index(lay_out(vec)) || plan.wide;
+  if (plan.wide) lay_out(1);
   plan.grid.blocks = least(most_blocks(), p.tasks);
   return plan;
 }

@@ -11,6 +11,7 @@
 
 #include "cuda/device.cuh"
 #include "emulator/emulator.h"
+#include "emulator/settings.h"
 
 namespace emulator {
 
@@ -18,22 +19,18 @@ namespace py = pybind11;
 using namespace pyranet_fast;
 using namespace pyranet_fast::gpu;
 
-// How a test wants its kernels run: keyword arguments of every binding.
+// How a test wants its kernels run: keyword arguments of every binding (settings.h), and a layout.
 struct Run {
   Options options;
   Memory memory;
   std::string layout;
 
-  // settings: layout ("contiguous"; "channels_last"; "padded": rows and planes with gaps, off alignment;
-  // "channels_last_off": off alignment; "channels_of_more": some of a channels_last map's channels; "turned": columns
-  // lie a row apart; "repeated": all samples are the first, at stride 0),
-  // side ("end", "start"), order ("forward", "backward", "shuffled"), seed, threads of a block, blocks at most.
-  explicit Run(const py::dict& settings) : memory(side(settings)), layout(text(settings, "layout", "contiguous")) {
-    const std::string order = text(settings, "order", "shuffled");
-    options.order = order == "forward" ? Order::forward : order == "backward" ? Order::backward : Order::shuffled;
-    options.seed = settings.contains("seed") ? settings["seed"].cast<uint64_t>() : 0;
-    threads_of_a_block = settings.contains("threads") ? settings["threads"].cast<int>() : 256;
-    most_blocks = settings.contains("blocks") ? settings["blocks"].cast<int>() : 1 << 30;
+  // layout: "contiguous"; "channels_last"; "padded": rows and planes with gaps, off alignment; "channels_last_off": off
+  // alignment; "channels_of_more": some of a channels_last map's channels; "turned": columns lie a row apart;
+  // "repeated": all samples are the first, at stride 0.
+  explicit Run(const py::dict& settings)
+      : options(options_of(settings)), memory(side_of(settings)), layout(text(settings, "layout", "contiguous")) {
+    set_plan(settings);
   }
 
   template <typename Arguments>
@@ -42,14 +39,6 @@ struct Run {
     launch(
         name, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads_x, grid.threads_y), grid.shared,
         [&] { kernel(arguments); }, memory, options);
-  }
-
- private:
-  static std::string text(const py::dict& settings, const char* key, const char* otherwise) {
-    return settings.contains(key) ? settings[key].cast<std::string>() : otherwise;
-  }
-  static Side side(const py::dict& settings) {
-    return text(settings, "side", "end") == "start" ? Side::start : Side::end;
   }
 };
 

@@ -31,7 +31,9 @@ struct Position {
 };
 extern Position position;  // of the thread that runs now
 
-extern int threads_of_a_block, most_blocks;  // what launch plans ask for
+extern int threads_of_a_block, filling_blocks;  // what launch plans ask for; 0: what they ask for on a GPU
+extern int most_blocks;
+extern bool wide_index;  // offsets of 64 bits, as huge maps need them
 
 [[noreturn]] void fail(const char* what);  // ends the launch with an error that names kernel, block and thread
 void check_aligned(const void* address, size_t bytes);

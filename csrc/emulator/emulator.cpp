@@ -15,7 +15,8 @@
 namespace emulator {
 
 Position position;
-int threads_of_a_block = 256, most_blocks = 1 << 30;
+int threads_of_a_block = 0, filling_blocks = 0, most_blocks = 1 << 30;
+bool wide_index = false;
 
 namespace {
 

@@ -32,10 +32,12 @@ HEATMAP_CASES = (
 
 
 def ways() -> Iterator[dict[str, Any]]:
-    """Settings to run a kernel with, for ever: every side, order, block size and number of blocks comes soon."""
+    """Settings to run a kernel with, for ever: every side, order, block size, number of blocks, size of offsets, and
+    strips as large and as small as they get, come soon."""
     some = itertools.product(("end", "start"), ("shuffled", "forward", "backward"), (256, 64, 128), (1 << 30, 2))
     for seed, (side, order, threads, blocks) in enumerate(itertools.cycle(some)):
-        yield {"side": side, "order": order, "threads": threads, "blocks": blocks, "seed": seed}
+        how = {"side": side, "order": order, "threads": threads, "blocks": blocks, "seed": seed}
+        yield {**how, "wide": seed % 5 == 4, "fill": int(seed % 7 < 4)}
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -149,3 +149,31 @@ def test_one_block_of_many_workers_takes_on_every_task(emulator: ModuleType, lay
     x, samples = draw((3, 8, 12, 11), torch.float32, 0), draw_samples(2, 3, 8)
     for seed in range(4):
         check(emulator, x, [(9, 9), (5, 4)], samples, layout, affine, blocks=1, threads=128, seed=seed)
+        check(emulator, x, [(9, 9), (5, 4)], samples, layout, {}, blocks=1, threads=128, seed=seed)
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "shape, levels",
+    [
+        pytest.param((2, 28, 3, 300), [(2, 250), (2, 200), (1, 150), (2, 299)], id="a table of fewer channels fits"),
+        pytest.param((1, 3, 300, 3), [(250, 2), (200, 1), (150, 2), (299, 2)], id="many rows"),
+        pytest.param((1, 2, 2, 9000), [(1, 8000), (1, 7000), (1, 4600)], id="no table fits for each channel"),
+        pytest.param((1, 2, 2, 800), [(1, 700)] * 32, id="no table fits at all"),
+        pytest.param((1, 1, 66000, 2), [(65999, 1)], id="more windows than 16 bits number"),
+    ],
+)
+def test_large_tables_of_windows(
+    emulator: ModuleType, shape: tuple[int, ...], levels: list[tuple[int, int]], layout: str, shared: bool
+) -> None:
+    samples = draw_samples(len(levels), shape[0], 1 if shared else shape[1])
+    check(emulator, draw(shape, torch.float32, 0), levels, samples, layout, {})
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_gradients_of_many_channels_out_of_many_parts(emulator: ModuleType, layout: str) -> None:
+    affine = {"scale": draw((70,), torch.float32, 2), "shift": draw((70,), torch.float32, 3), "relu": True}
+    x, samples = draw((4, 70, 9, 8), torch.float32, 0), draw_samples(2, 4, 1)
+    for fill in (1, 264):
+        check(emulator, x, [(7, 7), (4, 4)], samples, layout, affine, fill=fill)

@@ -60,6 +60,24 @@ def test_values_and_gradients(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_pixel_numbers_of_32_and_64_bits_give_the_same_bits(
+    emulator: ModuleType, case: Any, dtype: torch.dtype, align_corners: bool
+) -> None:
+    c, size, levels = case
+    maps = [to_numpy(draw((2, c, *level), dtype, i)) for i, level in enumerate(levels)]
+    grad = to_numpy(draw((2, c, *size), dtype, 9))
+    results = []
+    for wide in (False, True):
+        out = emulator.upsample_sum(name_of(dtype), maps, *size, None, align_corners, None, None, False, {"wide": wide})
+        grads = emulator.upsample_sum_backward(name_of(dtype), grad, levels, align_corners, {"wide": wide})
+        results.append([out, *grads])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("relu", [False, True])
