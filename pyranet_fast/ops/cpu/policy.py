@@ -169,9 +169,9 @@ def supports_pooled_pyramid(x: Tensor, y: Tensor, weight: Tensor) -> bool:
 
 
 def supports_batch_norm_relu(x: Tensor, vectors: Sequence[Tensor | None], batches: Tensor | None) -> bool:
-    """Whether there is a kernel for one norm: weight, bias, running mean and variance in the precision of its sums, a
-    counter beside averages. On CUDA cuDNN's batch norm and a ReLU run."""
-    if dispatch.choose(x) != "native" or x.device.type == "cuda" or x.dtype not in FLOATS:
+    """Whether there is a kernel for one norm, on the CPU or on CUDA: weight, bias, running mean and variance in the
+    precision of its sums, a counter beside averages. Triton has none: PyTorch's batch norm and a ReLU run."""
+    if dispatch.choose(x) != "native" or x.dtype not in FLOATS:
         return False
     wide, (_, _, mean, var) = wide_dtype(x), vectors
     counted = batches is not None and mean is not None and var is not None
