@@ -18,7 +18,7 @@ from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.training import classification, trainer
 from pyranet_fast.training.classification import ClassificationTask
 from pyranet_fast.training.config import ClassifierConfig, PoseConfig
-from pyranet_fast.training.optim import load_optimizer_state, optimizer_state
+from pyranet_fast.training.optim import MovingAverage, load_optimizer_state, optimizer_state
 from pyranet_fast.training.step import WARM_UPS, GraphedStep, Step, set_learning_rate
 from tests.fake_capture import FakeCapture
 
@@ -83,6 +83,33 @@ def test_a_graph_trains_as_the_eager_step_does(batches: list[dict[str, Tensor]],
     assert ", ".join(calls) == log
     assert got == seen
     assert all(torch.equal(tensor, graphed_weights[name]) for name, tensor in weights.items())
+
+
+def test_the_moving_average_is_part_of_the_graph() -> None:
+    """A replay makes it follow, by what the host has put into its share."""
+
+    def averaged(graphed: bool) -> tuple[dict[str, Tensor], MovingAverage]:
+        task = SmallTask()
+        average = MovingAverage(task.model, 0.99, torch.ones(()) if graphed else None)
+        capture = FakeCapture(nn.ModuleList([task.model, average.module]), task.optimizer)
+        step: Step = Step(task, task.optimizer, average)
+        if graphed:
+            step = GraphedStep(task, task.optimizer, capture, average)
+        torch.manual_seed(5)
+        for number in range(8):
+            step.run(batch(number), 1e-3)
+        assert ("replay" in capture.log) is graphed
+        return task.model.state_dict(), average
+
+    weights, eager = averaged(False)
+    graphed_weights, graphed = averaged(True)
+    assert all(torch.equal(tensor, graphed_weights[name]) for name, tensor in weights.items())
+    assert eager.count == graphed.count == 8
+    got = graphed.module.state_dict()
+    for name, tensor in eager.module.state_dict().items():
+        torch.testing.assert_close(got[name], tensor)
+        if "running" in name:
+            assert not torch.equal(tensor, weights[name])
 
 
 def test_batches_are_copied_into_the_same_buffers() -> None:
