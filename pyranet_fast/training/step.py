@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..models.optimized.graphs import Capture
 from . import distributed
+from .casting import CastWeights
 from .optim import MovingAverage
 
 logger = logging.getLogger("pyranet_fast")
@@ -45,10 +47,17 @@ class Step:
         task: its model and loss.
         optimizer: of the model's parameters.
         average: what follows the weights, or None.
+        casts: of the weights that the loss is to use, or None.
     """
 
-    def __init__(self, task: HasLoss, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None) -> None:
-        self.task, self.optimizer, self.average = task, optimizer, average
+    def __init__(
+        self,
+        task: HasLoss,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage | None = None,
+        casts: CastWeights | None = None,
+    ) -> None:
+        self.task, self.optimizer, self.average, self.casts = task, optimizer, average, casts
 
     def run(self, batch: dict[str, Tensor], rate: float) -> tuple[Tensor, Tensor, int]:
         """Forward, backward, optimizer and average: the weights have changed when it returns.
@@ -73,8 +82,9 @@ class Step:
     def _update(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         # Without gradients of before: those that a recording makes lie in its own memory, written by each replay.
         self.optimizer.zero_grad(set_to_none=True)
-        loss, accuracy, samples = self.task.loss(batch)
-        loss.backward()
+        with nullcontext() if self.casts is None else self.casts.applied():
+            loss, accuracy, samples = self.task.loss(batch)
+            loss.backward()
         self.optimizer.step()
         if self.average is not None:
             self.average.follow()
@@ -92,12 +102,18 @@ class GraphedStep(Step):
         optimizer: capturable, its learning rates tensors on the device.
         capture: what records.
         average: its share a tensor on the device; or None.
+        casts: as `Step` takes them.
     """
 
     def __init__(
-        self, task: HasLoss, optimizer: torch.optim.Optimizer, capture: Capture, average: MovingAverage | None = None
+        self,
+        task: HasLoss,
+        optimizer: torch.optim.Optimizer,
+        capture: Capture,
+        average: MovingAverage | None = None,
+        casts: CastWeights | None = None,
     ) -> None:
-        super().__init__(task, optimizer, average)
+        super().__init__(task, optimizer, average, casts)
         self.capture = capture
         self._last: object = None
         self._in_a_row = 0

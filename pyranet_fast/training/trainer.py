@@ -31,6 +31,7 @@ from ..models.precision import AUTO, choose_precision
 from ..models.zoo import LAST, load_checkpoint, load_weights
 from ..nn.batch_statistics import synchronize_batch_norms_
 from . import distributed
+from .casting import CastWeights
 from .config import RunConfig
 from .logging import Meter, RunLog, peak_megabytes
 from .optim import (
@@ -305,9 +306,20 @@ class Trainer:
         """Compile and distribute the task's model as the options say; returns what makes a step with it."""
         running = torch.compile(self.model) if self.config.compile else self.model
         self.task.model = distributed.data_parallel(running, self.task.device)  # type: ignore[arg-type]
+        casts = CastWeights(self.model) if self._casts_at_once() else None
         if self.config.cuda_graph:
-            return GraphedStep(self.task, self.optimizer, CudaCapture(self.task.device), self.average)
-        return Step(self.task, self.optimizer, self.average)
+            return GraphedStep(self.task, self.optimizer, CudaCapture(self.task.device), self.average, casts)
+        return Step(self.task, self.optimizer, self.average, casts)
+
+    def _casts_at_once(self) -> bool:
+        """Whether weights are cast by one call: not where compiled code or the exchange of gradients knows them."""
+        c = self.config
+        return (
+            c.precision == "bf16"
+            and self.task.device.type == "cuda"
+            and not c.compile
+            and distributed.world_size() == 1
+        )
 
     def _progress_bar(self) -> tqdm[Any]:
         """On the first process's terminal, unless ``--quiet`` was given."""
