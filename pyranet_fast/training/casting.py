@@ -33,7 +33,8 @@ class CastWeights:
                     continue
                 copy = copies.setdefault(own, nn.Parameter(torch.empty_like(own, dtype=dtype)))
                 self._places.append((module, name, own, copy))
-        self._own, self._copies = list(copies), list(copies.values())
+        self._own: list[Tensor] = list(copies)
+        self._copies: list[Tensor] = list(copies.values())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -53,5 +54,5 @@ class CastWeights:
         gradients: list[Tensor] = [torch.empty_like(own) for own, _ in made]
         with torch.no_grad():
             torch._foreach_copy_(gradients, [gradient for _, gradient in made])
-        for (own, _), gradient in zip(made, gradients, strict=True):
-            own.grad = gradient
+        for (weight, _), gradient in zip(made, gradients, strict=True):
+            weight.grad = gradient
