@@ -132,9 +132,10 @@ struct NormTask : Task<int64_t> {
     }
   }
 
-  // The block's results of this part, from its threads'.
+  // The block's results of this part, from its threads'. `norm`: which of several that share their passes.
   template <bool kMoments>
-  __device__ void leave_part(const NormTable<W>& table, W count, const W* first, const W* second) const {
+  __device__ void leave_part(const NormTable<W>& table, W count, const W* first, const W* second,
+                             int32_t norm = 0) const {
     const int32_t thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
     const int32_t side_by_side = blockDim.x * V;
     __syncthreads();  // the table of the task before may still be read
@@ -145,14 +146,14 @@ struct NormTask : Task<int64_t> {
     table.template merge_slices<kMoments>(blockDim.y, side_by_side);
     if (!p.channels_last) table.template merge_slices<kMoments>(side_by_side, 1);
     for (int32_t e = thread; e < lanes && base + e < p.channels; e += threads) {
-      p.first[this->strip * p.channels + base + e] = table.first[e];
-      p.second[this->strip * p.channels + base + e] = table.second[e];
+      const int64_t at = (norm * p.parts + this->strip) * p.channels + base + e;
+      p.first[at] = table.first[e], p.second[at] = table.second[e];
     }
   }
 
   // The totals of all parts for every lane, in the first entries of the table.
   template <bool kMoments>
-  __device__ void total(const NormTable<W>& table) const {
+  __device__ void total(const NormTable<W>& table, int32_t norm = 0) const {
     const int32_t thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
     const int32_t slices = static_cast<int32_t>(least<int64_t>(p.parts, most(1, threads / lanes)));
     __syncthreads();
@@ -160,8 +161,8 @@ struct NormTask : Task<int64_t> {
       const int64_t c = base + e % lanes;
       W count = 0, first = 0, second = 0;
       for (int64_t part = e / lanes; c < p.channels && part < p.parts; part += slices) {
-        merge<kMoments>(count, first, second, values(part), p.first[part * p.channels + c],
-                        p.second[part * p.channels + c]);
+        const int64_t at = (norm * p.parts + part) * p.channels + c;
+        merge<kMoments>(count, first, second, values(part), p.first[at], p.second[at]);
       }
       table.put(e, count, first, second);
     }
@@ -331,11 +332,11 @@ constexpr int64_t kNormPacks = 4;     // of a part, for every worker
 constexpr int32_t kNormSideBySide = 8;
 
 template <typename T>
-Plan norm_plan(NormArguments<T>& p) {
+Plan norm_plan(NormArguments<T>& p, int widest_pack = whole_access<T>()) {
   Plan plan{};
   const auto aligned = [](const void* data, int64_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; };
   const int64_t inner = p.channels_last ? p.channels : p.area;
-  plan.vec = whole_access<T>();
+  plan.vec = widest_pack;
   for (const void* data :
        {static_cast<const void*>(p.x), static_cast<const void*>(p.grad), static_cast<const void*>(p.out)}) {
     while (plan.vec > 1 && (inner % plan.vec != 0 || !aligned(data, plan.vec * static_cast<int64_t>(sizeof(T))))) {

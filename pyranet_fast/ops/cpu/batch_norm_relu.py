@@ -1,9 +1,9 @@
 """Batch norms with ReLU of one map, as the branches of a residual unit read it, by native kernels in training.
 
-Two kernels, since neither can take the other's place. That of one norm, which is there on CUDA too, reads any layout
-and is an operator with a gradient, so that compilers can have it; a branch's second norm uses it. That of several
-reads channels_last, forms statistics once and adds the gradient of the skip on the way, but passes x through, which
-no operator may.
+Two kernels, both on CUDA too, since neither can take the other's place. That of one norm reads any layout and is an
+operator with a gradient, so that compilers can have it; a branch's second norm uses it. That of several reads
+channels_last, forms statistics once and adds the gradient of the skip on the way, but passes x through, which no
+operator may.
 """
 
 from __future__ import annotations

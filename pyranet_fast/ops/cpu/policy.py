@@ -180,10 +180,12 @@ def supports_batch_norm_relu(x: Tensor, vectors: Sequence[Tensor | None], batche
 
 
 def supports_shared_batch_norm_relu(x: Tensor, *vectors: Tensor | None) -> bool:
-    """Whether there is a kernel for several norms of one map: channels_last, contiguous vectors."""
+    """Whether there is a kernel for several norms of one map: channels_last, contiguous vectors; on CUDA for at most
+    three norms, of which each has four ``vectors``."""
     wide = wide_dtype(x)
     return (
-        _eager_native_cpu(x)
+        fuses()
+        and (native_cpu(x) or (x.device.type == "cuda" and len(vectors) <= 12 and dispatch.choose(x) == "native"))
         and x.dtype in FLOATS
         and x.numel() > x.shape[1]
         and _channels_last(x)
