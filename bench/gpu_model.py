@@ -39,6 +39,7 @@ from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet, optimize_for_inference
 from pyranet_fast.ops import dispatch
 from pyranet_fast.ops.checks import memory_format
+from pyranet_fast.training.casting import CastWeights
 from pyranet_fast.training.step import Step
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -200,6 +201,16 @@ def _own_batch_norm(name: str, args: Sequence[Any], outs: Sequence[Tensor]) -> L
     return [_kernel(name, (args[0], *outs[1:])), _kernel(name, (args[0], outs[0]))]
 
 
+def _shared_batch_norm(name: str, args: Sequence[Any], outs: Sequence[Tensor]) -> Launches:
+    *made, mean, var = outs
+    return [_kernel(name, (args[0], mean, var)), _kernel(name, (args[0], *made))]
+
+
+def _shared_batch_norm_backward(name: str, args: Sequence[Any], outs: Sequence[Tensor]) -> Launches:
+    grads, extra, x = args[:3]
+    return [_kernel(name, (*grads, x)), _kernel(name, (*grads, x, extra, outs[0]))]
+
+
 def _loss(name: str, args: Sequence[Any], outs: Sequence[Tensor]) -> Launches:
     return [_kernel(name, (*args, *outs)), _kernel(name, outs)]
 
@@ -231,7 +242,9 @@ _RULES: dict[str, Callable[[str, Sequence[Any], Sequence[Tensor]], Launches]] = 
         ("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update"), _batch_norm
     ),
     "batch_norm_relu": _own_batch_norm,
-    "shared_batch_norm_relu": _own_batch_norm,
+    "batch_norm_relu_update_": _own_batch_norm,
+    "shared_batch_norm_relu": _shared_batch_norm,
+    "shared_batch_norm_relu_backward": _shared_batch_norm_backward,
     "native_batch_norm_backward": _batch_norm_backward,
     "batch_norm_backward": _batch_norm_backward,
     "batch_norm_relu_backward": _batch_norm_backward,
@@ -324,6 +337,31 @@ def _describe_cudnn() -> None:
     library.impl("cudnn_convolution_add_relu", add_relu, "Meta")
 
 
+def _describe_norms() -> None:
+    """Shapes of the norms that eager training calls; compilers are not shown them."""
+    if not dispatch.native.here or torch._C._dispatch_has_kernel_for_dispatch_key(_NORMS[0], "Meta"):
+        return
+
+    def norm(x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.empty_like(x), torch.empty_like(mean), torch.empty_like(var)
+
+    def shared(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[list[Tensor], Tensor, Tensor]:
+        return [torch.empty_like(x) for _ in weight], torch.empty_like(weight[0]), torch.empty_like(weight[0])
+
+    def backward(grads: Any, extra: Any, x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+    fakes: tuple[Callable[..., Any], ...] = norm, shared, backward
+    for name, fake in zip(_NORMS, fakes, strict=True):
+        torch.library.register_fake(name, fake)
+
+
+_NORMS = tuple(
+    f"pyranet_fast::{name}"
+    for name in ("batch_norm_relu_update_", "shared_batch_norm_relu", "shared_batch_norm_relu_backward")
+)
+
+
 @contextmanager
 def fake_cuda() -> Iterator[None]:
     """Inside, tensors made on "cuda" have shapes alone, and the network takes them for those of a GPU.
@@ -331,6 +369,7 @@ def fake_cuda() -> Iterator[None]:
     The native CUDA kernels and cuDNN count as loaded and autocast as possible, whatever is built and found here.
     """
     _describe_cudnn()
+    _describe_norms()
     torch._C._ensureCUDADeviceGuardSet()
     with ExitStack() as stack:
         if dispatch.native.here:
@@ -475,7 +514,7 @@ def training(work: Work, batches: Sequence[int]) -> list[Count]:
         network = fake_network(work, gradient=True).train()
         optimizer = torch.optim.RMSprop(network.parameters(), alpha=0.99, foreach=True, capturable=True)
         optimizer.param_groups[0]["lr"] = torch.empty((), device="cuda")
-        step, counts = Step(_Task(network), optimizer), []
+        step, counts = Step(_Task(network), optimizer, casts=CastWeights(network)), []
         for size in batches:
             joints = torch.empty(size, network.config["joints"], 2, device="cuda")
             weight = torch.empty(joints.shape[:2], device="cuda")

@@ -74,8 +74,12 @@ STABLE_TORCH_LIBRARY(pyranet_fast, m) {
   m.def(
       "batch_norm_relu_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
       "float eps) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
-  // The same for several norms of one x, weight and bias (J, C); channels_last, CPU. extra is added to the gradient of
-  // x; an empty tensor among grads is zero.
+  // batch_norm_relu and batch_norm_update_ in one call, for eager training.
+  m.def(
+      "batch_norm_relu_update_(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!) running_mean, "
+      "Tensor(b!) running_var, Tensor(c!) batches, float momentum, float eps) -> (Tensor y, Tensor mean, Tensor var)");
+  // The same for several norms of one x, weight and bias (J, C), on CUDA three at most; channels_last. extra is added
+  // to the gradient of x; an empty tensor among grads is zero.
   m.def(
       "shared_batch_norm_relu(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor[] y, Tensor mean, Tensor "
       "var)");

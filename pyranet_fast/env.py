@@ -38,8 +38,9 @@ SWITCHES = {
 OPERATORS = tuple(name for name in ops.__all__ if getattr(ops, name).__module__ == f"pyranet_fast.ops.{name}")
 
 ON_THE_REFERENCE = {
-    ("batch_norm_relu", "cuda"): "it is cuDNN's batch norm and a ReLU",
+    ("batch_norm_relu", "triton"): "PyTorch's batch norm and a ReLU: Triton has no kernel",
 }
+"""By operator and backend."""
 
 
 def versions() -> dict[str, str]:
@@ -162,8 +163,8 @@ def build_record() -> dict[str, Any]:
 
 def _explained(operator: str, device: str) -> str:
     backend, why = dispatch.explain(device)
-    if (operator, device) in ON_THE_REFERENCE:
-        return f"reference ({ON_THE_REFERENCE[operator, device]})"
+    if (operator, backend) in ON_THE_REFERENCE:
+        return f"reference ({ON_THE_REFERENCE[operator, backend]})"
     if backend == "native" and not _registered(operator, device):
         return f"native, but no kernel is registered for it: a call raises ({why})"
     return f"{backend} ({why})"

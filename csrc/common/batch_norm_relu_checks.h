@@ -40,20 +40,36 @@ inline void check_batch_norm_relu_backward(const Tensor& grad, const Tensor& x, 
   check_channel_values(kWhat, "var", var, x);
 }
 
-// Written in place: running_mean and running_var; mean and var are only read.
+// What is written in place: moving averages like `values`, (C,) in what sums are formed in, and their counter.
+inline void check_averages(const char* what, const char* of, const Tensor& running_mean, const Tensor& running_var,
+                           const Tensor& batches, int64_t channels, ScalarType type, const Tensor& values) {
+  const auto check = [&](const char* name, const Tensor& average) {
+    STD_TORCH_CHECK(average.dim() == 1 && average.size(0) == channels && average.scalar_type() == type &&
+                        average.is_contiguous() && same_device(average, values),
+                    what, ": ", name, " must be contiguous, of the shape, dtype and device of ", of);
+  };
+  check("running_mean", running_mean), check("running_var", running_var);
+  STD_TORCH_CHECK(batches.numel() == 1 && batches.scalar_type() == ScalarType::Long && same_device(batches, values),
+                  what, ": batches must be one int64 on the device of ", of);
+}
+
 inline void check_batch_norm_update(const Tensor& running_mean, const Tensor& running_var, const Tensor& batches,
                                     const Tensor& mean, const Tensor& var, int64_t count) {
   constexpr const char* kWhat = "batch_norm_update_";
   STD_TORCH_CHECK(mean.dim() == 1 && is_float_or_double(mean), kWhat, ": mean must be (C,) in float32 or float64");
-  const auto check = [&](const char* name, const Tensor& values) {
-    STD_TORCH_CHECK(sizes_of(values) == sizes_of(mean) && values.scalar_type() == mean.scalar_type() &&
-                        values.is_contiguous() && same_device(values, mean),
-                    kWhat, ": ", name, " must be contiguous, of the shape, dtype and device of mean");
-  };
-  check("running_mean", running_mean), check("running_var", running_var), check("mean", mean), check("var", var);
-  STD_TORCH_CHECK(batches.numel() == 1 && batches.scalar_type() == ScalarType::Long && same_device(batches, mean),
-                  kWhat, ": batches must be one int64 on the device of mean");
+  STD_TORCH_CHECK(mean.is_contiguous() && sizes_of(var) == sizes_of(mean) && var.scalar_type() == mean.scalar_type() &&
+                      var.is_contiguous() && same_device(var, mean),
+                  kWhat, ": mean and var must be contiguous, of one shape, dtype and device");
+  check_averages(kWhat, "mean", running_mean, running_var, batches, mean.size(0), mean.scalar_type(), mean);
   STD_TORCH_CHECK(count >= 1, kWhat, ": count is ", count, "; expected at least 1 value a channel");
+}
+
+inline void check_batch_norm_relu_update(const Tensor& x, const std::optional<Tensor>& weight,
+                                         const std::optional<Tensor>& bias, const Tensor& running_mean,
+                                         const Tensor& running_var, const Tensor& batches) {
+  constexpr const char* kWhat = "batch_norm_relu_update_";
+  check_batch_norm_relu(kWhat, x, weight, bias);
+  check_averages(kWhat, "mean", running_mean, running_var, batches, x.size(1), wide_type(x), x);
 }
 
 inline void check_shared_batch_norm_relu(const char* what, const Tensor& x, const Tensor& weight, const Tensor& bias) {

@@ -240,10 +240,21 @@ void batch_norm_update(Tensor running_mean, Tensor running_var, Tensor batches, 
   });
 }
 
+std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_update(Tensor x, std::optional<Tensor> weight,
+                                                          std::optional<Tensor> bias, Tensor running_mean,
+                                                          Tensor running_var, Tensor batches, double momentum,
+                                                          double eps) {
+  check_batch_norm_relu_update(x, weight, bias, running_mean, running_var, batches);
+  const auto [y, mean, var] = batch_norm_relu(x, weight, bias, eps);
+  batch_norm_update(running_mean, running_var, batches, mean, var, momentum, x.numel() / x.size(1));
+  return {y, mean, var};
+}
+
 STABLE_TORCH_LIBRARY_IMPL(pyranet_fast, CPU, m) {
   m.impl("batch_norm_relu", TORCH_BOX(&batch_norm_relu));
   m.impl("batch_norm_relu_backward", TORCH_BOX(&batch_norm_relu_backward));
   m.impl("batch_norm_update_", TORCH_BOX(&batch_norm_update));
+  m.impl("batch_norm_relu_update_", TORCH_BOX(&batch_norm_relu_update));
 }
 
 }  // namespace

@@ -115,8 +115,8 @@ def folds(norm: nn.Module) -> bool:
 def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor]]:
     """What the branches of a unit read: every norm (or ``nn.Identity``) of x, in the fewest passes.
 
-    In training on the CPU the `BatchNormReLU` among them share statistics and passes (`ops.shared_batch_norm_relu`),
-    unless somebody would notice that they are not called.
+    In training the `BatchNormReLU` among them share statistics and passes (`ops.cpu.batch_norm_relu`), unless somebody
+    would notice that they are not called.
 
     Returns:
         x for the identity skip, to be used instead of x, and the outputs in the order of ``norms``.

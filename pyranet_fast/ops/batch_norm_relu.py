@@ -24,10 +24,10 @@ def batch_norm_relu(
 ) -> Tensor:
     """relu(batch_norm(x)) with the batch's statistics: what ``nn.BatchNorm2d`` and ReLU do in training.
 
-    Two passes forward (statistics, values) and two backward (sums, values); the ReLU's mask is recomputed from
-    ``x``, so that only ``x`` is kept for the backward. Sums are formed in a fixed order: two runs give the same
-    bits, with any number of threads. There are derivatives of every order, forward-mode ones too. torch.vmap works:
-    each example has its own statistics, and running ones, which are moved in place, must be vmapped too or None.
+    Two passes forward (statistics, values) and two backward (sums, values), on CUDA a kernel each; the ReLU's mask is
+    recomputed from ``x``, so that only ``x`` is kept for the backward. Sums are formed in a fixed order: two runs give
+    the same bits, with any number of threads. There are derivatives of every order, forward-mode ones too. torch.vmap
+    works: each example has its own statistics, and running ones, which are moved in place, must be vmapped too or None.
 
     Args:
         x: (N, C, H, W), float32, float64, bfloat16 or float16, not empty; contiguous and channels_last are read
@@ -59,6 +59,8 @@ def batch_norm_relu(
         raise ValueError(f"x has shape {tuple(x.shape)}; more than one value a channel is accepted in training")
     if not policy.supports_batch_norm_relu(x, (weight, bias, running_mean, running_var), batches):
         return reference.batch_norm_relu(x, weight, bias, running_mean, running_var, batches, momentum, eps)
+    if running_mean is not None and policy.fuses():
+        return kernels.batch_norm_relu_update_(x, weight, bias, running_mean, running_var, batches, momentum, eps)
     y, mean, var = torch.ops.pyranet_fast.batch_norm_relu(x, weight, bias, eps)
     if running_mean is not None:
         kernels.update_averages_(running_mean, running_var, batches, mean.detach(), var.detach(), momentum, n * h * w)

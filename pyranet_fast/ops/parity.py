@@ -299,6 +299,14 @@ def _norm(p: Problem) -> Sequence[Tensor]:
     return [batch_norm_relu(x, weight, bias, mean, var, batches), mean, var, batches]
 
 
+def _norm_in_two_calls(p: Problem) -> Sequence[Tensor]:
+    x, (weight, bias) = p.maps[0], p.vectors
+    y, mean, var = torch.ops.pyranet_fast.batch_norm_relu(x, weight, bias, 1e-5)
+    averages = torch.zeros_like(mean), torch.ones_like(var), torch.zeros((), dtype=torch.int64, device=x.device)
+    shared.update_averages_(*averages, mean.detach(), var.detach(), 0.1, x.numel() // x.shape[1])
+    return [y, *averages]
+
+
 def _of_shared_norms() -> Problem:
     return Problem([_draw(SHAPE, 0)], [_draw(SHAPE[1:2], i) for i in range(1, 5)], [])
 
@@ -421,8 +429,10 @@ CHECKS = (
     Check("  of mirrored maps", ("heatmap_argmax_mirrored",), _of_heatmaps, _mirrored, gradient=False),
     Check("heatmap_loss", ("heatmap_loss", "heatmap_loss_backward"), _of_joints, _loss),
     Check("gaussian_heatmaps", ("gaussian_heatmaps",), _of_targets, _targets, gradient=False, dtypes=WIDE),
+    Check("batch_norm_relu", ("batch_norm_relu_update_", "batch_norm_relu_backward"), _of_norm, _norm),
     Check(
-        "batch_norm_relu", ("batch_norm_relu", "batch_norm_relu_backward", "batch_norm_update_"), _of_norm, _norm
+        "  averages apart", ("batch_norm_relu", "batch_norm_relu_backward", "batch_norm_update_"), _of_norm,
+        _norm_in_two_calls, _norm,
     ),
     Check("add_affine_relu", ("add_affine_relu",), _of_affine_relu, _affine_relu, gradient=False),
     Check(

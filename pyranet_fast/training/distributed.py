@@ -135,9 +135,23 @@ def mean(*values: Tensor | float, device: torch.device) -> list[float]:
     """The mean of each value over the processes, the same in all of them."""
     if world_size() == 1:
         return [value.item() if isinstance(value, Tensor) else float(value) for value in values]
-    own = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device).detach() for value in values])
-    dist.all_reduce(own)
-    return (own / world_size()).tolist()
+    return mean_on_device(*values, device=device).tolist()
+
+
+def mean_on_device(*values: Tensor | float, device: torch.device) -> Tensor:
+    """`mean` as a tensor in float64, which a GPU is not waited for."""
+    own = torch.stack(
+        [
+            value.detach().to(device, torch.float64)
+            if isinstance(value, Tensor)
+            else torch.full((), float(value), dtype=torch.float64, device=device)
+            for value in values
+        ]
+    )
+    if world_size() > 1:
+        dist.all_reduce(own)
+        own /= world_size()
+    return own
 
 
 def all_gather(value: T) -> list[T]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ..errors import UserError
 
@@ -35,21 +35,63 @@ def learning_rate(step: int, total: int, *, base: float, schedule: str, warmup: 
     return rate * min(1.0, (step + 1) / warmup) if warmup else rate
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of ``model`` that follows it: average += (1 - d) (weights - average), d = min(decay, (1+n)/(10+n)).
+class MovingAverage:
+    """A copy of a model that follows it: average += (1 - d) (weights - average), d = min(decay, (1+n)/(10+n)).
 
-    The rising decay makes the average useful from the first hundred steps on.
+    The rising decay makes the average useful from the first hundred steps on. Floating-point buffers are averaged too,
+    whole numbers copied. All tensors move by a few operations on lists, which are made once: the model keeps its
+    parameters and buffers, and so does the average.
+
+    Args:
+        model: what is followed.
+        decay: d after many updates.
+        share: 1 - d as a tensor on the model's device where a CUDA graph is to hold `follow`, which reads it there.
+
+    Attributes:
+        module: the copy.
+        count: number of updates.
     """
 
-    def follow(averages: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:
-        n = int(count)
-        keep = min(decay, (1 + n) / (10 + n))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(list(averages), list(currents), 1 - keep)
-        else:
-            torch._foreach_copy_(list(averages), list(currents))
+    def __init__(self, model: nn.Module, decay: float, share: Tensor | None = None) -> None:
+        self.module, self.decay, self.count = copy.deepcopy(model), decay, 0
+        self._share: Tensor | float = 1.0 if share is None else share
+        self._lists: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+        pairs = zip(
+            itertools.chain(self.module.parameters(), self.module.buffers()),
+            itertools.chain(model.parameters(), model.buffers()),
+            strict=True,
+        )
+        for average, current in pairs:
+            averages, currents = self._lists.setdefault((average.device, average.dtype), ([], []))
+            averages.append(average)
+            currents.append(current)
 
-    return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    def update(self) -> None:
+        """Follow the model by a step."""
+        self.advance()
+        self.follow()
+
+    def advance(self) -> None:
+        """The host's part of an update: count it, and say how far `follow` is to go."""
+        keep = min(self.decay, (1 + self.count) / (10 + self.count))
+        if isinstance(self._share, Tensor):
+            self._share.fill_(1 - keep)
+        else:
+            self._share = 1 - keep
+        self.count += 1
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """The device's part of an update; the first one copies."""
+        for (_, dtype), (averages, currents) in self._lists.items():
+            if self.count == 1 or not dtype.is_floating_point:
+                torch._foreach_copy_(averages, currents)
+            elif isinstance(self._share, Tensor):  # of lists there is no lerp by a tensor on the device
+                moves = torch._foreach_sub(currents, averages)
+                torch._foreach_mul_(moves, self._share)
+                torch._foreach_add_(averages, moves)
+            else:
+                torch._foreach_lerp_(averages, currents, self._share)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -77,6 +119,17 @@ def checked_step(step: Any, state: dict[str, Any]) -> int:
     if made and max(made) != step:
         raise UserError(f"its training is at step {step}, but its optimizer at {max(made):g}; it is damaged")
     return step
+
+
+def checked_updates(count: Any) -> int:
+    """The updates of a moving average, of a checkpoint.
+
+    Raises:
+        UserError: it is no number of updates.
+    """
+    if type(count) is not int or count < 0:
+        raise UserError(f"its moving average has made {count!r} updates; expected a whole number of at least 0")
+    return count
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:

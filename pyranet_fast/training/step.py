@@ -1,17 +1,22 @@
-"""One step of training: forward, loss, backward, optimizer; kernel by kernel, or as one CUDA graph."""
+"""One step of training, kernel by kernel or as one CUDA graph: forward, loss, backward, optimizer; reading its loss."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import nullcontext
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..models.optimized.graphs import Capture
+from . import distributed
+from .casting import CastWeights
+from .optim import MovingAverage
 
 logger = logging.getLogger("pyranet_fast")
+Note = TypeVar("Note")
 
 WARM_UPS = 3
 """Steps with batches of one shape before they are recorded. They train like any other."""
@@ -36,13 +41,26 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Step:
-    """Updates the weights by one batch after the other, kernel by kernel."""
+    """Updates the weights by one batch after the other, kernel by kernel.
 
-    def __init__(self, task: HasLoss, optimizer: torch.optim.Optimizer) -> None:
-        self.task, self.optimizer = task, optimizer
+    Args:
+        task: its model and loss.
+        optimizer: of the model's parameters.
+        average: what follows the weights, or None.
+        casts: of the weights that the loss is to use, or None.
+    """
+
+    def __init__(
+        self,
+        task: HasLoss,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage | None = None,
+        casts: CastWeights | None = None,
+    ) -> None:
+        self.task, self.optimizer, self.average, self.casts = task, optimizer, average, casts
 
     def run(self, batch: dict[str, Tensor], rate: float) -> tuple[Tensor, Tensor, int]:
-        """Forward, backward and optimizer: the weights have changed when it returns.
+        """Forward, backward, optimizer and average: the weights have changed when it returns.
 
         Args:
             batch: what `Task.batches` gives.
@@ -52,15 +70,24 @@ class Step:
             Loss and accuracy of the batch before the update, and its number of samples. The next step may overwrite
             the tensors.
         """
-        set_learning_rate(self.optimizer, rate)
+        self._prepare(rate)
         return self._update(batch)
+
+    def _prepare(self, rate: float) -> None:
+        """What the host does for an update."""
+        set_learning_rate(self.optimizer, rate)
+        if self.average is not None:
+            self.average.advance()
 
     def _update(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         # Without gradients of before: those that a recording makes lie in its own memory, written by each replay.
         self.optimizer.zero_grad(set_to_none=True)
-        loss, accuracy, samples = self.task.loss(batch)
-        loss.backward()
+        with nullcontext() if self.casts is None else self.casts.applied():
+            loss, accuracy, samples = self.task.loss(batch)
+            loss.backward()
         self.optimizer.step()
+        if self.average is not None:
+            self.average.follow()
         return loss.detach(), accuracy, samples
 
 
@@ -74,10 +101,19 @@ class GraphedStep(Step):
         task: its model is on a CUDA device, and its loss neither waits for the device nor sends to it.
         optimizer: capturable, its learning rates tensors on the device.
         capture: what records.
+        average: its share a tensor on the device; or None.
+        casts: as `Step` takes them.
     """
 
-    def __init__(self, task: HasLoss, optimizer: torch.optim.Optimizer, capture: Capture) -> None:
-        super().__init__(task, optimizer)
+    def __init__(
+        self,
+        task: HasLoss,
+        optimizer: torch.optim.Optimizer,
+        capture: Capture,
+        average: MovingAverage | None = None,
+        casts: CastWeights | None = None,
+    ) -> None:
+        super().__init__(task, optimizer, average, casts)
         self.capture = capture
         self._last: object = None
         self._in_a_row = 0
@@ -88,7 +124,7 @@ class GraphedStep(Step):
 
     def run(self, batch: dict[str, Tensor], rate: float) -> tuple[Tensor, Tensor, int]:
         """As `Step.run`, by a replay where the batch has the recorded shape."""
-        set_learning_rate(self.optimizer, rate)
+        self._prepare(rate)
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in batch.items()}
         self._in_a_row = self._in_a_row + 1 if shapes == self._last else 1
         self._last = shapes
@@ -109,3 +145,65 @@ class GraphedStep(Step):
         self._replay, self._results = self.capture.record(lambda: self._update(self._static))
         sizes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         logger.debug(f"recorded the step as a CUDA graph for {sizes}")
+
+
+class Figures(NamedTuple):
+    """What is read of a step: means over the processes; whether any of them wants to stop."""
+
+    loss: float
+    accuracy: float
+    stopping: bool
+
+
+class FigureReader(Generic[Note]):
+    """Reads the figures of steps, on the CPU at once, on CUDA each while the next step already runs.
+
+    A loss that is waited for leaves a GPU idle until the host has launched the next step. So the figures are copied
+    into pinned memory behind their step, and read when another one has been launched.
+
+    Args:
+        device: where the figures are.
+        late: whether they are read a step late; None: on CUDA.
+    """
+
+    def __init__(self, device: torch.device, late: bool | None = None) -> None:
+        self.device, self.late = device, device.type == "cuda" if late is None else late
+        self._pending: tuple[Note, Callable[[], list[float]]] | None = None
+        self._pinned: Tensor | None = None
+
+    def put(self, loss: Tensor, accuracy: Tensor, stopping: bool, note: Note) -> list[tuple[Note, Figures]]:
+        """Take a step's figures; returns those that can be read now, each with the note it was put with."""
+        if not self.late:
+            return [(note, _figures(distributed.mean(loss, accuracy, stopping, device=self.device)))]
+        ready = self.rest()
+        values = distributed.mean_on_device(loss, accuracy, stopping, device=self.device)
+        self._pending = note, self._send(values)
+        return ready
+
+    def rest(self) -> list[tuple[Note, Figures]]:
+        """What has been put and not been returned yet."""
+        if self._pending is None:
+            return []
+        note, receive = self._pending
+        self._pending = None
+        return [(note, _figures(receive()))]
+
+    def _send(self, values: Tensor) -> Callable[[], list[float]]:
+        if not values.is_cuda:
+            return values.tolist
+        if self._pinned is None:
+            self._pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        pinned, sent = self._pinned, torch.cuda.Event()
+        pinned.copy_(values, non_blocking=True)
+        sent.record(torch.cuda.current_stream(values.device))
+
+        def receive() -> list[float]:
+            sent.synchronize()
+            return pinned.tolist()
+
+        return receive
+
+
+def _figures(values: list[float]) -> Figures:
+    loss, accuracy, stopping = values
+    return Figures(loss, accuracy, stopping > 0)

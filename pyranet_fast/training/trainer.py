@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,19 @@ from ..models.precision import AUTO, choose_precision
 from ..models.zoo import LAST, load_checkpoint, load_weights
 from ..nn.batch_statistics import synchronize_batch_norms_
 from . import distributed
+from .casting import CastWeights
 from .config import RunConfig
 from .logging import Meter, RunLog, peak_megabytes
-from .optim import check_optimizer, checked_step, learning_rate, load_optimizer_state, moving_average, optimizer_state
-from .step import GraphedStep, Step
+from .optim import (
+    MovingAverage,
+    check_optimizer,
+    checked_step,
+    checked_updates,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+)
+from .step import FigureReader, Figures, GraphedStep, Step
 
 logger = logging.getLogger("pyranet_fast")
 
@@ -76,6 +85,15 @@ class Task(Protocol):
         """Raise UserError where a checkpoint to resume from was trained on data of another kind; say what changed."""
 
 
+class Made(NamedTuple):
+    """What the host knows of a step before its figures: number (0-based), learning rate, samples, wait for the data."""
+
+    step: int
+    rate: float
+    samples: int
+    waited: float
+
+
 class Diverged(UserError):
     """The loss is no longer a number."""
 
@@ -101,7 +119,8 @@ class Trainer:
     def __init__(self, task: Task, config: RunConfig) -> None:
         self.task, self.config, self.output = task, config, Path(config.output)
         self.model, self.optimizer = task.model, task.optimizer()
-        self.average = moving_average(self.model, config.ema) if config.ema else None
+        share = torch.ones((), device=task.device) if config.cuda_graph else None
+        self.average = MovingAverage(self.model, config.ema, share) if config.ema else None
         self.total = config.epochs * task.steps_per_epoch
         if config.max_steps is not None:
             self.total = min(self.total, config.max_steps)
@@ -129,7 +148,7 @@ class Trainer:
             The last validation results.
 
         Raises:
-            Diverged: NaN or infinite loss.
+            Diverged: NaN or infinite loss, on CUDA found a step later; nothing is saved before it is looked for.
             UserError: another process trains into the same folder.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
         """
@@ -142,7 +161,9 @@ class Trainer:
         kept = self.step - (self._ended is not None)  # a row that was written as the process ended is written again
         log = RunLog(self.output, kept) if distributed.is_main_process() else None
         step = self._prepare_step()
+        figures: FigureReader[Made] = FigureReader(self.task.device)
         meter = Meter()
+        self.model.train()
         with catch_signals() as stop, self._progress_bar() as bar:
             if self._ended is not None:
                 self._end_epoch(log, self._ended)
@@ -154,21 +175,19 @@ class Trainer:
                 waited = time.perf_counter() - started
 
                 rate = self._learning_rate()
-                self.model.train()
                 distributed.seed_step(self.config.seed, self.step)
-                own_loss, own_accuracy, samples = step.run(batch, rate)
-                loss, accuracy, stopping = distributed.mean(
-                    own_loss, own_accuracy, stop.requested, device=self.task.device
-                )
-                self._require_finite(loss, rate)
-                if self.average is not None:
-                    self.average.update_parameters(self.model)
+                loss, accuracy, samples = step.run(batch, rate)
+                made = Made(self.step, rate, samples * distributed.world_size(), waited)
+                stopping = self._count(figures.put(loss, accuracy, stop.requested, made), meter)
                 self.step += 1
 
-                meter.add(loss, accuracy, samples * distributed.world_size(), waited)
                 bar.set_postfix_str(f"epoch {self.epoch}, {meter}", refresh=False)
                 bar.update()
+                if distributed.world_size() == 1:
+                    stopping = stop.requested
                 ended = self.step % self.task.steps_per_epoch == 0 or self.step == self.total
+                if ended or stopping or self._save_is_due():
+                    stopping = self._count(figures.rest(), meter) or stopping
                 if ended:
                     self._ended = {**meter.row(), "lr": rate}  # before validation, whose time is not training's
                     self.save()
@@ -192,7 +211,7 @@ class Trainer:
             "ended": self._ended,
             "settings": asdict(self.config),
             "raw_weights": _on_cpu(self.model) if self.average is not None else None,
-            "averaged": int(self.average.n_averaged) if self.average is not None else 0,
+            "averaged": self.average.count if self.average is not None else 0,
             "optimizer": optimizer_state(self.optimizer),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.task.device) if on_gpu else None,
@@ -222,7 +241,7 @@ class Trainer:
             )
         if self.average is not None:
             load_weights(self.average.module, weights, source)
-            self.average.n_averaged.fill_(state["averaged"])
+            self.average.count = checked_updates(state["averaged"])
         load_weights(self.model, weights if self.average is None else state["raw_weights"], source)
         load_optimizer_state(self.optimizer, state["optimizer"])
         check_optimizer(self.optimizer)
@@ -287,9 +306,20 @@ class Trainer:
         """Compile and distribute the task's model as the options say; returns what makes a step with it."""
         running = torch.compile(self.model) if self.config.compile else self.model
         self.task.model = distributed.data_parallel(running, self.task.device)  # type: ignore[arg-type]
+        casts = CastWeights(self.model) if self._casts_at_once() else None
         if self.config.cuda_graph:
-            return GraphedStep(self.task, self.optimizer, CudaCapture(self.task.device))
-        return Step(self.task, self.optimizer)
+            return GraphedStep(self.task, self.optimizer, CudaCapture(self.task.device), self.average, casts)
+        return Step(self.task, self.optimizer, self.average, casts)
+
+    def _casts_at_once(self) -> bool:
+        """Whether weights are cast by one call: not where compiled code or the exchange of gradients knows them."""
+        c = self.config
+        return (
+            c.precision == "bf16"
+            and self.task.device.type == "cuda"
+            and not c.compile
+            and distributed.world_size() == 1
+        )
 
     def _progress_bar(self) -> tqdm[Any]:
         """On the first process's terminal, unless ``--quiet`` was given."""
@@ -307,13 +337,17 @@ class Trainer:
         c = self.config
         return learning_rate(self.step, self.total, base=c.lr, schedule=c.schedule, warmup=c.warmup)
 
-    def _require_finite(self, loss: float, rate: float) -> None:
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss became {loss} at step {self.step} (learning rate {rate:.2e}); nothing of this step was "
-                f"kept. {self.output / LAST} holds the last good state, if an epoch was finished: lower --lr, use "
-                "--warmup, or --precision fp32"
-            )
+    def _count(self, read: list[tuple[Made, Figures]], meter: Meter) -> bool:
+        """Add steps to an epoch's figures, if they are numbers; returns whether a process wants to stop."""
+        for made, figures in read:
+            if not math.isfinite(figures.loss):
+                raise Diverged(
+                    f"the loss became {figures.loss} at step {made.step} (learning rate {made.rate:.2e}); nothing of "
+                    f"this step was kept. {self.output / LAST} holds the last good state, if an epoch was finished: "
+                    "lower --lr, use --warmup, or --precision fp32"
+                )
+            meter.add(figures.loss, figures.accuracy, made.samples, made.waited)
+        return any(figures.stopping for _, figures in read)
 
     def _end_epoch(self, log: RunLog | None, figures: dict[str, float]) -> None:
         """Validate if it is time to, draw, and log the epoch; the first process alone does."""
@@ -325,6 +359,7 @@ class Trainer:
             self.network.eval()
             self.results = self.task.validate(self.network, self.epoch - 1)
             self.task.draw(self.network, self.output / "pictures" / f"epoch_{self.epoch:03d}.png", self.epoch - 1)
+            self.model.train()
             validation = self.results["mean"]
         row = {"epoch": self.epoch, "step": self.step, **figures, "validation": validation}
         log.write(row, self.results)

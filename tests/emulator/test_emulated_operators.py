@@ -246,6 +246,8 @@ def test_wrong_arguments_are_refused_as_on_the_cpu(name: str) -> None:
         said = f"{name}({', '.join(map(direct_calls.described, arguments))})"
         if native == "heatmap_argmax_backward: an index is outside its map":
             continue  # values are not looked at on a GPU: such an index gives a gradient of zeros
+        if isinstance(emulated, str) and emulated.endswith("on CUDA") and not isinstance(native, str):
+            continue  # a limit that the CPU does not have
         if isinstance(native, str) or isinstance(emulated, str):
             assert native == emulated, said
             refused += 1

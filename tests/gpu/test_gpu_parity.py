@@ -241,6 +241,34 @@ def test_add_affine_relu(backend: str, outputs: int, dtype: torch.dtype, layout:
         near(a, b)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(16, 28, 64, 64), (4, 256, 32, 32), (3, 7, 9, 11), (2, 130, 1, 1)], ids=str)
+def test_batch_norm_relu(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:
+    c, wide = shape[1], torch.promote_types(dtype, torch.float32)
+    x, grad = (draw(shape, torch.float64, 0) * 3 + 20).to(dtype), draw(shape, dtype, 1)
+    weight, bias = draw((c,), wide, 2), draw((c,), wide, 3)
+    exact = [t.double().requires_grad_() for t in (x, weight, bias)]
+    moved = [torch.zeros(c).double(), torch.ones(c).double(), torch.tensor(3)]
+    with ops.backend("reference"):
+        y = ops.batch_norm_relu(*exact, *moved)
+    y.backward(grad.double())
+    results = []
+    for _ in range(2):
+        leaves = [arrange(x, layout).requires_grad_(), weight.cuda().requires_grad_(), bias.cuda().requires_grad_()]
+        averages = [torch.zeros(c, dtype=wide).cuda(), torch.ones(c, dtype=wide).cuda(), torch.tensor(3).cuda()]
+        with ops.backend("native"):
+            out = ops.batch_norm_relu(*leaves, *averages)
+        out.backward(arrange(grad, layout))
+        results.append([out.detach(), *(leaf.grad for leaf in leaves), *averages])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), "two runs, other bits"
+    assert averages[2] == 4
+    rounding = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
+    for a, b in zip(results[0][:-1], [y, *(leaf.grad for leaf in exact), *moved[:2]], strict=True):
+        tolerance = 2 * (rounding if a.dtype == dtype else 2e-5)
+        torch.testing.assert_close(a.cpu().double(), b.detach(), rtol=tolerance, atol=tolerance * b.abs().max().item())
+
+
 def test_empty_batches(backend: str) -> None:
     x = torch.zeros(0, 3, 8, 8).cuda().requires_grad_()
     with ops.backend(backend):

@@ -102,6 +102,9 @@ def valid_arguments() -> dict[str, Callable[[], list[Any]]]:
             [_last(_map(2, 5, 4, 3)), torch.empty(0), _map(2, 5, 4, 3)], _map(2, 5, 4, 3), *shared()[:3],
             torch.randn(5), torch.rand(5), 1e-5,
         ],
+        "batch_norm_relu_update_": lambda: [
+            *normed()[:3], torch.zeros(5), torch.ones(5), torch.tensor(0), 0.1, 1e-5
+        ],
         "batch_norm_update_": lambda: [
             torch.zeros(5), torch.ones(5), torch.tensor(0), torch.randn(5), torch.rand(5), 0.1, 24
         ],

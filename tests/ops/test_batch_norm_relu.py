@@ -136,6 +136,38 @@ def test_second_derivatives_and_forward_mode() -> None:
     assert not mean.requires_grad and not var.requires_grad
 
 
+@native
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_call_moves_the_averages_as_two_do(layout: torch.memory_format) -> None:
+    """Eager training takes one operator for both; compilers and transforms take the two."""
+    x = torch.randn(3, 6, 5, 7).contiguous(memory_format=layout)
+    weight, bias = torch.randn(6), torch.randn(6)
+    moved = [torch.zeros(6), torch.ones(6), torch.tensor(3)]
+    y, mean, var = torch.ops.pyranet_fast.batch_norm_relu_update_(x, weight, bias, *moved, 0.3, 1e-5)
+    apart = [torch.zeros(6), torch.ones(6), torch.tensor(3)]
+    expected = torch.ops.pyranet_fast.batch_norm_relu(x, weight, bias, 1e-5)
+    torch.ops.pyranet_fast.batch_norm_update_(*apart, *expected[1:], 0.3, x.numel() // 6)
+    for a, b in zip((y, mean, var, *moved), (*expected, *apart), strict=True):
+        assert torch.equal(a, b)
+    with torch.profiler.profile() as profile:
+        ops.batch_norm_relu(x, weight, bias, *moved)
+    called = {event.key for event in profile.key_averages() if event.key.startswith("pyranet_fast::")}
+    assert called == {"pyranet_fast::batch_norm_relu_update_"} and moved[2] == 5
+
+
+@native
+def test_second_derivatives_while_averages_move() -> None:
+    torch.manual_seed(0)
+    inputs = [t.double().requires_grad_() for t in (torch.randn(2, 3, 3, 4), torch.randn(3), torch.randn(3))]
+
+    def training(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        averages = torch.zeros(3).double(), torch.ones(3).double(), torch.tensor(0)
+        return ops.batch_norm_relu(x, weight, bias, *averages)
+
+    torch.autograd.gradcheck(training, inputs)
+    torch.autograd.gradgradcheck(training, inputs)
+
+
 def test_bad_arguments_are_named() -> None:
     x = torch.randn(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"weight has shape \(4,\); \(3,\)"):

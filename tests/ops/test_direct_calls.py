@@ -72,6 +72,16 @@ REFUSED = {
         "running_mean must be contiguous, of the shape, dtype",
     ),
     "a counter of 32 bits": ("batch_norm_update_", lambda a: [*a[:2], a[2].int(), *a[3:]], "batches must be one int64"),
+    "averages of other sizes": (
+        "batch_norm_relu_update_",
+        lambda a: [*a[:4], a[4][:3], *a[5:]],
+        "running_var must be contiguous, of the shape",
+    ),
+    "two counters": (
+        "batch_norm_relu_update_",
+        lambda a: [*a[:5], torch.zeros(2, dtype=torch.int64), *a[6:]],
+        "batches must be one int64",
+    ),
     "weight in half precision": ("batch_norm_relu", lambda a: [a[0], a[1].half(), *a[2:]], "weight must be float32"),
     "gradient of another map": (
         "batch_norm_relu_backward",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pyranet_fast import ops
 from pyranet_fast.nn import BatchNormReLU, PyramidResidualModule, ResidualUnit
 from pyranet_fast.nn.layers import norms_of
+from pyranet_fast.ops import dispatch
 from pyranet_fast.ops.cpu import batch_norm_relu as shared
 from pyranet_fast.ops.cpu import policy
 
@@ -153,3 +154,20 @@ def test_units_compile_without_graph_breaks():
     x = torch.randn(2, 8, 8, 8).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(torch.compile(unit, fullgraph=True)(x), twin(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(unit.reduce.bn.running_var, twin.reduce.bn.running_var)
+
+
+@pytest.mark.parametrize("device, backend, most", [("cpu", "native", 5), ("cuda", "native", 3), ("cuda", "triton", 0)])
+def test_which_norms_share_passes(device: str, backend: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA, which is pretended here, native kernels take three norms at most."""
+
+    where = torch.device(device)
+
+    class OnDevice(Tensor):
+        device = where  # type: ignore[assignment]
+
+    monkeypatch.setattr(dispatch, "choose", lambda x: backend)
+    x = torch.zeros(2, 4, 3, 3).contiguous(memory_format=torch.channels_last).as_subclass(OnDevice)
+    vectors = [torch.ones(4)] * 4
+    taken = [policy.supports_shared_batch_norm_relu(x, *vectors * count) for count in range(1, 6)]
+    assert taken == [count <= most for count in range(1, 6)]
+    assert policy.supports_batch_norm_relu(x, vectors, torch.tensor(0)) is (backend == "native")

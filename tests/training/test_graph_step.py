@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyranet_fast import UserError, cli, ops, train
 from pyranet_fast.checkpoint import Checkpoint
@@ -15,10 +18,12 @@ from pyranet_fast.data.classification import LabeledImages, load_shapes
 from pyranet_fast.data.transforms import MEAN, normalize
 from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import load_checkpoint
+from pyranet_fast.nn import checkpoint_activations_
 from pyranet_fast.training import classification, trainer
+from pyranet_fast.training.casting import CastWeights
 from pyranet_fast.training.classification import ClassificationTask
 from pyranet_fast.training.config import ClassifierConfig, PoseConfig
-from pyranet_fast.training.optim import load_optimizer_state, optimizer_state
+from pyranet_fast.training.optim import MovingAverage, load_optimizer_state, optimizer_state
 from pyranet_fast.training.step import WARM_UPS, GraphedStep, Step, set_learning_rate
 from tests.fake_capture import FakeCapture
 
@@ -83,6 +88,89 @@ def test_a_graph_trains_as_the_eager_step_does(batches: list[dict[str, Tensor]],
     assert ", ".join(calls) == log
     assert got == seen
     assert all(torch.equal(tensor, graphed_weights[name]) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+def test_the_moving_average_is_part_of_the_step(graphed: bool) -> None:
+    """A replay makes it follow, by what the host has put into its share."""
+    tasks = [SmallTask(), SmallTask()]
+    expected = MovingAverage(tasks[0].model, 0.99)
+    average = MovingAverage(tasks[1].model, 0.99, torch.ones(()) if graphed else None)
+    capture = FakeCapture(nn.ModuleList([tasks[1].model, average.module]), tasks[1].optimizer)
+    plain: Step = Step(tasks[0], tasks[0].optimizer)
+    step: Step = Step(tasks[1], tasks[1].optimizer, average)
+    if graphed:
+        step = GraphedStep(tasks[1], tasks[1].optimizer, capture, average)
+    for one in (plain, step):
+        torch.manual_seed(5)
+        for number in range(8):
+            one.run(batch(number), 1e-3)
+            if one is plain:
+                expected.update()
+    assert ("replay" in capture.log) is graphed and average.count == 8
+    got = average.module.state_dict()
+    for name, tensor in expected.module.state_dict().items():
+        torch.testing.assert_close(got[name], tensor, **({} if graphed else {"rtol": 0, "atol": 0}))
+
+
+class LowTask(SmallTask):
+    """With products in bfloat16."""
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = self.model(batch["image"])[-1]
+        return ops.heatmap_loss(maps.float(), batch["joints"], torch.ones(batch["joints"].shape[:2])), maps.mean(), 3
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_weights_that_are_cast_at_once_train_as_autocast_does(graphed: bool, checkpointed: bool) -> None:
+    seen = []
+    for casting in (False, True):
+        task = LowTask()
+        if checkpointed:
+            checkpoint_activations_(task.model)
+        parameters = dict(task.model.named_parameters())
+        casts = CastWeights(task.model) if casting else None
+        step: Step = Step(task, task.optimizer, casts=casts)
+        if graphed:
+            step = GraphedStep(task, task.optimizer, FakeCapture(task.model, task.optimizer), casts=casts)
+        torch.manual_seed(5)
+        with casts_counted() as count:
+            losses = [step.run(batch(number), 1e-3)[0].item() for number in range(6)]
+        assert all(p is parameters[n] and p.dtype == torch.float32 for n, p in task.model.named_parameters())
+        gradients = {n: p.grad for n, p in parameters.items()}
+        assert all(g is not None and g.dtype == torch.float32 for g in gradients.values())
+        seen.append((losses, task.model.state_dict(), gradients, count[0]))
+    (losses, weights, gradients, plain), (got, got_weights, got_gradients, at_once) = seen
+    assert got == losses
+    assert all(torch.equal(tensor, got_weights[name]) for name, tensor in weights.items())
+    assert all(torch.equal(tensor, got_gradients[name]) for name, tensor in gradients.items())
+    assert at_once < plain / 2, (at_once, plain)
+
+
+@contextmanager
+def casts_counted() -> Iterator[list[int]]:
+    """Counts casts of tensors to another floating-point type, lists of them once."""
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func in (torch.ops.aten._to_copy.default, torch.ops.aten._foreach_copy_.default):
+                count[0] += 1
+            return func(*args, **(kwargs or {}))
+
+    count = [0]
+    with Counting():
+        yield count
+
+
+def test_weights_are_put_back_where_a_loss_fails() -> None:
+    task = LowTask()
+    parameters, casts = dict(task.model.named_parameters()), CastWeights(task.model)
+    with pytest.raises(ValueError, match="broken"), casts.applied():
+        assert any(p.dtype == torch.bfloat16 for p in task.model.parameters())
+        raise ValueError("broken")
+    assert all(p is parameters[n] for n, p in task.model.named_parameters())
 
 
 def test_batches_are_copied_into_the_same_buffers() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pyranet_fast.data.crops import EpochBatchSampler
 from pyranet_fast.errors import UserError
 from pyranet_fast.training.config import ClassifierConfig, PoseConfig, RunConfig
-from pyranet_fast.training.optim import learning_rate, moving_average
+from pyranet_fast.training.optim import MovingAverage, learning_rate
 from pyranet_fast.training.pose import loader_workers
+from pyranet_fast.training.step import FigureReader, Figures
 
 
 def test_sampler_goes_on_where_it_was_left() -> None:
@@ -38,17 +41,86 @@ def test_schedules() -> None:
 
 def test_moving_average_follows_weights_and_statistics() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = moving_average(model, 0.5)
-    average.update_parameters(model)  # the first one copies
+    average = MovingAverage(model, 0.5)
+    average.update()  # the first one copies
     start = model[0].weight.detach().clone()
     with torch.no_grad():
         model[0].weight += 8
         model[1].running_mean += 4
         model[1].num_batches_tracked += 7
-    average.update_parameters(model)  # decay min(0.5, 2 / 11)
+    average.update()  # decay min(0.5, 2 / 11)
     torch.testing.assert_close(average.module[0].weight.detach(), start + 8 * (1 - 2 / 11))
     torch.testing.assert_close(average.module[1].running_mean, torch.full((2,), 4 * (1 - 2 / 11)))
     assert average.module[1].num_batches_tracked.item() == 7
+
+
+def moved_model() -> tuple[nn.Module, Callable[[], None]]:
+    """A model of several dtypes, and what moves it on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2).double())
+
+    def move() -> None:
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.add_(torch.randn(tensor.shape) if tensor.is_floating_point() else 1)
+
+    return model, move
+
+
+def test_moving_average_is_pytorchs_bit_for_bit() -> None:
+    def follow(averages: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:
+        keep = min(0.9, (1 + int(count)) / (10 + int(count)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(list(averages), list(currents), 1 - keep)
+        else:
+            torch._foreach_copy_(list(averages), list(currents))
+
+    model, move = moved_model()
+    ours, expected = MovingAverage(model, 0.9), AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    for _ in range(120):
+        move()
+        ours.update()
+        expected.update_parameters(model)
+    for name, tensor in expected.module.state_dict().items():
+        assert torch.equal(ours.module.state_dict()[name], tensor), name
+    assert ours.count == expected.n_averaged == 120
+
+
+def test_moving_average_of_a_graph_reads_how_far_to_go_from_the_device() -> None:
+    model, move = moved_model()
+    share = torch.ones(())
+    ours, expected = MovingAverage(model, 0.9, share), MovingAverage(model, 0.9)
+    for number in range(30):
+        move()
+        ours.update()
+        expected.update()
+        assert share.item() == pytest.approx(1 - min(0.9, (1 + number) / (10 + number)))
+    for name, tensor in expected.module.state_dict().items():
+        torch.testing.assert_close(ours.module.state_dict()[name], tensor)
+    before = {name: t.clone() for name, t in ours.module.state_dict().items()}
+    ours.advance()
+    share.zero_()
+    ours.follow()
+    assert all(torch.equal(t, before[n]) for n, t in ours.module.state_dict().items() if t.is_floating_point())
+
+
+def test_figures_are_read_at_once_on_the_cpu_and_a_step_late_elsewhere() -> None:
+    at_once: FigureReader[int] = FigureReader(torch.device("cpu"))
+    late: FigureReader[int] = FigureReader(torch.device("cpu"), late=True)
+    seen: dict[str, list[tuple[int, Figures]]] = {"at once": [], "late": []}
+    loss = torch.tensor(0.0)
+    for number in range(4):
+        loss.fill_(number / 3)  # as a graph does, whose results each replay overwrites
+        arguments = (loss, torch.tensor(number / 7), number == 2, number)
+        seen["at once"] += at_once.put(*arguments)
+        assert len(seen["at once"]) == number + 1
+        ready = late.put(*arguments)
+        assert [n for n, _ in ready] == ([number - 1] if number else [])
+        seen["late"] += ready
+    seen["late"] += late.rest()
+    assert late.rest() == at_once.rest() == []
+    assert seen["late"] == seen["at once"] and len(seen["late"]) == 4
+    assert seen["late"][2] == (2, Figures(float(torch.tensor(2 / 3)), float(torch.tensor(2 / 7)), True))
 
 
 @pytest.mark.parametrize(

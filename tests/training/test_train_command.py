@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import shutil
 import signal
@@ -19,9 +20,11 @@ from scipy.io import savemat
 
 from pyranet_fast import cli, train
 from pyranet_fast.checkpoint import save_checkpoint
+from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.training import trainer
 from pyranet_fast.training.pose import PoseTask
+from pyranet_fast.training.step import FigureReader
 
 PEOPLE = 1012  # LSP's split is by number: training needs the first thousand
 
@@ -260,22 +263,89 @@ def failure(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
     return error
 
 
-def test_a_diverged_run_stops_with_a_sentence(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loss = PoseTask.loss
-    steps = []
+@pytest.fixture(params=[False, True], ids=["at once", "a step late"])
+def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """How losses are read: as on the CPU, and as on CUDA."""
+    if request.param:
+        monkeypatch.setattr(trainer, "FigureReader", functools.partial(FigureReader, late=True))
+    return bool(request.param)
+
+
+def diverge_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Losses are NaN from one call on; the list counts them."""
+    loss, calls = PoseTask.loss, [0]
 
     def diverges(task: PoseTask, batch: dict) -> tuple:
-        steps.append(1)
+        calls[0] += 1
         value, accuracy, samples = loss(task, batch)
-        return value * (float("nan") if len(steps) == 6 else 1.0), accuracy, samples
+        return value * (float("nan") if calls[0] >= call else 1.0), accuracy, samples
 
     monkeypatch.setattr(PoseTask, "loss", diverges)
-    error = failure(capsys, arguments(root, tmp_path))
-    assert "the loss became nan at step 5" in error and "lower --lr" in error
-    state = load_checkpoint(tmp_path / "last.pt")  # of the end of the first epoch
-    assert state.training["step"] == 4 and all(t.isfinite().all() for t in state.weights.values())
+    return calls
+
+
+@pytest.mark.parametrize(
+    "call, more, saved",
+    [
+        pytest.param(6, (), 4, id="inside of an epoch"),
+        pytest.param(8, (), 4, id="the last step of all"),
+        pytest.param(6, ("--save-every", "1"), 5, id="before a checkpoint"),
+    ],
+)
+def test_a_diverged_run_stops_with_a_sentence(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    late: bool,
+    call: int,
+    more: tuple[str, ...],
+    saved: int,
+) -> None:
+    calls = diverge_at(call, monkeypatch)
+    error = failure(capsys, arguments(root, tmp_path, *more))
+    assert f"the loss became nan at step {call - 1}" in error and "lower --lr" in error
+    assert calls[0] == (7 if late and call == 6 and not more else call)
+    state = load_checkpoint(tmp_path / "last.pt")  # of the end of the first epoch, or of the step before
+    assert state.training["step"] == saved
+    assert all(t.isfinite().all() for w in (state.weights, state.training["raw_weights"]) for t in w.values())
+
+
+def test_losses_read_a_step_late_are_the_same_in_every_epoch(
+    finished: Path, root: Path, tmp_path: Path, late: bool
+) -> None:
+    assert cli.run(train.main, arguments(root, tmp_path)) == 0
+    for name, tensor in weights(finished).items():
+        assert torch.equal(weights(tmp_path)[name], tensor)
+    rows = [list(csv.DictReader((folder / "log.csv").open())) for folder in (finished, tmp_path)]
+    for one, other in zip(*rows, strict=True):
+        for name in ("epoch", "step", "lr", "loss", "accuracy", "validation"):
+            assert one[name] == other[name], name
+
+
+def test_the_network_is_set_to_training_at_the_start_and_after_validations_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It walks over all modules, which takes longer than launching a graph."""
+    modes: list[tuple[int, bool]] = []
+    trained: list[int] = []
+    train_, loss = PyraNet.train, PoseTask.loss
+
+    def counted(model: PyraNet, mode: bool = True) -> PyraNet:
+        modes.append((id(model), mode))
+        return train_(model, mode)
+
+    def looked_at(task: PoseTask, batch: dict) -> tuple:
+        assert all(module.training for module in task.model.modules())
+        trained.append(id(task.model))
+        return loss(task, batch)
+
+    monkeypatch.setattr(PyraNet, "train", counted)
+    monkeypatch.setattr(PoseTask, "loss", looked_at)
+    assert cli.run(train.main, arguments(root, tmp_path, "--ema", "0", "--precision", "fp32")) == 0
+    assert len(trained) == 8 and len(set(trained)) == 1
+    of_it = [mode for model, mode in modes if model == trained[0]]
+    assert of_it.count(True) == 3 and of_it[0] and of_it[-1]
 
 
 def test_other_settings_do_not_resume(

@@ -1,8 +1,9 @@
 """Batch norms with ReLU of one map, as the branches of a residual unit read it, by native kernels in training.
 
-Two kernels, since neither can take the other's place. That of one norm reads any layout and is an operator with a
-gradient, so that compilers can have it; a branch's second norm uses it. That of several reads channels_last, forms
-statistics once and adds the gradient of the skip on the way, but passes x through, which no operator may.
+Two kernels, both on CUDA too, since neither can take the other's place. That of one norm reads any layout and is an
+operator with a gradient, so that compilers can have it; a branch's second norm uses it. That of several reads
+channels_last, forms statistics once and adds the gradient of the skip on the way, but passes x through, which no
+operator may.
 """
 
 from __future__ import annotations
@@ -29,6 +30,52 @@ def update_averages_(
 ) -> None:
     """Move a norm's averages toward a batch's mean and (biased) variance, of ``count`` values a channel."""
     torch.ops.pyranet_fast.batch_norm_update_(running_mean, running_var, batches, mean, var, momentum, count)
+
+
+class _Updating(torch.autograd.Function):
+    """relu(batch_norm(x)), moving averages and counter moved in the same call.
+
+    A function of its own since what compilers and transforms see must not write in place: it stands for the operators
+    `batch_norm_relu` and `batch_norm_update_` in eager training, one call, and on CUDA two kernels, in place of three.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor,
+        running_var: Tensor,
+        batches: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        operator = torch.ops.pyranet_fast.batch_norm_relu_update_
+        y, mean, var = without_gradient(operator, x, weight, bias, running_mean, running_var, batches, momentum, eps)
+        ctx.save_for_backward(x, weight, bias, mean, var)
+        ctx.eps = eps
+        result: Tensor = y
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_backward(torch.ops.pyranet_fast, ctx, grad)[:3], None, None, None, None, None)
+
+
+def batch_norm_relu_update_(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    batches: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """`ops.batch_norm_relu` with moving averages, where `policy.fuses` and `policy.supports_batch_norm_relu`."""
+    result: Tensor = _Updating.apply(x, weight, bias, running_mean, running_var, batches, momentum, eps)
+    return result
 
 
 class _Shared(torch.autograd.Function):
@@ -185,4 +232,4 @@ describe(
     batched=folded({"grad": 1, "x": 1, "weight": 0, "bias": 0, "mean": 0, "var": 0}, (1, 0, 0)), only="pyranet_fast",
 )  # fmt: skip
 describe("batch_norm_update_", _fake_update, batched=_batched_update, only="pyranet_fast")
-describe_inference("shared_batch_norm_relu", "shared_batch_norm_relu_backward")
+describe_inference("batch_norm_relu_update_", "shared_batch_norm_relu", "shared_batch_norm_relu_backward")

@@ -176,9 +176,9 @@ def supports_pooled_pyramid(x: Tensor, y: Tensor, weight: Tensor) -> bool:
 
 
 def supports_batch_norm_relu(x: Tensor, vectors: Sequence[Tensor | None], batches: Tensor | None) -> bool:
-    """Whether there is a kernel for one norm: weight, bias, running mean and variance in the precision of its sums, a
-    counter beside averages. On CUDA cuDNN's batch norm and a ReLU run."""
-    if dispatch.choose(x) != "native" or x.device.type == "cuda" or x.dtype not in FLOATS:
+    """Whether there is a kernel for one norm, on the CPU or on CUDA: weight, bias, running mean and variance in the
+    precision of its sums, a counter beside averages. Triton has none: PyTorch's batch norm and a ReLU run."""
+    if dispatch.choose(x) != "native" or x.dtype not in FLOATS:
         return False
     wide, (_, _, mean, var) = wide_dtype(x), vectors
     counted = batches is not None and mean is not None and var is not None
@@ -187,10 +187,12 @@ def supports_batch_norm_relu(x: Tensor, vectors: Sequence[Tensor | None], batche
 
 
 def supports_shared_batch_norm_relu(x: Tensor, *vectors: Tensor | None) -> bool:
-    """Whether there is a kernel for several norms of one map: channels_last, contiguous vectors."""
+    """Whether there is a kernel for several norms of one map: channels_last, contiguous vectors; on CUDA for at most
+    three norms, of which each has four ``vectors``."""
     wide = wide_dtype(x)
     return (
-        _eager_native_cpu(x)
+        fuses()
+        and (native_cpu(x) or (x.device.type == "cuda" and len(vectors) <= 12 and dispatch.choose(x) == "native"))
         and x.dtype in FLOATS
         and x.numel() > x.shape[1]
         and _channels_last(x)
