@@ -173,6 +173,11 @@ def test_converted_loaded_and_copied_networks_forget(recorded):
     for _ in range(3):
         assert_equal(fast(image), expected)
     assert not torch.equal(before[0], expected[0]) and len(other(image)) == 1
+    fast(images := torch.randn(2, 3, 32, 32)), fast(images)
+    assert len(fast._recordings._passes) == 2
+    fast.load_state_dict(same.state_dict())
+    assert_equal(fast(image), expected)
+    assert [*fast._recordings._passes.values()] == [None]  # nothing keeps the weights of before
     wide = [m.float() for m in copy.deepcopy(same).double()(image.double())]
     fast.stacks[0].features.double()  # a part alone
     with pytest.raises(TypeError, match="scale has dtype"):

@@ -255,9 +255,11 @@ class Recordings:
             return forward(image)
         key = (image.shape, image.stride(), image.dtype)
         recorded = self._passes.get(key)
-        if recorded is not None and recorded.holds():
-            results = recorded(image)
-            return forward(image) if results is None else results
+        if recorded is not None:
+            if recorded.holds():
+                results = recorded(image)
+                return forward(image) if results is None else results
+            self._passes.clear(), self._refused.clear()  # the others keep what was packed before, too
         if key in self._passes and key not in self._refused:
             return self._record(key, image, forward)
         self._passes[key] = None
