@@ -123,6 +123,8 @@ def _probe(backend: str, loaded: Availability, launch: Callable[[int], str | Non
     if index >= torch.cuda.device_count():
         return loaded
     if (backend, index) not in _probed:
+        if backend == "triton" and torch.cuda.is_current_stream_capturing():
+            return loaded  # nothing can be read while a graph records: found out at the next call
         reason = launch(index)
         if reason is not None:
             major, minor = torch.cuda.get_device_capability(index)
@@ -146,8 +148,6 @@ def _launch_native(index: int) -> str | None:
 
 def _launch_triton(index: int) -> str | None:
     """What keeps Triton's kernels from running on a GPU: its compiler, a driver, an architecture it does not know."""
-    if torch.cuda.is_current_stream_capturing():
-        return None  # nothing can be read while a graph records
     return _tiny_triton_launch(torch.device("cuda", index))
 
 

@@ -47,7 +47,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
         monkeypatch.setattr(dispatch, name, value)
     for backend in ("native", "triton"):
         monkeypatch.setattr(dispatch, f"_launch_{backend}", made.launch(backend))
-    for name, answer in (("is_available", True), ("device_count", 2), ("current_device", 0)):
+    no_capture = ("is_current_stream_capturing", False)
+    for name, answer in (("is_available", True), ("device_count", 2), ("current_device", 0), no_capture):
         monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
@@ -98,6 +99,15 @@ def test_the_environment_s_report_has_the_reason(gpus: Gpus) -> None:
     gpus.triton, dispatch._probed = {0: "Triton: no C compiler"}, {}
     explained = env.operators(["cuda"])["upsample_sum"]["cuda"]
     assert explained.startswith("reference (") and TOO_OLD in explained and "Triton: no C compiler" in explained
+
+
+def test_a_capture_does_not_answer_for_what_follows(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's probe reads a value, which a graph that records cannot."""
+    gpus.triton[0] = "Triton: no C compiler"
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert dispatch.triton_on(0).here and not gpus.asked
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert not dispatch.triton_on(0).here and gpus.asked == [("triton", 0)]
 
 
 def test_a_compiled_function_asks_the_probe_and_keeps_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,8 @@ class Recordings:
             if recorded.holds():
                 results = recorded(image)
                 return forward(image) if results is None else results
-            self._passes.clear(), self._refused.clear()  # the others keep what was packed before, too
+            self._passes.clear()  # the others keep what was packed before, too
+            self._refused.clear()
         if key in self._passes and key not in self._refused:
             return self._record(key, image, forward)
         self._passes[key] = None

@@ -70,10 +70,15 @@ def has_matrix_units() -> bool:
     return tell is not None and bool(tell())
 
 
+def in_pairs(dtype: torch.dtype, *depths: int) -> bool:
+    """Whether products are of pairs of bfloat16, side by side in depths that have an even number of them."""
+    return dtype == torch.bfloat16 and all(depth % 2 == 0 for depth in depths)
+
+
 def multiplies(weight: Tensor) -> bool:
     """Whether our products are the faster ones for weights (K, C, ...): float32, or bfloat16 by vectors of pairs."""
     if weight.dtype == torch.bfloat16:
-        return weight.shape[1] % 2 == 0 and not has_matrix_units()
+        return in_pairs(weight.dtype, weight.shape[1]) and not has_matrix_units()
     return weight.dtype == torch.float32
 
 
@@ -161,13 +166,12 @@ def fused_pointwise_alone_pays(x: Tensor, weight: Tensor) -> bool:
 
 def supports_pooled_pyramid(x: Tensor, y: Tensor, weight: Tensor) -> bool:
     """Whether `pooled_pyramid` is for the pyramid's input, the map added to, and the last convolution's weights."""
-    pairs = x.dtype == torch.bfloat16 and x.shape[1] % 2 == weight.shape[1] % 2 == 0
     return (
         fuses()  # first: in a graph sizes may be symbols
         and x.dtype == y.dtype == weight.dtype
         and (
             x.dtype == torch.float32
-            or pairs
+            or in_pairs(x.dtype, x.shape[1], weight.shape[1])
             or (x.dtype in LOWER_PRECISIONS and _pixels(x) <= PYRAMID_MOST_PIXELS_CONVERTED)
         )
         and _channels_last(y)

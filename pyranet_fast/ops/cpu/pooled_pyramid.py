@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..registration import describe_inference, without_gradient
+from . import policy
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class PrepackedPyramid:
 
 def computed_in(weight: Tensor) -> torch.dtype:
     """The dtype of the products of weights (K, C, ...): bfloat16 where they are, if pairs of channels can be made."""
-    pairs = weight.shape[0] % 2 == 0 and weight.shape[1] % 2 == 0
-    return torch.bfloat16 if weight.dtype == torch.bfloat16 and pairs else torch.float32
+    return torch.bfloat16 if policy.in_pairs(weight.dtype, *weight.shape[:2]) else torch.float32
 
 
 def prepack(filters: Sequence[tuple[Tensor, Tensor]], expand: tuple[Tensor, Tensor]) -> PrepackedPyramid:
