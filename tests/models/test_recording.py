@@ -132,6 +132,19 @@ def test_hooks_are_called_at_every_pass(recorded):
     assert len(recorded) == runs[0] + 1
 
 
+def test_a_part_that_is_wrapped_or_replaced_is_called():
+    fast, image = network(depth=1, stacks=1), torch.randn(1, 3, 32, 32)
+    for _ in range(3):
+        (before,) = fast(image)
+    score = fast.stacks[0].score
+    score.forward = lambda x: type(score).forward(score, x) + 1
+    assert_equal(fast(image), [before + 1])
+    del score.forward
+    fast.stacks[0].score = nn.Sequential(score, nn.ReLU())
+    for _ in range(3):
+        assert_equal(fast(image), [before.relu()])
+
+
 def test_not_used_where_operators_are_watched_or_others(recorded):
     fast = network(depth=1, stacks=1)
     image = torch.randn(1, 3, 32, 32)

@@ -112,7 +112,7 @@ class InferencePyraNet(nn.Module):
         On the CPU all maps of an image that holds infinity or NaN are NaN.
         """
         check_image(image, self.multiple)
-        if self._recordings is None:
+        if self._recordings is None or not self._recordings.hold():
             self._recordings = Recordings(self)
         return self._recordings.run(image, self._pass)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ...nn.layers import observed
 from ...ops.cpu import policy
 from ...ops.registration import without_gradient
 from .folding import PackedModule
@@ -239,15 +240,20 @@ class Recordings:
     """The passes of a network by the shape of their image.
 
     Args:
-        network: whose passes they are. Where a part of it has a hook, or has been converted or loaded since, a
-            recording is not used.
+        network: whose passes they are. Where a part of it has a hook or a ``forward`` of its own, or has been converted
+            or loaded since, a recording is not used.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._hooks = [h for m in network.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
-        self._packs = [module for module in network.modules() if isinstance(module, PackedModule)]
+        self._modules = list(network.modules())
+        self._parts = [(m._modules, list(m._modules.values())) for m in self._modules if m._modules]
+        self._packs = [module for module in self._modules if isinstance(module, PackedModule)]
         self._passes: OrderedDict[Any, RecordedPass | None] = OrderedDict()  # None: an image of the shape has been seen
         self._refused: set[Any] = set()
+
+    def hold(self) -> bool:
+        """Whether the network still has the parts that it had."""
+        return all(list(parts.values()) == before for parts, before in self._parts)
 
     def run(self, image: Tensor, forward: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """``forward(image)``, by what was recorded from the second image of a shape on."""
@@ -277,8 +283,7 @@ class Recordings:
             and not torch.is_autocast_enabled("cpu")
             and not torch.jit.is_tracing()
             and _get_current_dispatch_mode() is None
-            and not any(self._hooks)
-            and not nn.modules.module._has_any_global_hook()
+            and not observed(*self._modules)
         )
 
     def _record(self, key: Any, image: Tensor, forward: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
