@@ -37,6 +37,7 @@ from bench.report import markdown_table
 from pyranet_fast import cli, ops
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet, optimize_for_inference
+from pyranet_fast.models.biases import absorb_biases_
 from pyranet_fast.ops import dispatch
 from pyranet_fast.ops.checks import memory_format
 from pyranet_fast.training.casting import CastWeights
@@ -514,7 +515,8 @@ def training(work: Work, batches: Sequence[int]) -> list[Count]:
         network = fake_network(work, gradient=True).train()
         optimizer = torch.optim.RMSprop(network.parameters(), alpha=0.99, foreach=True, capturable=True)
         optimizer.param_groups[0]["lr"] = torch.empty((), device="cuda")
-        step, counts = Step(_Task(network), optimizer, casts=CastWeights(network)), []
+        biases = absorb_biases_(network)
+        step, counts = Step(_Task(network), optimizer, casts=CastWeights(network), without_bias=biases), []
         for size in batches:
             joints = torch.empty(size, network.config["joints"], 2, device="cuda")
             weight = torch.empty(joints.shape[:2], device="cuda")

@@ -11,16 +11,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from bench import runner
 from bench.growth import AXES, along
 from pyranet_fast import cli
 from pyranet_fast.errors import UserError
 from pyranet_fast.io import output_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 README = Path(__file__).parents[1] / "README.md"
 PAGE = Path(__file__).parents[1] / "docs" / "bench" / "README.md"
@@ -183,6 +183,9 @@ TITLES = {"batch": "batch", "stacks": "stacks", "levels": "pyramid levels C", "s
 
 
 def _figure(title: str, columns: int) -> tuple[Figure, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # who only makes tables needs no matplotlib
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.6 * columns + 2.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title.split(", torch")[0], fontsize=9)

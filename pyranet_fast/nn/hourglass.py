@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops import dispatch, fractional_max_pool_pyramid
+from ..ops.cpu import policy
 
 
 class UnitFactory(Protocol):
@@ -22,9 +26,17 @@ class UnitFactory(Protocol):
     ) -> nn.Module: ...
 
 
-def max_pool(x: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C, H // 2, W // 2): the hourglass's and the stem's pooling."""
-    return F.max_pool2d(x, 2)
+def max_pool(x: Tensor, center: Tensor | None = None) -> Tensor:
+    """(N, C, H, W) to (N, C, H / 2, W / 2), H and W even: the hourglass's and the stem's pooling.
+
+    On CUDA by fractional pooling, which at half the size has the same windows whatever the offset, and keeps a byte a
+    pixel where PyTorch writes int64 indices. ``center`` is (1, 1, 1, 2), offsets that are there already.
+    """
+    if not x.is_cuda or not policy.fuses() or dispatch.operators(x) is None:
+        return F.max_pool2d(x, 2)
+    if center is None:
+        center = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float32, device=x.device)
+    return fractional_max_pool_pyramid(x, [(x.shape[2] // 2, x.shape[3] // 2)], center)[0]
 
 
 def upsample_add(low: Tensor, other: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..models.biases import left_out
 from ..models.optimized.graphs import Capture
 from . import distributed
 from .casting import CastWeights
@@ -48,6 +49,7 @@ class Step:
         optimizer: of the model's parameters.
         average: what follows the weights, or None.
         casts: of the weights that the loss is to use, or None.
+        without_bias: convolutions whose biases have no effect and are left out, see `models.biases`.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class Step:
         optimizer: torch.optim.Optimizer,
         average: MovingAverage | None = None,
         casts: CastWeights | None = None,
+        without_bias: Sequence[nn.Conv2d] = (),
     ) -> None:
         self.task, self.optimizer, self.average, self.casts = task, optimizer, average, casts
+        self.without_bias = without_bias
 
     def run(self, batch: dict[str, Tensor], rate: float) -> tuple[Tensor, Tensor, int]:
         """Forward, backward, optimizer and average: the weights have changed when it returns.
@@ -82,7 +86,10 @@ class Step:
     def _update(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
         # Without gradients of before: those that a recording makes lie in its own memory, written by each replay.
         self.optimizer.zero_grad(set_to_none=True)
-        with nullcontext() if self.casts is None else self.casts.applied():
+        with ExitStack() as stack:
+            if self.casts is not None:
+                stack.enter_context(self.casts.applied())
+            stack.enter_context(left_out(self.without_bias))
             loss, accuracy, samples = self.task.loss(batch)
             loss.backward()
         self.optimizer.step()
@@ -102,7 +109,7 @@ class GraphedStep(Step):
         optimizer: capturable, its learning rates tensors on the device.
         capture: what records.
         average: its share a tensor on the device; or None.
-        casts: as `Step` takes them.
+        casts, without_bias: as `Step` takes them.
     """
 
     def __init__(
@@ -112,8 +119,9 @@ class GraphedStep(Step):
         capture: Capture,
         average: MovingAverage | None = None,
         casts: CastWeights | None = None,
+        without_bias: Sequence[nn.Conv2d] = (),
     ) -> None:
-        super().__init__(task, optimizer, average, casts)
+        super().__init__(task, optimizer, average, casts, without_bias)
         self.capture = capture
         self._last: object = None
         self._in_a_row = 0

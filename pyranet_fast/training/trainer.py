@@ -26,6 +26,7 @@ except ImportError:  # Windows
 from ..checkpoint import Checkpoint, save_checkpoint
 from ..errors import UserError
 from ..io import reading
+from ..models.biases import absorb_biases_
 from ..models.optimized.graphs import CudaCapture
 from ..models.precision import AUTO, choose_precision
 from ..models.zoo import LAST, load_checkpoint, load_weights
@@ -304,12 +305,16 @@ class Trainer:
 
     def _prepare_step(self) -> Step:
         """Compile and distribute the task's model as the options say; returns what makes a step with it."""
+        without_bias = absorb_biases_(self.model)
+        if self.average is not None:
+            absorb_biases_(self.average.module)
         running = torch.compile(self.model) if self.config.compile else self.model
         self.task.model = distributed.data_parallel(running, self.task.device)  # type: ignore[arg-type]
         casts = CastWeights(self.model) if self._casts_at_once() else None
         if self.config.cuda_graph:
-            return GraphedStep(self.task, self.optimizer, CudaCapture(self.task.device), self.average, casts)
-        return Step(self.task, self.optimizer, self.average, casts)
+            capture = CudaCapture(self.task.device)
+            return GraphedStep(self.task, self.optimizer, capture, self.average, casts, without_bias)
+        return Step(self.task, self.optimizer, self.average, casts, without_bias)
 
     def _casts_at_once(self) -> bool:
         """Whether weights are cast by one call: not where compiled code or the exchange of gradients knows them."""

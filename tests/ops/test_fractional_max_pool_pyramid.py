@@ -112,9 +112,15 @@ def test_bfloat16_rounding() -> None:
 @native_only
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 def test_half_size_is_ordinary_max_pooling(layout: torch.memory_format) -> None:
-    x = torch.randn(2, 14, 16, 24).contiguous(memory_format=layout)
-    (y,) = pool(x, [(8, 12)], torch.rand(1, 2, 14, 2))
-    assert torch.equal(y, F.max_pool2d(x, 2))
+    x = torch.randint(0, 4, (2, 14, 16, 24)).float().contiguous(memory_format=layout)  # many equal ones
+    x[0, 0, 3, 5], x[0, 1, 2, 2] = torch.nan, torch.inf
+    for size in ((8, 12), (1, 1)):
+        of = x[:, :, : 2 * size[0], : 2 * size[1]].contiguous(memory_format=layout).requires_grad_()
+        (y,) = pool(of, [size], torch.rand(1, 2, 14, 2))
+        expected = F.max_pool2d(of, 2)
+        torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+        grad = torch.randn_like(y)
+        assert torch.equal(*(torch.autograd.grad(made, of, grad)[0] for made in (y, expected)))
 
 
 @native_only

@@ -260,7 +260,7 @@ class Entry(PackedModule):
             total = made.pop(0) if keep else x
             return total if self.keep else None, made
         if pool:
-            x = self._max_pool(x) if on_cuda else max_pool(x)
+            x = max_pool(x, self.center)
         shift = self.cuda_shift if on_cuda else self.shift
         copy = copy and on_cuda and dispatch.operators(x) is not None
         keep = (self.keep or -1 in self.places) and (other is not None or copy)
@@ -268,12 +268,6 @@ class Entry(PackedModule):
         total = made.pop(0) if keep else x
         outputs = [conv(total if i < 0 else made[i]) for i, conv in zip(self.places, convs, strict=True)]
         return total if self.keep else None, outputs
-
-    def _max_pool(self, x: Tensor) -> Tensor:
-        """`max_pool` by fractional pooling to half the size, which has the same windows and writes no int64 indices."""
-        if not policy.fuses() or dispatch.operators(x) is None:
-            return max_pool(x)
-        return fractional_max_pool_pyramid(x, [(x.shape[2] // 2, x.shape[3] // 2)], self.center)[0]
 
 
 def _after(unit: BNReLUConv) -> BatchNormReLU:
