@@ -22,7 +22,7 @@ CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build emulator parity aarch64 demo weights test sanitize fuzz lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check clean distclean
+.PHONY: docs help env build emulator parity aarch64 demo weights test sanitize fuzz lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -204,6 +204,10 @@ gpu: ## on a machine with a GPU: build, parity, tests, sanitizer, benchmark with
 
 gpu-model: ## kernels, bytes and a predicted time of the network on a GPU, without one (GPU_PYTHON: a torch with CUDA)
 	@$(GPU_PYTHON) -m bench.gpu_model $(ARGS)
+
+docs: build ## the documentation as a site in build/docs, warnings are errors; nothing is fetched
+	@$(PYTHON) -m sphinx -q -b html -W --keep-going -d build/docs/.doctrees docs build/docs
+	@echo "docs: build/docs/index.html"
 
 # --- release -----------------------------------------------------------------------------------------------------
 

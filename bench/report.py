@@ -1,4 +1,4 @@
-"""`python -m bench.report [FILE ...]`: the README's tables of the network, all tables and plots in docs/bench.
+"""`python -m bench.report [FILE ...]`: the README's table of speed, all tables and plots in docs/bench.
 
 A case that several files have is in the README once, from the file that times the most forms of it. Everything comes
 from bench/results; nothing is typed by hand.
@@ -165,16 +165,64 @@ def pipeline_table(content: dict[str, Any]) -> list[str]:
 
 
 TABLES = {"model": model_tables, "operators": operators_table, "growth": growth_table, "pipeline": pipeline_table}
-README_TABLES = {"model": model_tables, "operators": operators_summary}
 
 
-def tables_of(content: dict[str, Any], *, for_readme: bool = False) -> str:
-    """One file as Markdown, each part under its machine and command: all tables, or those of the README."""
+def tables_of(content: dict[str, Any]) -> str:
+    """One file as Markdown, each part under its machine and command."""
     blocks = []
-    for part, make in (README_TABLES if for_readme else TABLES).items():
+    for part, make in TABLES.items():
         if lines := make(content):
             blocks.append("\n".join([heading(content, part), *lines]))
     return "\n\n".join(blocks)
+
+
+# --- the README ------------------------------------------------------------------------------------------------------
+
+RIVALS = {"eager": "eager PyTorch", "compiled": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""First word of a form: what the README calls it."""
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def _fastest(rows: Iterable[dict[str, Any]], kind: str, precision: str) -> float | None:
+    """Milliseconds of the fastest form of a kind in a precision."""
+    words = [(row["form"].split(), row) for row in rows if "ms" in row]
+    return min((row["ms"] for form, row in words if form[0] == kind and precision in form), default=None)
+
+
+def speed_table(contents: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each machine, network, mode and precision: our time, and each rival's fastest form over it."""
+    found: dict[tuple[str, ...], dict[int, list[dict[str, Any]]]] = {}
+    for content in contents:
+        for row in content["rows"]:
+            if row["part"] == "model":
+                case = (content["machine"].split(", torch")[0], f"{row['mode']}, {row['stacks']} stacks")
+                found.setdefault(case, {}).setdefault(row["batch"], []).append(row)
+    body = []
+    for (machine, network), batches in found.items():
+        for precision in PRECISIONS:
+            ours = {batch: _fastest(rows, "ours", precision) for batch, rows in sorted(batches.items())}
+            timed = {batch: ms for batch, ms in ours.items() if ms}
+            if not timed:
+                continue
+            ratios = []
+            for kind in RIVALS:
+                rivals = [(_fastest(batches[batch], kind, precision), ms) for batch, ms in timed.items()]
+                ratios.append(" / ".join(f"{rival / ms:.2f}" if rival else "–" for rival, ms in rivals))
+            batch = " / ".join(map(str, timed))
+            milliseconds = " / ".join(f"{ms:.0f} ms" for ms in timed.values())
+            ratios = ["" if set(ratio) <= set("– /") else ratio for ratio in ratios]
+            body.append([f"{machine}: {network}, {precision}, batch {batch}", milliseconds, *ratios])
+    head = ["256×256 pixels", "ours", *(f"× {name}" for name in RIVALS.values())]
+    return markdown_table(head, body) if body else []
+
+
+def readme_tables(contents: Sequence[dict[str, Any]]) -> str:
+    """What stands in the README: the network beside its rivals on each machine, the operators once."""
+    blocks = ["\n".join(speed_table(contents))]
+    for content in each_case_once(contents):
+        if lines := operators_summary(content):
+            blocks.append("\n".join([f"{content['machine']}:", *lines]))
+    return "\n\n".join(block for block in blocks if block)
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
@@ -344,8 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n\n".join(text for content in contents if (text := tables_of(content))))
         return 0
     before = arguments.readme.read_text()
-    in_short = (tables_of(content, for_readme=True) for content in each_case_once(contents))
-    after = readme_with(before, "\n\n".join(text for text in in_short if text))
+    after = readme_with(before, readme_tables(contents))
     if not arguments.write:
         if before != after:
             print(f"{arguments.readme} has other tables; python -m bench.report --write", file=sys.stderr)

@@ -479,7 +479,7 @@ def pck(
 ) -> Score:
     """Person-centric PCK of the Leeds Sports Pose data.
 
-    A joint is right where error / torso <= ``threshold``, torso = |left shoulder - right hip|
+    A joint is right where error / torso <= ``threshold``, torso the distance from left shoulder to right hip
     of the ground truth. Head is the mean of neck and head top; Mean is over the 14 joints.
 
     Args:

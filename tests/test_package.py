@@ -247,16 +247,6 @@ def test_a_compiler_that_fails_is_an_error(setup: Setup) -> None:
     assert "there is a C++ compiler, but it could not build _C" in run.stderr
 
 
-@source_tree
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_examples_of_the_readme_run(number: int) -> None:
-    """The blocks marked python; `python notest` needs files that only a reader has."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
-    run = python(blocks[number])
-    assert run.returncode == 0, run.stderr
-
-
 # Imported where they are used, since together they cost more than torch: what --help must not load.
 HEAVY = (
     "h5py",

@@ -12,7 +12,9 @@ from .registration import describe, folded
 
 
 def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], *, sigma: float = 1.0) -> Tensor:
-    """Maps of exp(-|p - joint|^2 / (2 sigma^2)), center not quantized, peak 1; zero where the weight is 0.
+    """Maps of exp(-d^2 / (2 sigma^2)), d the distance to the joint; zero where the weight is 0.
+
+    The center is not quantized, the peak of a joint on a pixel is 1.
 
     Args:
         joints: (N, K, 2) float32 or float64, x and y in map pixels; positions off the map are fine.

@@ -45,8 +45,24 @@ def test_pages_are_written_and_checked(tmp_path, capsys):
     assert report.main([*files, "--check", *places]) == 1 and not page.exists()
     assert report.main([*files, "--write", *places]) == 0
     assert report.main([*files, "--check", *places]) == 0
-    assert "**ours fp32**" in readme.read_text() and "**ours fp32**" in page.read_text()
+    assert (
+        "m: inference, 2 stacks, fp32, batch 4 | 150 ms |" in readme.read_text() and "**ours fp32**" in page.read_text()
+    )
     assert report.main(files) == 0 and "**ours fp32**" in capsys.readouterr().out
+
+
+def test_the_readme_has_each_rivals_fastest_form_over_ours(tmp_path):
+    content = runner.read_results(written(tmp_path / "a.json", 100.0))
+    case = {key: value for key, value in content["rows"][0].items() if key not in runner.MEASURED}
+    forms = {"openvino fp32": 150.0, "compiled contiguous fp32": 130.0, "compiled channels_last fp32": 120.0,
+             "openvino bf16": 50.0, "ours unfolded fp32": 110.0}  # fmt: skip
+    content["rows"] = [row for row in content["rows"] if row["form"] != "eager"]
+    content["rows"] += [{**case, "form": form, "ms": ms} for form, ms in forms.items()]
+    content["rows"] += [{**case, "form": "ours fp32", "batch": 1, "ms": 40.0}]
+    lines = report.speed_table([content])
+    assert lines[0] == "| 256×256 pixels | ours | × eager PyTorch | × torch.compile | × ONNX Runtime | × OpenVINO |"
+    what = "| m: inference, 2 stacks, fp32, batch 1 / 4 | 40 ms / 100 ms |"
+    assert lines[2:] == [f"{what}  | – / 1.20 |  | – / 1.50 |"]
 
 
 def test_a_case_is_in_the_readme_once_with_the_most_forms(tmp_path):
@@ -101,7 +117,7 @@ def test_growth_pictures_and_tables(tmp_path):
     text = report.tables_of(content)
     assert "| inference, ours fp32, by batch | 1: 4 ms, 1 MB; 2: 8 ms, 1 MB | 1000.00–1000.00 |" in text
     assert "| o, 1, fp32, contiguous, forward | 1.000 (1.000–1.000) | 3.000 (eager) | 3.00× | 1.0 GB/s | 50% |" in text
-    short = report.tables_of(content, for_readme=True)
+    short = report.readme_tables([content])
     assert "| times the best native form | fp32, forward |" in short and "| `o` | 3.0–3.0 |" in short
     names = {p.name.split("-")[-1] for p in report.draw_plots({"all": content}, tmp_path)}
     assert names == {"throughput.png", "roofline.png", "batch.png", "side.png"}
