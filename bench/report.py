@@ -369,7 +369,7 @@ def each_case_once(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def page_of(contents: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
     """docs/bench/README.md: all tables and plots of all files."""
-    blocks = ["# Speed\n\nWritten by `python -m bench.report --write` out of `bench/results`; do not edit."]
+    blocks = ["# All measurements\n\nWritten by `python -m bench.report --write` out of `bench/results`; do not edit."]
     blocks += [text for content in contents if (text := tables_of(content))]
     blocks += [f"![{path.stem}]({path.name})" for path in pictures]
     return "\n\n".join(blocks) + "\n"

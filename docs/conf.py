@@ -11,13 +11,12 @@ import pyranet_fast
 
 project = "pyranet_fast"
 author = "The pyranet_fast authors"
-copyright = "Apache-2.0"
+copyright = "the authors, Apache-2.0"
 release = version = pyranet_fast.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 exclude_patterns = ["ablation/*/table.md", "photos/table.md"]
-myst_enable_extensions = ["dollarmath", "deflist"]
-myst_heading_anchors = 4
+myst_heading_anchors = 4  # formulas are plain text: MathJax would be fetched
 suppress_warnings = [
     "myst.xref_missing"
 ]  # links out of docs/; tests/test_docs.py follows them
