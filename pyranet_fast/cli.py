@@ -9,9 +9,10 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,14 +33,15 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
     """Call ``main(*arguments)`` and return the exit status of the process.
 
     ``UserError``, every ``OSError`` (missing file, no permission, full disk), a GPU out of memory and loader processes
-    that died or found no room become one line ``error: …`` on stderr and status 2; Ctrl-C becomes 130. Other exceptions
+    that died or found no room become one line ``error: …`` on stderr and status 2; Ctrl-C and SIGTERM become 130, after
+    what the command had was saved. Other exceptions
     are defects and keep their traceback. A ``DataWarning`` is a line ``note: …`` on stderr. OpenCV's log is off.
     ``PYRANET_FAST_TRACEBACK=1`` in the environment keeps every traceback.
     """
     set_up_logging()
     quiet_opencv()
     try:
-        with warnings.catch_warnings():
+        with _stopped_by_sigterm(), warnings.catch_warnings():
             usual = warnings.showwarning
 
             def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
@@ -63,6 +65,30 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
             raise
         logger.error(f"error: {sentence}")
         return BAD_INPUT
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM is a Ctrl-C, so that commands save what they have; a second one does not disturb that.
+
+    Where somebody else takes care of SIGTERM, as a training does, nothing changes.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.getsignal(signal.SIGTERM)
+        if before == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: leave signals to whoever owns them
+        before = None
+    try:
+        yield
+    finally:
+        if before == signal.SIG_DFL and signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, before)
 
 
 def sentence_of(error: BaseException) -> str | None:

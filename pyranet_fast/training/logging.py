@@ -46,6 +46,21 @@ class Meter:
             "seconds": seconds,
         }
 
+    def state(self) -> dict[str, float]:
+        """What `resumed` makes a meter of that goes on from here."""
+        sums = {name: float(getattr(self, name)) for name in ("steps", "samples", "loss", "accuracy", "waited")}
+        return {**sums, "seconds": time.perf_counter() - self.started}
+
+    @classmethod
+    def resumed(cls, state: dict[str, float] | None) -> Meter:
+        """The meter of an epoch of which a part was made before; None: of none."""
+        meter = cls()
+        if state is not None:
+            meter.steps, meter.samples = int(state["steps"]), int(state["samples"])
+            meter.loss, meter.accuracy, meter.waited = state["loss"], state["accuracy"], state["waited"]
+            meter.started -= state["seconds"]
+        return meter
+
     def __str__(self) -> str:
         loss, accuracy = self.recent or (0.0, 0.0)
         rate = self.samples / max(1e-9, time.perf_counter() - self.started)

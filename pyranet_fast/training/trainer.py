@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -127,6 +127,7 @@ class Trainer:
         self.step = 0
         self.results: dict[str, Any] = {}
         self._ended: dict[str, float] | None = None  # figures of an epoch that is saved and not yet validated
+        self._meter = Meter()  # of the epoch that is trained
         torch.manual_seed(config.seed)
 
     @property
@@ -162,7 +163,8 @@ class Trainer:
         log = RunLog(self.output, kept) if distributed.is_main_process() else None
         step = self._prepare_step()
         figures: FigureReader[Made] = FigureReader(self.task.device)
-        meter = Meter()
+        if not self._meter.steps:
+            self._meter = Meter()  # the clock starts with the first step
         self.model.train()
         with catch_signals() as stop, self._progress_bar() as bar:
             if self._ended is not None:
@@ -178,21 +180,22 @@ class Trainer:
                 distributed.seed_step(self.config.seed, self.step)
                 loss, accuracy, samples = step.run(batch, rate)
                 made = Made(self.step, rate, samples * distributed.world_size(), waited)
-                stopping = self._count(figures.put(loss, accuracy, stop.requested, made), meter)
+                stopping = self._count(figures.put(loss, accuracy, stop.requested, made))
                 self.step += 1
 
-                bar.set_postfix_str(f"epoch {self.epoch}, {meter}", refresh=False)
+                bar.set_postfix_str(f"epoch {self.epoch}, {self._meter}", refresh=False)
                 bar.update()
                 if distributed.world_size() == 1:
                     stopping = stop.requested
                 ended = self.step % self.task.steps_per_epoch == 0 or self.step == self.total
                 if ended or stopping or self._save_is_due():
-                    stopping = self._count(figures.rest(), meter) or stopping
+                    stopping = self._count(figures.rest()) or stopping
                 if ended:
-                    self._ended = {**meter.row(), "lr": rate}  # before validation, whose time is not training's
+                    self._ended = {**self._meter.row(), "lr": rate}
+                    self._meter = Meter()  # the next epoch's
                     self.save()
                     self._end_epoch(log, self._ended)
-                    meter = Meter()
+                    self._meter = Meter()  # validation's time is no epoch's
                 if ended or stopping or self._save_is_due():
                     self.save()
                 if stopping and self.step < self.total:
@@ -209,6 +212,7 @@ class Trainer:
         return {
             "step": self.step,
             "ended": self._ended,
+            "epoch": self._meter.state(),
             "settings": asdict(self.config),
             "raw_weights": _on_cpu(self.model) if self.average is not None else None,
             "averaged": self.average.count if self.average is not None else 0,
@@ -248,7 +252,8 @@ class Trainer:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.task.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.task.device)
-        self.step, self._ended = step, checked_figures(state.get("ended"))
+        self._meter = Meter.resumed(checked_figures(state.get("epoch"), Meter().state().keys()))
+        self.step, self._ended = step, checked_figures(state.get("ended"), {*Meter().row(), "lr"})
 
     def save(self) -> None:
         """Write OUTPUT/last.pt, whole or not at all; the first process alone does."""
@@ -337,8 +342,8 @@ class Trainer:
         c = self.config
         return learning_rate(self.step, self.total, base=c.lr, schedule=c.schedule, warmup=c.warmup)
 
-    def _count(self, read: list[tuple[Made, Figures]], meter: Meter) -> bool:
-        """Add steps to an epoch's figures, if they are numbers; returns whether a process wants to stop."""
+    def _count(self, read: list[tuple[Made, Figures]]) -> bool:
+        """Add steps to the epoch's figures, if they are numbers; returns whether a process wants to stop."""
         for made, figures in read:
             if not math.isfinite(figures.loss):
                 raise Diverged(
@@ -346,7 +351,7 @@ class Trainer:
                     f"this step was kept. {self.output / LAST} holds the last good state, if an epoch was finished: "
                     "lower --lr, use --warmup, or --precision fp32"
                 )
-            meter.add(figures.loss, figures.accuracy, made.samples, made.waited)
+            self._meter.add(figures.loss, figures.accuracy, made.samples, made.waited)
         return any(figures.stopping for _, figures in read)
 
     def _end_epoch(self, log: RunLog | None, figures: dict[str, float]) -> None:
@@ -418,12 +423,12 @@ def trial(task: Task) -> Iterator[Callable[[str, int], None]]:
         task.config, task.model = config, model
 
 
-def checked_figures(value: Any) -> dict[str, float] | None:
+def checked_figures(value: Any, names: Set[str]) -> dict[str, float] | None:
     """The figures of an epoch, of a checkpoint, where they are some."""
     if value is None:
         return None
-    if not isinstance(value, dict) or value.keys() != {*Meter().row(), "lr"}:
-        raise UserError("its training ended an epoch with other figures than expected; it is damaged")
+    if not isinstance(value, dict) or value.keys() != names:
+        raise UserError("its training has other figures of its epoch than expected; it is damaged")
     return {name: float(figure) for name, figure in value.items()}
 
 
@@ -443,8 +448,9 @@ def sole_training(folder: Path) -> Iterator[None]:
     path = folder / ".training.lock"
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Of this process alone: its loaders, which live on for a while where it is killed, do not hold it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             raise UserError(
                 f"output folder {folder} is being trained into by process {file.read().strip() or 'unknown'}; "

@@ -19,7 +19,9 @@ def main() -> int:
     """Print the table; 1 where a second run failed, lost something, or left other bits than an undisturbed one."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="how many, over all commands (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first kill; each has its own (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first kill; each has its own (default: %(default)s)"
+    )
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), metavar="NAME")
     parser.add_argument("--keep", default=None, metavar="DIR", help="keep the folders of kills that fail here")
     options = parser.parse_args()

@@ -71,7 +71,7 @@ def _people(data: Path) -> list[str]:
 def _train(data: Path, *more: str) -> list[str]:
     flags = [f"--{name}={value}" for name, value in NETWORK.items()]
     return [
-        *_people(data), *flags, "--input-size", str(SIZE), "--batch-size", "4", "--epochs", "3", "--ema", "0.9",
+        *_people(data), *flags, "--input-size", str(SIZE), "--batch-size", "4", "--epochs", "2", "--ema", "0.9",
         "--device", "cpu", "--precision", "fp32", "--output", "out", *more,
     ]  # fmt: skip
 

@@ -30,9 +30,9 @@ from .commands import COMMANDS, write_data
 from .results import differences
 
 SIGNALS = {"SIGKILL": (signal.SIGKILL,), "SIGTERM": (signal.SIGTERM,), "SIGTERM twice": (signal.SIGTERM,) * 2}
-SECONDS = 120  # that no command takes
+SECONDS = 600  # that no command takes
 _OPERATIONS = ("open", "os.", "shutil.", "tempfile.", "fcntl.")
-_RESUMED = re.compile(r"resumed from \S+ at step (\d+) of|: (\d+) of \d+ people were done before|(\d+) of \d+ people we")
+_RESUMED = re.compile(r"resumed from \S+ at step (\d+) of|(\d+) of \d+ people were done before")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 # What is measured while a command runs, and is another each time.
 MEASURED = {
-    "people_per_second", "network_share", "images_per_second", "data_wait", "seconds", "peak_megabytes",
+    "people_per_second", "network_share", "images_per_second", "data_wait", "seconds", "waited", "peak_megabytes",
 }  # fmt: skip
 
 
@@ -67,9 +67,9 @@ def _arrays(path: Path) -> Any:
 def _leaves(value: Any, place: str = "") -> list[tuple[str, Any]]:
     """Each number, text and tensor of a nested value with its place; of arrays dtype, shape and bytes."""
     if isinstance(value, dict):
-        return [
-            leaf for key, of in value.items() if key not in MEASURED for leaf in _leaves(of, f"{place}/{key}")
-        ] or [(place, "{}")]
+        return [leaf for key, of in value.items() if key not in MEASURED for leaf in _leaves(of, f"{place}/{key}")] or [
+            (place, "{}")
+        ]
     if isinstance(value, list | tuple):
         return [leaf for at, of in enumerate(value) for leaf in _leaves(of, f"{place}/{at}")] or [(place, "[]")]
     if isinstance(value, torch.Tensor):
