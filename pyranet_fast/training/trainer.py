@@ -33,7 +33,7 @@ from ..nn.batch_statistics import synchronize_batch_norms_
 from . import distributed
 from .casting import CastWeights
 from .config import RunConfig
-from .logging import Meter, RunLog, peak_megabytes
+from .logging import LossGrowth, Meter, RunLog, peak_megabytes
 from .optim import (
     MovingAverage,
     check_optimizer,
@@ -46,6 +46,8 @@ from .optim import (
 from .step import FigureReader, Figures, GraphedStep, Step
 
 logger = logging.getLogger("pyranet_fast")
+
+RESUME = "rerun the same command to resume"
 
 
 class Task(Protocol):
@@ -128,6 +130,7 @@ class Trainer:
         self.results: dict[str, Any] = {}
         self._ended: dict[str, float] | None = None  # figures of an epoch that is saved and not yet validated
         self._meter = Meter()  # of the epoch that is trained
+        self._growth = LossGrowth()
         torch.manual_seed(config.seed)
 
     @property
@@ -173,7 +176,7 @@ class Trainer:
             batches = iter(self.task.batches(self.step, self.total))
             while self.step < self.total:
                 started = time.perf_counter()
-                batch = next(batches)
+                batch = self._next(batches, figures)
                 waited = time.perf_counter() - started
 
                 rate = self._learning_rate()
@@ -203,6 +206,18 @@ class Trainer:
         if log is not None:
             log.close(self._summary())
         return self.results
+
+    def _next(self, batches: Iterator[dict[str, Tensor]], figures: FigureReader[Made]) -> dict[str, Tensor]:
+        """The next batch; where it does not come (a dead loader process, no memory, an image), what was made is saved."""
+        try:
+            return next(batches)
+        except Exception:
+            self._count(figures.rest())
+            if self.step:
+                self.save()
+                if distributed.is_main_process():
+                    logger.warning(f"saved {self.output / LAST} at step {self.step} of {self.total}; {RESUME}")
+            raise
 
     # --- state ---
 
@@ -352,6 +367,9 @@ class Trainer:
                     "lower --lr, use --warmup, or --precision fp32"
                 )
             self._meter.add(figures.loss, figures.accuracy, made.samples, made.waited)
+            warning = self._growth.add(figures.loss, made.step)
+            if warning and distributed.is_main_process():
+                logger.warning(f"{warning} (learning rate {made.rate:.2e}): lower --lr, or use --warmup")
         return any(figures.stopping for _, figures in read)
 
     def _end_epoch(self, log: RunLog | None, figures: dict[str, float]) -> None:
@@ -381,7 +399,7 @@ class Trainer:
         distributed.all_gather(self.step)  # nobody leaves before the checkpoint is there
         if distributed.is_main_process():
             done = f"stopped at step {self.step} of {self.total}; saved {self.output / LAST}"
-            logger.warning(f"{done}; rerun the same command to resume")
+            logger.warning(f"{done}; {RESUME}")
         raise KeyboardInterrupt
 
     def _summary(self) -> dict[str, Any]:
