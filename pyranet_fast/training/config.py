@@ -35,7 +35,7 @@ class _Limits:
 _COUNT = _Limits("a whole number above 0 is accepted", lambda value: value >= 1)
 _POSITIVE = _Limits("a number above 0 and below 1,000,000 is accepted", lambda value: 0 < value < 1e6)
 _NOT_NEGATIVE = _Limits("a finite number of 0 or more is accepted", lambda value: 0 <= value < math.inf)
-_SEED = _Limits("a whole number from 0 to 2^63 - 1 is accepted", lambda value: 0 <= value < 2**63)
+_SEED = _Limits("a whole number from 0 to 4,294,967,295 is accepted", lambda value: 0 <= value < 2**32)
 _SHARE = _Limits("a number in [0, 1] is accepted", lambda value: 0 <= value <= 1)
 _BELOW_1 = _Limits("a number in [0, 1) is accepted", lambda value: 0 <= value < 1)
 _BETWEEN_0_AND_1 = _Limits("a number between 0 and 1 is accepted", lambda value: 0 < value < 1)

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, nullcontext
@@ -169,14 +170,14 @@ class Trainer:
         if not self._meter.steps:
             self._meter = Meter()  # the clock starts with the first step
         self.model.train()
-        with catch_signals() as stop, self._progress_bar() as bar:
+        with catch_signals() as stop, LateDeaths() as deaths, self._progress_bar() as bar:
             if self._ended is not None:
                 self._end_epoch(log, self._ended)
                 self.save()
             batches = iter(self.task.batches(self.step, self.total))
             while self.step < self.total:
                 started = time.perf_counter()
-                batch = self._next(batches, figures)
+                batch = self._next(batches, deaths, figures)
                 waited = time.perf_counter() - started
 
                 rate = self._learning_rate()
@@ -207,10 +208,13 @@ class Trainer:
             log.close(self._summary())
         return self.results
 
-    def _next(self, batches: Iterator[dict[str, Tensor]], figures: FigureReader[Made]) -> dict[str, Tensor]:
-        """The next batch; where it does not come (a dead loader process, no memory, an image), what was made is saved."""
+    def _next(
+        self, batches: Iterator[dict[str, Tensor]], deaths: LateDeaths, figures: FigureReader[Made]
+    ) -> dict[str, Tensor]:
+        """The next batch; where it does not come (a dead loader, no memory, an image), what was made is saved."""
         try:
-            return next(batches)
+            with deaths.raised():
+                return next(batches)
         except Exception:
             self._count(figures.rest())
             if self.step:
@@ -511,6 +515,53 @@ def catch_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class LateDeaths:
+    """Inside, the death of a loader process is raised while a batch is waited for.
+
+    Torch's handler of SIGCHLD raises it wherever the main thread is, such as in the middle of a step, half of which
+    would be in the weights.
+    """
+
+    def __init__(self) -> None:
+        self._handler: Callable[[int, Any], Any] | None = None
+        self._died = False
+
+    def __enter__(self) -> LateDeaths:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back()
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Inside, and of what has died before, it is."""
+        handler = self._give_back()
+        try:
+            if self._died and handler is not None:
+                self._died = False
+                handler(signal.SIGCHLD, None)
+            yield
+        finally:
+            self._take()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._died = True
+
+    def _take(self) -> None:
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler):
+            self._handler = handler
+            signal.signal(signal.SIGCHLD, self._note)
+
+    def _give_back(self) -> Callable[[int, Any], Any] | None:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
+        return handler
 
 
 def _on_cpu(model: nn.Module) -> dict[str, Tensor]:

@@ -94,7 +94,8 @@ def _child(form: Format, make: Make, path: Path, seeds: Sequence[int], told: mma
         signal.alarm(SECONDS)
         what, error = attempt(form, path)
         signal.alarm(0)
-        os.write(pipe, struct.pack("qqq", number, what, len(error.encode()[:2000])) + error.encode()[:2000])
+        text = error.encode("utf-8", "replace")[:2000]
+        os.write(pipe, struct.pack("qqq", number, what, len(text)) + text)
 
 
 def run(name: str, seeds: Sequence[int], folder: Path | None = None, files: Sequence[bytes] | None = None) -> Outcome:
