@@ -152,8 +152,8 @@ test: build emulator parity ## the tests
 CALLS ?= 2000
 SANITIZER_CXX = $(or $(CXX),g++)
 sanitizer_library = $(shell $(SANITIZER_CXX) -print-file-name=lib$(1).so)
-ADDRESS := $(CURDIR)/build/sanitize/address
-THREADS := $(CURDIR)/build/sanitize/thread
+ADDRESS := $(CURDIR)/build/sanitize
+THREADS := $(CURDIR)/build/tsan
 UNDER_ADDRESS = cd $(ADDRESS) && LD_PRELOAD="$(call sanitizer_library,asan) $(call sanitizer_library,ubsan)" OMP_NUM_THREADS=2 \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 UBSAN_OPTIONS=print_stacktrace=1 \
     $(abspath $(PYTHON))

@@ -36,9 +36,9 @@ class Command:
     resumes: bool
 
 
-def write_data(folder: Path) -> None:
-    """Write the people as PNG files with COCO labels, and an untrained network."""
-    for split, count in PEOPLE.items():
+def write_data(folder: Path, counts: dict[str, int] = PEOPLE) -> None:
+    """Write people as PNG files with COCO labels, some of each split, and an untrained network."""
+    for split, count in counts.items():
         people = SyntheticSource(count, split=split)
         images, annotations = [], []
         for index in range(count):
@@ -68,7 +68,8 @@ def _people(data: Path) -> list[str]:
     return ["--dataset", f"coco:{data}/train.json,{data}/val.json", "--root", str(data)]
 
 
-def _train(data: Path, *more: str) -> list[str]:
+def train_arguments(data: Path, *more: str) -> list[str]:
+    """Of the command, which writes to ``out``; the last of a flag counts."""
     flags = [f"--{name}={value}" for name, value in NETWORK.items()]
     return [
         *_people(data), *flags, "--input-size", str(SIZE), "--batch-size", "4", "--epochs", "2", "--ema", "0.9",
@@ -76,7 +77,8 @@ def _train(data: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _evaluate(data: Path) -> list[str]:
+def evaluate_arguments(data: Path) -> list[str]:
+    """Of the command, on the training people; it writes to ``out``."""
     network = ["--checkpoint", str(data / "net.pt"), "--split", "train", "--batch-size", "4", "--worst", "2"]
     return [*_people(data), *network, "--device", "cpu", "--precision", "fp32", "--output", "out"]
 
@@ -85,7 +87,8 @@ def _pack(data: Path) -> list[str]:
     return [*_people(data), "--input-size", str(SIZE), "--splits", "train,val", "--output", "out/people.pack"]
 
 
-def _predict(data: Path) -> list[str]:
+def predict_arguments(data: Path) -> list[str]:
+    """Of the command, for all validation people; it writes to ``out``."""
     images = [str(data / f"val_{index:02d}.png") for index in range(PEOPLE["val"])]
     return [
         *images, "--checkpoint", str(data / "net.pt"), "--device", "cpu", "--precision", "fp32", "--no-search",
@@ -95,9 +98,11 @@ def _predict(data: Path) -> list[str]:
 
 # A command that is added, such as the prediction of a video, needs an entry here and nothing else.
 COMMANDS: dict[str, Command] = {
-    "train": Command(train.main, lambda data: _train(data, "--save-every", "1"), resumes=True),
-    "train, two loaders": Command(train.main, lambda data: _train(data, "--workers", "2", "--no-cache"), resumes=True),
-    "evaluate": Command(evaluate.main, _evaluate, resumes=True),
+    "train": Command(train.main, lambda data: train_arguments(data, "--save-every", "1"), resumes=True),
+    "train, two loaders": Command(
+        train.main, lambda data: train_arguments(data, "--workers", "2", "--no-cache"), resumes=True
+    ),
+    "evaluate": Command(evaluate.main, evaluate_arguments, resumes=True),
     "data.pack": Command(pack.main, _pack, resumes=False),
-    "predict": Command(predict.main, _predict, resumes=False),
+    "predict": Command(predict.main, predict_arguments, resumes=False),
 }

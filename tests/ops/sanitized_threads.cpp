@@ -3,6 +3,7 @@
 // none. Every loop is cut into kThreads shares, however small it is.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <thread>
 #include <vector>
@@ -11,6 +12,7 @@ namespace {
 
 constexpr int64_t kThreads = 4;
 thread_local bool inside = false;
+std::atomic<int64_t> loops = 0;
 
 }  // namespace
 
@@ -25,6 +27,7 @@ extern "C" __attribute__((visibility("default"))) int32_t torch_parallel_for(int
     body(begin, end, context);
     return 0;
   }
+  ++loops;
   const int64_t share = (end - begin + kThreads - 1) / kThreads;
   std::vector<std::thread> threads;
   for (int64_t first = begin; first < end; first += share) {
@@ -37,4 +40,15 @@ extern "C" __attribute__((visibility("default"))) int32_t torch_parallel_for(int
     thread.join();
   }
   return 0;
+}
+
+// How many loops ran in threads of this file.
+extern "C" __attribute__((visibility("default"))) int64_t loops_in_threads() { return loops; }
+
+// A race, which must be found.
+extern "C" __attribute__((visibility("default"))) int64_t race() {
+  int64_t shared = 0;
+  torch_parallel_for(
+      0, 1000, 1, [](int64_t begin, int64_t, void* context) { *static_cast<int64_t*>(context) += begin; }, &shared);
+  return shared;
 }
