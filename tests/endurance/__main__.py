@@ -26,31 +26,36 @@ while True:
 """
 
 
-def commands(data: Path) -> dict[str, list[str]]:
-    """What runs, for ever if it is let; a video's prediction needs an entry here and nothing else."""
-    training = train_arguments(data, "--epochs", "1000000", "--validate-every", "10")
+def commands(data: Path) -> dict[str, tuple[list[str], str]]:
+    """What runs, for ever if it is let, and the file that is there once it has done its work for the first time.
+
+    A video's prediction needs an entry here and nothing else.
+    """
     return {
-        "train": ["-m", "pyranet_fast.train", *training],
-        "predict over a folder": ["-c", _AGAIN, *predict_arguments(data)],
+        "train": (["-m", "pyranet_fast.train", *train_arguments(data, "--epochs", "1000000")], "out/log.csv"),
+        "predict over a folder": (["-c", _AGAIN, *predict_arguments(data)], "out/predictions.json"),
     }
 
 
-def watch(arguments: list[str], folder: Path, seconds: float, every: float) -> list[Sample]:
-    """Run Python in a folder for some seconds; returns what it was like every so often.
+def watch(arguments: list[str], folder: Path, sign: str, seconds: float, every: float) -> list[Sample]:
+    """Run Python in a folder, and for some seconds after the file ``sign`` is there look at it every so often.
 
     Raises:
         RuntimeError: it ended by itself.
     """
-    started = time.monotonic()
-    found = []
+    found: list[Sample] = []
+    started = None
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=log, stderr=log)
         try:
-            while time.monotonic() - started < seconds:
+            while started is None or time.monotonic() - started < seconds:
                 time.sleep(every)
+                if started is None and (folder / sign).exists():
+                    started = time.monotonic()
                 if process.poll() is not None:
                     raise RuntimeError(f"ended with {process.returncode}: {(folder / 'log').read_text()[-500:]}")
-                found.append(sample(process.pid, time.monotonic() - started))
+                if started is not None:
+                    found.append(sample(process.pid, time.monotonic() - started))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
@@ -62,11 +67,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.endurance",
         description=f"{__doc__} The first {WARM_UP:.0%} of the time are warm-up; after it the line through the "
-        f"resident memory may rise by {TOLERANCE:.0%} or {MEGABYTES:.0f} MB, and open files by none (one comes and goes).",
+        f"resident memory may rise by {TOLERANCE:.0%} or {MEGABYTES:.0f} MB, and the open files by one.",
     )
     parser.add_argument("--minutes", type=float, default=60, help="of each command (default: %(default)s)")
     parser.add_argument("--every", type=float, default=1, metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument("--output", default="build/endurance", metavar="DIR", help="(default: %(default)s)")
+    names = list(commands(Path()))
+    parser.add_argument("--commands", nargs="+", choices=names, default=names, metavar="NAME")
     options = parser.parse_args()
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -79,10 +86,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         data = Path(made)
         write_data(data, PEOPLE)
-        for name, arguments in commands(data).items():
+        for name in options.commands:
+            arguments, sign = commands(data)[name]
             folder = data / name.replace(" ", "_")
             folder.mkdir()
-            samples[name] = watch(arguments, folder, 60 * options.minutes, options.every)
+            samples[name] = watch(arguments, folder, sign, 60 * options.minutes, options.every)
             found = judge(samples[name])
             print(
                 f"| {name} | {samples[name][-1].seconds / 60:.1f} | {len(samples[name])} | {found.megabytes:.0f} | "
