@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 import h5py
 import numpy as np
 import pytest
 import torch
+
+from pyranet_fast.io import atomic_write
 
 from .commands import COMMANDS
 from .kills import Kill, Killer
@@ -67,3 +70,18 @@ def test_every_difference_of_results_is_seen(tmp_path: Path) -> None:
         "metrics.json has another /count",
         "p.h5 has another /preds",
     ]
+
+
+def test_temporary_files_of_killed_processes_are_removed_and_those_in_use_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "last [1].pt"
+    (tmp_path / ".last [1].pt.abandoned.part").write_bytes(b"half")
+    (tmp_path / ".other.pt.abandoned.part").write_bytes(b"half")
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"first")
+        if not path.exists():
+            atomic_write(path, lambda file: file.write(b"second"))  # while the first one is written
+
+    atomic_write(path, write)
+    assert path.read_bytes() == b"first"
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, ".other.pt.abandoned.part"}
