@@ -22,7 +22,7 @@ CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help env build emulator parity aarch64 demo weights test sanitize fuzz lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check clean distclean
+.PHONY: docs help env build emulator parity aarch64 demo weights test sanitize sanitize-address sanitize-threads fuzz faults endurance lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -61,7 +61,7 @@ EMULATOR_HOST := $(patsubst %,$(EMULATOR)/operators/%.o,host host_checks)
 EMULATOR_OPERATORS := $(patsubst csrc/cuda/%.cu,$(EMULATOR)/operators/%.o,$(filter-out %/module.cu %/probe.cu,$(wildcard csrc/cuda/*.cu)))
 EMULATOR_HEADERS := $(wildcard csrc/emulator/*.h csrc/cuda/*.cuh csrc/cuda/*.h csrc/common/*.h)
 EMULATOR_CXX = $(or $(CXX),c++) -std=c++20 -O1 -fPIC -fvisibility=hidden -DPF_EMULATOR -ffp-contract=off -U_FORTIFY_SOURCE \
-    -Wall -Wno-unknown-pragmas -Icsrc $(shell $(PYTHON) -m pybind11 --includes)
+    -Wall -Wno-unknown-pragmas -Icsrc $(EMULATOR_FLAGS) $(shell $(PYTHON) -m pybind11 --includes)
 EMULATOR_TORCH = $(shell $(PYTHON) -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
 EMULATOR_HOST_CXX = $(EMULATOR_CXX) -DTORCH_TARGET_VERSION=0x020b000000000000 -isystem $(EMULATOR_TORCH)/include
 
@@ -70,7 +70,7 @@ $(EMULATOR)/%.o: csrc/emulator/%.cpp $(EMULATOR_HEADERS)
 	@$(EMULATOR_CXX) -c $< -o $@
 
 $(EMULATOR)/_emulator.so: $(EMULATOR_OBJECTS)
-	@$(or $(CXX),c++) -shared $^ -o $@
+	@$(or $(CXX),c++) $(EMULATOR_FLAGS) -shared $^ -o $@
 
 $(EMULATOR_HOST): $(EMULATOR)/operators/%.o: csrc/emulator/%.cpp $(EMULATOR_HEADERS)
 	@mkdir -p $(@D)
@@ -81,7 +81,7 @@ $(EMULATOR_OPERATORS): $(EMULATOR)/operators/%.o: csrc/cuda/%.cu $(EMULATOR_HEAD
 	@$(EMULATOR_HOST_CXX) -x c++ -c $< -o $@
 
 $(EMULATOR)/_operators.so: $(EMULATOR_HOST) $(EMULATOR_OPERATORS) $(EMULATOR_CORE)
-	@$(or $(CXX),c++) -shared $^ -L$(EMULATOR_TORCH)/lib -ltorch_cpu -lc10 -o $@
+	@$(or $(CXX),c++) $(EMULATOR_FLAGS) -shared $^ -L$(EMULATOR_TORCH)/lib -ltorch_cpu -lc10 -o $@
 
 emulator: $(VENV)/.installed ## the CUDA emulator that tests/emulator runs kernels in
 	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) $(EMULATOR)/_emulator.so $(EMULATOR)/_operators.so
@@ -146,31 +146,63 @@ weights: build ## the weights in the package, from the data sets below ROOT, int
 test: build emulator parity ## the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) --dist worksteal $(ARGS)
 
-# _C under AddressSanitizer and UndefinedBehaviorSanitizer (SANITIZE), in a copy of the tree: the tests of
-# the operators and CALLS wrong direct calls of each. torch is not built for it: leaks are not looked for, and memory that
-# cannot be had is an exception. Linux, GCC. Minutes to build.
-SANITIZE ?= address,undefined
+# torch is not built for sanitizers: leaks are not looked for, and memory that cannot be had is an exception. Under
+# ThreadSanitizer loops run in threads of tests/ops/sanitized_threads.cpp, which it knows, instead of torch's. Linux, GCC.
+# A quarter of an hour to build on two cores; rerun it to compile what changed only. CALLS: wrong direct calls of each.
 CALLS ?= 2000
-SANITIZED := $(CURDIR)/build/sanitize
-SANITIZER_LIBRARIES = $(shell for name in $(subst $(comma), ,$(SANITIZE)); do $(or $(CXX),g++) -print-file-name=lib$$(echo $$name | sed 's/address/asan/; s/undefined/ubsan/').so; done)
-SANITIZED_RUN = cd $(SANITIZED) && LD_PRELOAD="$(SANITIZER_LIBRARIES)" OMP_NUM_THREADS=2 \
-    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 \
-    UBSAN_OPTIONS=print_stacktrace=1 \
+SANITIZER_CXX = $(or $(CXX),g++)
+sanitizer_library = $(shell $(SANITIZER_CXX) -print-file-name=lib$(1).so)
+ADDRESS := $(CURDIR)/build/sanitize
+THREADS := $(CURDIR)/build/tsan
+UNDER_ADDRESS = cd $(ADDRESS) && LD_PRELOAD="$(call sanitizer_library,asan) $(call sanitizer_library,ubsan)" OMP_NUM_THREADS=2 \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 UBSAN_OPTIONS=print_stacktrace=1 \
     $(abspath $(PYTHON))
-comma := ,
+# Without random addresses, which the thread sanitizer of GCC 12 does not get along with.
+UNDER_THREADS = cd $(THREADS) && LD_PRELOAD="$(call sanitizer_library,tsan) $(THREADS)/threads.so" OMP_NUM_THREADS=1 \
+    TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0 setarch -R $(abspath $(PYTHON))
+SANITIZED_TESTS := -m pytest -q -p no:benchmark -p no:cacheprovider -p no:faulthandler
+# The compiled probe is nvcc's, which does not start under a sanitizer.
+SANITIZED_OPERATORS := $(SANITIZED_TESTS) tests/ops --ignore-glob='*triton*' --ignore-glob='*cuda_resources*' \
+    --deselect tests/ops/test_direct_calls.py \
+    --deselect tests/ops/test_dispatch.py::test_the_compiled_probe_finds_no_driver_here
+# $(1): a folder, $(2): what _C is compiled with, in a copy of the tree.
+define sanitized_copy
+@mkdir -p $(1) && rm -rf $(1)/tests && cp -rp tests pyproject.toml setup.py README.md LICENSE $(1)/
+@cp -rp csrc pyranet_fast $(1)/ && rm -f $(1)/pyranet_fast/_*.so
+@cd $(1) && PYRANET_FAST_CUDA=0 PYRANET_FAST_SANITIZE=$(2) CXX=$(SANITIZER_CXX) \
+    $(abspath $(PYTHON)) setup.py -q build_ext --inplace >native.log 2>&1 || { cat native.log >&2; exit 1; }
+endef
 
-sanitize: $(VENV)/.installed ## _C under ASan and UBSan: tests/ops and wrong direct calls (CALLS of each); findings are errors
-	@mkdir -p $(SANITIZED) && rm -rf $(SANITIZED)/tests && cp -rp tests pyproject.toml setup.py README.md LICENSE $(SANITIZED)/
-	@cp -rp csrc pyranet_fast $(SANITIZED)/ && rm -f $(SANITIZED)/pyranet_fast/_*.so
-	@cd $(SANITIZED) && PYRANET_FAST_CUDA=0 PYRANET_FAST_SANITIZE=$(SANITIZE) CXX=$(or $(CXX),g++) \
-	    $(abspath $(PYTHON)) setup.py -q build_ext --inplace >native.log 2>&1 || { cat native.log >&2; exit 1; }
-	@$(SANITIZED_RUN) -m tests.ops.direct_calls --calls $(CALLS)
-	@$(SANITIZED_RUN) -m pytest -q -p no:benchmark -p no:cacheprovider -p no:faulthandler tests/ops \
-	    --ignore-glob='*triton*' --ignore-glob='*cuda_resources*' --deselect tests/ops/test_direct_calls.py $(ARGS)
+sanitize: sanitize-address sanitize-threads ## _C and the emulator under ASan and UBSan, the loops under TSan; findings are errors
+
+sanitize-address: $(VENV)/.installed
+	$(call sanitized_copy,$(ADDRESS),address$(comma)undefined)
+	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) EMULATOR=$(ADDRESS)/build/emulator CXX=$(SANITIZER_CXX) \
+	    EMULATOR_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1" \
+	    $(ADDRESS)/build/emulator/_emulator.so $(ADDRESS)/build/emulator/_operators.so
+	@$(UNDER_ADDRESS) -m tests.ops.direct_calls --calls $(CALLS)
+	@$(UNDER_ADDRESS) $(SANITIZED_OPERATORS) $(ARGS)
+	@$(UNDER_ADDRESS) $(SANITIZED_TESTS) tests/emulator $(ARGS)
+
+sanitize-threads: $(VENV)/.installed
+	$(call sanitized_copy,$(THREADS),thread)
+	@$(SANITIZER_CXX) -std=c++20 -O1 -g1 -fsanitize=thread -fPIC -shared tests/ops/sanitized_threads.cpp -o $(THREADS)/threads.so
+	@$(UNDER_THREADS) -m tests.ops.sanitized_threads
+	@$(UNDER_THREADS) $(SANITIZED_OPERATORS) $(ARGS)
+
+comma := ,
 
 FILES ?= 10000
 fuzz: build ## changed files of every format (FILES of each): a table; whatever is neither read nor refused is an error
 	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz --files $(FILES) $(ARGS)
+
+KILLS ?= 100
+faults: build ## commands killed at KILLS random moments and run again: the same bits, or an error; a table
+	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.faults --kills $(KILLS) $(ARGS)
+
+MINUTES ?= 60
+endurance: build ## training and prediction for MINUTES each: memory and open files stay flat, or an error; build/endurance
+	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.endurance --minutes $(MINUTES) --output build/endurance $(ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format: all of them, even where one fails
 	@status=0; \

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import contextvars
 import ctypes
 import errno
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from .data.crops import FEWER_WORKERS, NO_SHARED_MEMORY
-from .data.image_io import MAX_PIXELS, max_pixels, quiet_opencv
+from .data.image_io import MAX_PIXELS, limit_pixels, quiet_opencv
 from .errors import DataWarning, UserError, one_line
 
 logger = logging.getLogger("pyranet_fast")
@@ -31,15 +33,16 @@ INTERRUPTED = 130  # 128 + SIGINT, what shells expect after Ctrl-C
 def run(main: Callable[..., int | None], *arguments: Any) -> int:
     """Call ``main(*arguments)`` and return the exit status of the process.
 
-    ``UserError``, every ``OSError`` (missing file, no permission, full disk), a GPU out of memory and loader processes
-    that died or found no room become one line ``error: …`` on stderr and status 2; Ctrl-C becomes 130. Other exceptions
-    are defects and keep their traceback. A ``DataWarning`` is a line ``note: …`` on stderr. OpenCV's log is off.
+    ``UserError``, every ``OSError`` (missing file, no permission, full disk), memory that is used up and loader
+    processes that died or found no room become one line ``error: …`` on stderr and status 2; Ctrl-C and SIGTERM become
+    130, after what the command had was saved. Other exceptions are defects and keep their traceback. A ``DataWarning``
+    is a line ``note: …`` on stderr. OpenCV's log is off.
     ``PYRANET_FAST_TRACEBACK=1`` in the environment keeps every traceback.
     """
     set_up_logging()
     quiet_opencv()
     try:
-        with warnings.catch_warnings():
+        with _stopped_by_sigterm(), warnings.catch_warnings():
             usual = warnings.showwarning
 
             def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
@@ -49,7 +52,7 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
                     usual(message, category, *more)
 
             warnings.showwarning = show  # type: ignore[assignment]
-            return main(*arguments) or 0
+            return contextvars.copy_context().run(main, *arguments) or 0
     except KeyboardInterrupt:
         logger.error("interrupted")
         return INTERRUPTED
@@ -65,6 +68,30 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
         return BAD_INPUT
 
 
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM is a Ctrl-C, so that commands save what they have; a second one does not disturb that.
+
+    Where somebody else takes care of SIGTERM, as a training does, nothing changes.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.getsignal(signal.SIGTERM)
+        if before == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: leave signals to whoever owns them
+        before = None
+    try:
+        yield
+    finally:
+        if before == signal.SIG_DFL and signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, before)
+
+
 def sentence_of(error: BaseException) -> str | None:
     """The one line that tells a user what to mend, or None where the exception is a defect of the program."""
     if isinstance(error, UserError):
@@ -72,6 +99,8 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return "not enough GPU memory; use a smaller batch or input size, or --device cpu"
     if (sentence := _loader_sentence(error)) is not None:
+        return sentence
+    if (sentence := _memory_sentence(error)) is not None:
         return sentence
     # torch.save hides a full disk behind a RuntimeError of its own, with the OSError as its context.
     cause: BaseException | None = error
@@ -118,6 +147,24 @@ def _loader_sentence(error: BaseException) -> str | None:
     return f"a loader process died ({signal}); --workers 0 loads without processes, and shows where"
 
 
+# What libraries say where the memory of this machine, or the limit of the process, is used up; bytes where they tell.
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator: can't allocate memory: you tried to allocate (\d+) bytes"
+    r"|DefaultCPUAllocator: not enough memory: you tried to allocate (\d+) bytes"
+    r"|Unable to allocate [\d.]+ \w+ for an array|Insufficient memory|Failed to allocate (\d+) bytes"
+)
+
+
+def _memory_sentence(error: BaseException) -> str | None:
+    """What to do where there is no more memory on the CPU's side; None where it is something else."""
+    found = _NO_MEMORY.search(str(error))
+    if found is None and not isinstance(error, MemoryError):
+        return None
+    count = next((int(group) for group in found.groups() if group), 0) if found else 0
+    asked = f" ({count / 1e9:.1f} GB more were asked for)" if count > 1e8 else ""
+    return f"not enough memory{asked}; use a smaller --batch-size or --input-size, {FEWER_WORKERS}, or --no-cache"
+
+
 class _PlainHandler(logging.Handler):
     """Lines on stderr, above a progress bar if there is one."""
 
@@ -155,8 +202,9 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None 
     arguments = parser.parse_args(argv)
     most = vars(arguments).pop("max_pixels", None)
     if most is not None:
-        os.environ["PYRANET_FAST_MAX_PIXELS"] = str(most)  # loader processes inherit it
-        max_pixels()
+        if most < 1:
+            parser.error(f"--max-pixels is {most}; a whole number above 0 is accepted")
+        limit_pixels(most)
     set_up_logging(vars(arguments).pop("verbosity", logging.INFO))
     values = ", ".join(f"{name} {value!r}" for name, value in vars(arguments).items())
     logger.debug(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {values}")

@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         "else demo)",
     )
     parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="images of coco: may lie outside of --root",
+    )
+    parser.add_argument(
         "--images", default=None, metavar="DIR", help="whole images of a folder instead of people of a dataset"
     )
     parser.add_argument(
@@ -160,7 +165,7 @@ def _crops(arguments: argparse.Namespace, description: Description, split: str, 
     if arguments.images is not None:
         return crops_of_images(arguments.images, count, description.input_size)
     name = arguments.dataset or ("demo" if arguments.root is None else "lsp")
-    people = open_dataset(name, arguments.root, split)
+    people = open_dataset(name, arguments.root, split, allow_outside=arguments.allow_outside)
     return crops_of_people(people, count, description.input_size, description.skeleton)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import glob
 import inspect
 import os
 import tempfile
@@ -10,6 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from .errors import UserError, one_line
 
@@ -66,9 +73,13 @@ def reader(expected: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def atomic_write(path: Path, write: Callable[..., object]) -> None:
-    """Call ``write(file)`` on a temporary file beside ``path``, flush it to the disk, and rename it into place."""
+    """Call ``write(file)`` on a temporary file beside ``path``, flush it to the disk, and rename it into place.
+
+    Temporary files of earlier processes that were killed while they wrote the same file are removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    _remove_abandoned(path)
+    handle, temporary = _temporary_file(path)
     try:
         os.fchmod(handle, 0o666 & ~_umask())
         with os.fdopen(handle, "wb") as file:
@@ -84,6 +95,34 @@ def atomic_write(path: Path, write: Callable[..., object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _temporary_file(path: Path) -> tuple[int, str]:
+    """A new file beside ``path``, open, locked where the file system can do that, and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        _lock(handle, wait=True)
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError), other.open("r+b") as file:
+            if _lock(file.fileno()):
+                other.unlink(missing_ok=True)
+
+
+def _lock(handle: int, *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed; whether that went. Other threads of this process are kept out too."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # somebody else holds it, or it is a file system without locks
+        return False
+    return True
 
 
 def _umask() -> int:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from tqdm import tqdm
 
 from pyranet_fast import cli
+from pyranet_fast.data.image_io import MAX_PIXELS, limit_pixels, max_pixels
 from pyranet_fast.errors import DataWarning, UserError
 
 logger = logging.getLogger("pyranet_fast")
@@ -86,3 +92,66 @@ def test_a_line_is_not_written_into_a_bar(capsys: pytest.CaptureFixture[str]) ->
         logger.info("a line")
     said = capsys.readouterr().err
     assert said.split("a line\n")[0].endswith("\r")  # the bar was cleared
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+                "to allocate 8796093022208 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "not enough memory (8796.1 GB more were asked for); use a smaller --batch-size or --input-size, use fewer",
+        ),
+        (MemoryError(), "not enough memory; use a smaller --batch-size or --input-size, "),
+        (MemoryError("Unable to allocate 7.45 GiB for an array with shape (1000000000,)"), "not enough memory; use"),
+        (RuntimeError("expected a tensor"), None),
+    ],
+)
+def test_memory_that_is_used_up(error: Exception, sentence: str | None) -> None:
+    said = cli.sentence_of(error)
+    assert said is None if sentence is None else said is not None and said.startswith(sentence)
+
+
+def test_what_torch_says_of_memory_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert str(cli.sentence_of(caught.value)).startswith("not enough memory (1152921504.6 GB more")
+
+
+def test_sigterm_is_a_ctrl_c_and_a_second_one_does_not_disturb_it() -> None:
+    saved = []
+
+    def command() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            saved.append(True)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert cli.run(command) == 130 and saved == [True]
+        assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_limit_in_pixels_is_of_the_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+
+    def limited(argv: Sequence[str]) -> int:
+        cli.parse_arguments(argparse.ArgumentParser(), argv)
+        with ThreadPoolExecutor(1, initializer=limit_pixels, initargs=(max_pixels(),)) as pool:
+            seen.append((max_pixels(), pool.submit(max_pixels).result()))
+        return 0
+
+    assert cli.run(limited, ["--max-pixels", "1200"]) == 0
+    assert seen == [(1200, 1200)] and max_pixels() == MAX_PIXELS
+    with pytest.raises(SystemExit):
+        cli.run(limited, ["--max-pixels", "0"])
+    assert "--max-pixels is 0; a whole number above 0 is accepted" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data import crops
 from pyranet_fast.errors import UserError
 from pyranet_fast.models import PyraNet
+from pyranet_fast.models.zoo import load_checkpoint
 from pyranet_fast.pose import MPII
 
 NETWORK = ["--stacks", "1", "--features", "24", "--depth", "2", "--input-size", "64"]
@@ -168,3 +169,22 @@ def test_other_errors_of_workers_are_defects(checkpoint, tmp_path, monkeypatch):
     in_workers(monkeypatch, "train", fail)
     with pytest.raises(RuntimeError, match="expected a tensor"):
         run("train", checkpoint, tmp_path / "out")
+
+
+def test_a_dead_loader_process_loses_no_step(tmp_path, capfd, monkeypatch):
+    """Training stops with a sentence and its state, from which the next run goes on to the end."""
+    last = list(crops.EpochBatchSampler(4096, 4, seed=0, first=0, last=31))[30]
+    usual = DATASETS["train"].__getitem__
+
+    def item(self, key):
+        if get_worker_info() is not None and tuple(key) == last[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(self, key)
+
+    monkeypatch.setattr(DATASETS["train"], "__getitem__", item)
+    flags = [*NETWORK, *DATA, "--no-cache", "--batch-size", "4", "--max-steps", "40", "--output", str(tmp_path)]
+    assert cli.run(train.main, flags) == 2
+    said = capfd.readouterr().err
+    assert MEMORY in said and "at step" in said and "rerun the same command to resume" in said
+    step = load_checkpoint(tmp_path / "last.pt").training["step"]
+    assert 0 < step <= 30 and f"saved {tmp_path / 'last.pt'} at step {step} of 40" in said

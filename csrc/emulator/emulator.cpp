@@ -12,6 +12,11 @@
 
 #include "emulator/fault.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace emulator {
 
 Position position;
@@ -37,6 +42,32 @@ struct Exchange {
   uint64_t came[32] = {};
   unsigned lanes[2] = {};
 };
+
+// AddressSanitizer is told of every change of stacks: it takes what lies on another stack for an error otherwise.
+#if defined(__SANITIZE_ADDRESS__)
+const void* scheduler_stack = nullptr;
+size_t scheduler_size = 0;
+
+void change_over(ucontext_t& from, ucontext_t& to, const void* stack, size_t size) {
+  void* frames = nullptr;
+  __sanitizer_start_switch_fiber(&frames, stack, size);
+  swapcontext(&from, &to);
+  __sanitizer_finish_switch_fiber(frames, nullptr, nullptr);
+}
+
+void enter_fiber() { __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size); }
+
+void clear_stack(void* stack, size_t size) { __asan_unpoison_memory_region(stack, size); }
+#else
+constexpr const void* scheduler_stack = nullptr;
+constexpr size_t scheduler_size = 0;
+
+void change_over(ucontext_t& from, ucontext_t& to, const void*, size_t) { swapcontext(&from, &to); }
+
+void enter_fiber() {}
+
+void clear_stack(void*, size_t) {}
+#endif
 
 struct Fiber {
   ucontext_t context;
@@ -66,7 +97,7 @@ std::string where() {
          std::to_string(p.threads.x) + ", " + std::to_string(p.threads.y) + "): ";
 }
 
-void to_scheduler() { swapcontext(&block->current->context, &block->scheduler); }
+void to_scheduler() { change_over(block->current->context, block->scheduler, scheduler_stack, scheduler_size); }
 
 int running() { return block->current->thread; }
 
@@ -79,6 +110,7 @@ void wait(State state) {
 
 // A fiber: thread after thread, until none is left to start.
 void run_threads() {
+  enter_fiber();
   Fiber* self = block->current;
   while (!block->waiting_to_start.empty()) {
     self->thread = block->waiting_to_start.back();
@@ -106,6 +138,7 @@ Fiber* new_fiber() {
     fiber = std::move(block->idle.back());
     block->idle.pop_back();
   }
+  clear_stack(fiber->stack.get(), kStack);
   getcontext(&fiber->context);
   fiber->context.uc_stack.ss_sp = fiber->stack.get();
   fiber->context.uc_stack.ss_size = kStack;
@@ -118,7 +151,7 @@ Fiber* new_fiber() {
 void resume(Fiber* fiber) {
   block->current = fiber;
   if (fiber->thread >= 0) block->threads[fiber->thread].state = State::ready;
-  swapcontext(&block->scheduler, &fiber->context);
+  change_over(block->scheduler, fiber->context, fiber->stack.get(), kStack);
   if (!block->error.empty()) throw Error(block->error);
 }
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..errors import DataWarning, UserError
 from .dataset import PIXELS_PER_SCALE, DerivedSource, Image, PeopleSource, Person
+from .image_io import limit_pixels, max_pixels
 from .transforms import Augmentation
 
 Float64Array = npt.NDArray[np.float64]
@@ -175,7 +176,9 @@ class CachedSource(DerivedSource):
         self._blocks: list[Image] = []
         self._used = _BLOCK
         self._regions: list[ImageRegion | None] = []
-        with ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(
+            threads or min(16, os.cpu_count() or 1), initializer=limit_pixels, initargs=(max_pixels(),)
+        ) as pool:
             for index, result in enumerate(pool.map(self._read, range(len(source)))):
                 if isinstance(result, UserError):
                     self.failures[index] = result

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from ..errors import UserError
 from .cache import check_coverage
 from .dataset import PIXELS_PER_SCALE, PeopleSource
-from .image_io import quiet_opencv
+from .image_io import limit_pixels, quiet_opencv
 from .left_out import unreadable_reason
 from .transforms import (
     MAP_STRIDE,
@@ -38,8 +38,15 @@ NO_SHARED_MEMORY = (
 )
 
 
-def worker_init(worker_id: int) -> None:
-    """Prepare a loader process: one thread each, since there is one process per core, and no lines of OpenCV's."""
+def worker_init(worker_id: int, pixels: int | None = None) -> None:
+    """Prepare a loader process: one thread each, since there is one process per core, and no lines of OpenCV's.
+
+    Args:
+        worker_id: not used.
+        pixels: the `max_pixels` of the process that starts it; None: what it finds itself.
+    """
+    if pixels is not None:
+        limit_pixels(pixels)
     cv2.setNumThreads(0)
     quiet_opencv()
     torch.set_num_threads(1)

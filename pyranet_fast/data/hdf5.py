@@ -1,8 +1,10 @@
-"""Datasets of HDF5 files, whose declared sizes are checked before memory is taken for them."""
+"""HDF5 files of others: what they declare is checked before the library, or memory, is asked for it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import mmap
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,45 @@ from ..errors import UserError
 _MOST_BYTES = 1 << 32
 _MOST_GROWTH = 1100
 """Deflate packs at most 1032 bytes into one."""
+
+
+_HEAP, _HEAP_HEADER, _HEAP_OBJECT = b"GCOL\1\0\0\0", 16, 16
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """An HDF5 file, open for reading.
+
+    Raises:
+        UserError: its texts are damaged in a way that keeps the HDF5 library busy for ever.
+    """
+    import h5py
+
+    if Path(path).stat().st_size:
+        with open(path, "rb") as plain, mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _check_heaps(data, path)
+    with h5py.File(path, "r") as file:
+        yield file
+
+
+def _check_heaps(data: mmap.mmap, path: str | Path) -> None:
+    """Walk the heaps in which HDF5 keeps texts: the library goes from object to object by sizes that it believes.
+
+    An object is its number, uses and size (2, 2, 4 unused, 8 bytes) and its bytes, up to a multiple of 8; that of
+    number 0 is the free space, whose size counts its own header.
+    """
+    at = data.find(_HEAP)
+    while at >= 0:
+        end = at + int.from_bytes(data[at + 8 : at + _HEAP_HEADER], "little")
+        place = at + _HEAP_HEADER
+        while place + _HEAP_OBJECT <= end <= len(data):
+            size = int.from_bytes(data[place + 8 : place + _HEAP_OBJECT], "little")
+            used = data[place : place + 2] != b"\0\0"
+            needed = _HEAP_OBJECT + (size + 7) // 8 * 8 if used else size
+            if needed < _HEAP_OBJECT or place + needed > end:
+                raise UserError(f"{path}: a text declares {size} bytes, and {end - place} are there; it is damaged")
+            place += needed
+        at = data.find(_HEAP, at + 1)
 
 
 def checked(dataset: Any, path: str | Path) -> Any:
@@ -39,7 +80,7 @@ def read_datasets(path: str | Path, names: Collection[str]) -> dict[str, npt.NDA
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             there = {name: file[name] for name in names if name in file}
             return {k: np.asarray(checked(v, path)) for k, v in there.items() if isinstance(v, h5py.Dataset)}
     except FileNotFoundError as error:

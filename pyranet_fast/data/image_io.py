@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,21 @@ def _read_bytes(path: Path) -> bytes:
 
 
 MAX_PIXELS = 200_000_000
-"""Of an image: 0.6 GB decoded. ``--max-pixels`` and the variable PYRANET_FAST_MAX_PIXELS, which loader processes see
-too, change it; OpenCV's own limit is 2^30."""
+"""Of an image: 0.6 GB decoded. `limit_pixels` (``--max-pixels``) and the variable PYRANET_FAST_MAX_PIXELS change it;
+OpenCV's own limit is 2^30."""
+
+_limit: ContextVar[int | None] = ContextVar("max_pixels", default=None)
+
+
+def limit_pixels(most: int) -> None:
+    """Set `max_pixels` for the current context; threads and processes that read images are handed it by their makers.
+
+    Raises:
+        UserError: ``most`` is below 1.
+    """
+    if most < 1:
+        raise UserError(f"max_pixels is {most}; expected a number of pixels above 0")
+    _limit.set(most)
 
 
 def max_pixels() -> int:
@@ -116,6 +130,9 @@ def max_pixels() -> int:
     Raises:
         UserError: PYRANET_FAST_MAX_PIXELS is no number of pixels.
     """
+    limit = _limit.get()
+    if limit is not None:
+        return limit
     text = os.environ.get("PYRANET_FAST_MAX_PIXELS", "")
     if text and not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UserError(f"PYRANET_FAST_MAX_PIXELS is {text!r}; expected a number of pixels above 0")
@@ -137,6 +154,12 @@ def declared_size(data: bytes) -> tuple[int, int] | None:
         return abs(width), abs(height)
     elif data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8X" and len(data) >= 30:
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    elif data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8 " and data[23:26] == b"\x9d\x01\x2a" and len(data) >= 30:
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    elif data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8L" and data[20:21] == b"\x2f" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     elif data.startswith(_TIFF):
         tags = _tags(data)
         width, height = (tags.get(tag, (0,))[0] for tag in (256, 257))

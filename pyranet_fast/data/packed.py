@@ -39,7 +39,7 @@ from ..keypoints import resolve_skeleton
 from ..metrics import resolve_metric
 from .cache import crop_region
 from .dataset import SPLITS, Image, PeopleSource, Person, PersonRecord
-from .image_io import decode
+from .image_io import decode, limit_pixels, max_pixels
 from .left_out import LeftOut, missing_images
 from .transforms import MAP_STRIDE, Augmentation, transform_points
 
@@ -463,7 +463,10 @@ def _write_split(
     left_out = LeftOut()
     offsets, sums, people = [pictures.tell()], [], []
     bar = tqdm(total=len(source), unit="person", desc=split, disable=not progress or None, dynamic_ncols=True)
-    with bar, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with (
+        bar,
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1), initializer=limit_pixels, initargs=(max_pixels(),)) as pool,
+    ):
         for index, person in enumerate(_in_order(pool, partial(_pack_person, source, settings), len(source))):
             if person.failure is not None:
                 if not skip:

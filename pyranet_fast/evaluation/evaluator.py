@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from ..data.crops import ScaledCrops, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource
+from ..data.image_io import limit_pixels, max_pixels
 from ..data.left_out import LeftOut
 from ..errors import UserError
 from ..inference.heatmaps import decode, decode_scales, require_finite, score_maps
@@ -190,7 +192,12 @@ def evaluate_pose(
     todo = state.remaining()
     data = ScaledCrops(people, input_size, scales, on_error=on_error, start=todo.tolist())
     require_shared_memory(workers)
-    loader = DataLoader(data, max(1, batch_size // len(scales)), num_workers=workers, worker_init_fn=worker_init)
+    loader = DataLoader(
+        data,
+        max(1, batch_size // len(scales)),
+        num_workers=workers,
+        worker_init_fn=partial(worker_init, pixels=max_pixels()),
+    )
     started, in_network = time.perf_counter(), 0.0
     bar = tqdm(
         total=len(people),
@@ -236,7 +243,7 @@ def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
     """The items, made by one thread while those before them are worked on."""
     end: Any = object()
     source = iter(items)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=limit_pixels, initargs=(max_pixels(),)) as pool:
         waiting = deque(pool.submit(next, source, end) for _ in range(ahead))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, source, end))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..data.hdf5 import checked
+from ..data.hdf5 import checked, opened
 from ..data.matlab import load_matlab
 from ..errors import UserError
 from ..io import reader
@@ -67,7 +67,7 @@ def _hdf5(path: Path, matlab: bool) -> tuple[dict[str, Array], dict[str, Any]]:
     import h5py
 
     arrays: dict[str, Array] = {}
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         attrs = {name: _plain(value) for name, value in file.attrs.items()}
         for name, item in file.items():
             if not isinstance(item, h5py.Dataset):

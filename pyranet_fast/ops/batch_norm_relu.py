@@ -32,9 +32,9 @@ def batch_norm_relu(
     Args:
         x: (N, C, H, W), float32, float64, bfloat16 or float16, not empty; contiguous and channels_last are read
             as they are. The output has the layout and dtype of ``x``.
-        weight, bias: (C,) float32 (float64 for float64 ``x``), or None for 1 and 0.
-        running_mean, running_var: (C,) float32, moved in place toward the batch's by ``momentum`` (the variance's
-            is unbiased), or None.
+        weight, bias: (C,) float32 (or float64 for float64 ``x``), or None for 1 and 0.
+        running_mean, running_var: (C,) float32 (or float64 for float64 ``x``), moved in place toward the batch's by
+            ``momentum`` (the variance's is unbiased), or None.
         batches: int64 counter, increased by one, or None.
         momentum: share of the batch in the moving averages.
         eps: added to the variance.

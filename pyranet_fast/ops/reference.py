@@ -153,10 +153,16 @@ def batch_norm_relu(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """`F.batch_norm` in training, then ReLU."""
+    """`F.batch_norm` in training, then ReLU; a float64 ``x`` goes with float32 weights and averages too."""
     if batches is not None:
         batches.add_(1)
-    y = F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+    mean, var = running_mean, running_var
+    if x.dtype == torch.float64:
+        weight, bias, mean, var = (v if v is None else v.to(x.dtype) for v in (weight, bias, mean, var))
+    y = F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
+    for average, moved in ((running_mean, mean), (running_var, var)):
+        if average is not moved and average is not None and moved is not None:
+            average.copy_(moved)
     # In place is safe: batch norm keeps its input for the backward, not its output.
     return F.relu(y, inplace=True)
 

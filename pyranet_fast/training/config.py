@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,8 +33,9 @@ class _Limits:
 
 
 _COUNT = _Limits("a whole number above 0 is accepted", lambda value: value >= 1)
-_POSITIVE = _Limits("a number above 0 is accepted", lambda value: 0 < value < 1e6)
-_NOT_NEGATIVE = _Limits("0 or more is accepted", lambda value: value >= 0)
+_POSITIVE = _Limits("a number above 0 and below 1,000,000 is accepted", lambda value: 0 < value < 1e6)
+_NOT_NEGATIVE = _Limits("a finite number of 0 or more is accepted", lambda value: 0 <= value < math.inf)
+_SEED = _Limits("a whole number from 0 to 4,294,967,295 is accepted", lambda value: 0 <= value < 2**32)
 _SHARE = _Limits("a number in [0, 1] is accepted", lambda value: 0 <= value <= 1)
 _BELOW_1 = _Limits("a number in [0, 1) is accepted", lambda value: 0 <= value < 1)
 _BETWEEN_0_AND_1 = _Limits("a number between 0 and 1 is accepted", lambda value: 0 < value < 1)
@@ -97,7 +99,7 @@ class RunConfig:
     save_every: int = _option(
         0, "also save a checkpoint every so many steps; 0: at the end of each epoch only", _NOT_NEGATIVE, free=True
     )
-    seed: int = _option(0, "decides weights, order, augmentation and pooling windows", _NOT_NEGATIVE)
+    seed: int = _option(0, "decides weights, order, augmentation and pooling windows", _SEED)
     resume: str = _option(
         "auto", "auto: resume from OUTPUT/last.pt if it is there; none: start anew; or a checkpoint's path", free=True
     )

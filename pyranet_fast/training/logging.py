@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import resource
 import time
@@ -46,10 +47,51 @@ class Meter:
             "seconds": seconds,
         }
 
+    def state(self) -> dict[str, float]:
+        """What `resumed` makes a meter of that goes on from here."""
+        sums = {name: float(getattr(self, name)) for name in ("steps", "samples", "loss", "accuracy", "waited")}
+        return {**sums, "seconds": time.perf_counter() - self.started}
+
+    @classmethod
+    def resumed(cls, state: dict[str, float] | None) -> Meter:
+        """The meter of an epoch of which a part was made before; None: of none."""
+        meter = cls()
+        if state is not None:
+            meter.steps, meter.samples = int(state["steps"]), int(state["samples"])
+            meter.loss, meter.accuracy, meter.waited = state["loss"], state["accuracy"], state["waited"]
+            meter.started -= state["seconds"]
+        return meter
+
     def __str__(self) -> str:
         loss, accuracy = self.recent or (0.0, 0.0)
         rate = self.samples / max(1e-9, time.perf_counter() - self.started)
         return f"loss {loss:.4f}, accuracy {accuracy:.0%}, {rate:.0f} img/s"
+
+
+class LossGrowth:
+    """Finds a loss that grows without end before it is NaN: its running mean is far above the lowest that it was.
+
+    Of losses that shrink, or are noise around a mean, it says nothing: the means are of some 20 steps. It warns once.
+    """
+
+    FACTOR = 10.0
+
+    def __init__(self) -> None:
+        self.mean = self.lowest = math.inf
+        self.steps = 0
+        self.warned = False
+
+    def add(self, loss: float, step: int) -> str:
+        """Take the loss of a step; returns what to warn of, or nothing."""
+        self.mean = loss if self.steps == 0 else 0.95 * self.mean + 0.05 * loss
+        self.steps += 1
+        self.lowest = min(self.lowest, self.mean)
+        if self.warned or self.mean <= self.FACTOR * self.lowest:
+            return ""
+        self.warned = True
+        return (
+            f"the loss grows: its mean was {self.lowest:.3g} and is {self.mean:.3g} at step {step}; training diverges"
+        )
 
 
 COLUMNS = (

@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..data import open_dataset
 from ..data.cache import CachedSource
 from ..data.crops import CropDataset, EpochBatchSampler, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource, Subset
-from ..data.image_io import write_image
+from ..data.image_io import max_pixels, write_image
 from ..data.left_out import LeftOut, with_images
 from ..data.transforms import Augmentation, normalize
 from ..errors import DataWarning, UserError
@@ -134,7 +135,7 @@ class PoseTask:
             self.data,
             batch_sampler=sampler,
             num_workers=workers,
-            worker_init_fn=worker_init,
+            worker_init_fn=partial(worker_init, pixels=max_pixels()),
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if workers else None,
             generator=torch.Generator().manual_seed(c.seed),  # its own: the default one belongs to the network

@@ -7,8 +7,9 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from ..nn.batch_statistics import synchronize_batch_norms_
 from . import distributed
 from .casting import CastWeights
 from .config import RunConfig
-from .logging import Meter, RunLog, peak_megabytes
+from .logging import LossGrowth, Meter, RunLog, peak_megabytes
 from .optim import (
     MovingAverage,
     check_optimizer,
@@ -47,6 +48,8 @@ from .optim import (
 from .step import FigureReader, Figures, GraphedStep, Step
 
 logger = logging.getLogger("pyranet_fast")
+
+RESUME = "rerun the same command to resume"
 
 
 class Task(Protocol):
@@ -128,6 +131,8 @@ class Trainer:
         self.step = 0
         self.results: dict[str, Any] = {}
         self._ended: dict[str, float] | None = None  # figures of an epoch that is saved and not yet validated
+        self._meter = Meter()  # of the epoch that is trained
+        self._growth = LossGrowth()
         torch.manual_seed(config.seed)
 
     @property
@@ -163,37 +168,39 @@ class Trainer:
         log = RunLog(self.output, kept) if distributed.is_main_process() else None
         step = self._prepare_step()
         figures: FigureReader[Made] = FigureReader(self.task.device)
-        meter = Meter()
+        if not self._meter.steps:
+            self._meter = Meter()  # the clock starts with the first step
         self.model.train()
-        with catch_signals() as stop, self._progress_bar() as bar:
+        with catch_signals() as stop, LateDeaths() as deaths, self._progress_bar() as bar:
             if self._ended is not None:
                 self._end_epoch(log, self._ended)
                 self.save()
             batches = iter(self.task.batches(self.step, self.total))
             while self.step < self.total:
                 started = time.perf_counter()
-                batch = next(batches)
+                batch = self._next(batches, deaths, figures)
                 waited = time.perf_counter() - started
 
                 rate = self._learning_rate()
                 distributed.seed_step(self.config.seed, self.step)
                 loss, accuracy, samples = step.run(batch, rate)
                 made = Made(self.step, rate, samples * distributed.world_size(), waited)
-                stopping = self._count(figures.put(loss, accuracy, stop.requested, made), meter)
+                stopping = self._count(figures.put(loss, accuracy, stop.requested, made))
                 self.step += 1
 
-                bar.set_postfix_str(f"epoch {self.epoch}, {meter}", refresh=False)
+                bar.set_postfix_str(f"epoch {self.epoch}, {self._meter}", refresh=False)
                 bar.update()
                 if distributed.world_size() == 1:
                     stopping = stop.requested
                 ended = self.step % self.task.steps_per_epoch == 0 or self.step == self.total
                 if ended or stopping or self._save_is_due():
-                    stopping = self._count(figures.rest(), meter) or stopping
+                    stopping = self._count(figures.rest()) or stopping
                 if ended:
-                    self._ended = {**meter.row(), "lr": rate}  # before validation, whose time is not training's
+                    self._ended = {**self._meter.row(), "lr": rate}
+                    self._meter = Meter()  # the next epoch's
                     self.save()
                     self._end_epoch(log, self._ended)
-                    meter = Meter()
+                    self._meter = Meter()  # validation's time is no epoch's
                 if ended or stopping or self._save_is_due():
                     self.save()
                 if stopping and self.step < self.total:
@@ -201,6 +208,21 @@ class Trainer:
         if log is not None:
             log.close(self._summary())
         return self.results
+
+    def _next(
+        self, batches: Iterator[dict[str, Tensor]], deaths: LateDeaths, figures: FigureReader[Made]
+    ) -> dict[str, Tensor]:
+        """The next batch; where it does not come (a dead loader, no memory, an image), what was made is saved."""
+        try:
+            with deaths.raised():
+                return next(batches)
+        except Exception:
+            self._count(figures.rest())
+            if self.step:
+                self.save()
+                if distributed.is_main_process():
+                    logger.warning(f"saved {self.output / LAST} at step {self.step} of {self.total}; {RESUME}")
+            raise
 
     # --- state ---
 
@@ -210,6 +232,7 @@ class Trainer:
         return {
             "step": self.step,
             "ended": self._ended,
+            "epoch": self._meter.state(),
             "settings": asdict(self.config),
             "raw_weights": _on_cpu(self.model) if self.average is not None else None,
             "averaged": self.average.count if self.average is not None else 0,
@@ -249,7 +272,8 @@ class Trainer:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.task.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.task.device)
-        self.step, self._ended = step, checked_figures(state.get("ended"))
+        self._meter = Meter.resumed(checked_figures(state.get("epoch"), Meter().state().keys()))
+        self.step, self._ended = step, checked_figures(state.get("ended"), {*Meter().row(), "lr"})
 
     def save(self) -> None:
         """Write OUTPUT/last.pt, whole or not at all; the first process alone does."""
@@ -342,8 +366,8 @@ class Trainer:
         c = self.config
         return learning_rate(self.step, self.total, base=c.lr, schedule=c.schedule, warmup=c.warmup)
 
-    def _count(self, read: list[tuple[Made, Figures]], meter: Meter) -> bool:
-        """Add steps to an epoch's figures, if they are numbers; returns whether a process wants to stop."""
+    def _count(self, read: list[tuple[Made, Figures]]) -> bool:
+        """Add steps to the epoch's figures, if they are numbers; returns whether a process wants to stop."""
         for made, figures in read:
             if not math.isfinite(figures.loss):
                 raise Diverged(
@@ -351,7 +375,10 @@ class Trainer:
                     f"this step was kept. {self.output / LAST} holds the last good state, if an epoch was finished: "
                     "lower --lr, use --warmup, or --precision fp32"
                 )
-            meter.add(figures.loss, figures.accuracy, made.samples, made.waited)
+            self._meter.add(figures.loss, figures.accuracy, made.samples, made.waited)
+            warning = self._growth.add(figures.loss, made.step)
+            if warning and distributed.is_main_process():
+                logger.warning(f"{warning} (learning rate {made.rate:.2e}): lower --lr, or use --warmup")
         return any(figures.stopping for _, figures in read)
 
     def _end_epoch(self, log: RunLog | None, figures: dict[str, float]) -> None:
@@ -381,7 +408,7 @@ class Trainer:
         distributed.all_gather(self.step)  # nobody leaves before the checkpoint is there
         if distributed.is_main_process():
             done = f"stopped at step {self.step} of {self.total}; saved {self.output / LAST}"
-            logger.warning(f"{done}; rerun the same command to resume")
+            logger.warning(f"{done}; {RESUME}")
         raise KeyboardInterrupt
 
     def _summary(self) -> dict[str, Any]:
@@ -423,12 +450,12 @@ def trial(task: Task) -> Iterator[Callable[[str, int], None]]:
         task.config, task.model = config, model
 
 
-def checked_figures(value: Any) -> dict[str, float] | None:
+def checked_figures(value: Any, names: Set[str]) -> dict[str, float] | None:
     """The figures of an epoch, of a checkpoint, where they are some."""
     if value is None:
         return None
-    if not isinstance(value, dict) or value.keys() != {*Meter().row(), "lr"}:
-        raise UserError("its training ended an epoch with other figures than expected; it is damaged")
+    if not isinstance(value, dict) or value.keys() != names:
+        raise UserError("its training has other figures of its epoch than expected; it is damaged")
     return {name: float(figure) for name, figure in value.items()}
 
 
@@ -448,8 +475,9 @@ def sole_training(folder: Path) -> Iterator[None]:
     path = folder / ".training.lock"
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Of this process alone: its loaders, which live on for a while where it is killed, do not hold it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             raise UserError(
                 f"output folder {folder} is being trained into by process {file.read().strip() or 'unknown'}; "
@@ -492,6 +520,53 @@ def catch_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class LateDeaths:
+    """Inside, the death of a loader process is raised while a batch is waited for.
+
+    Torch's handler of SIGCHLD raises it wherever the main thread is, such as in the middle of a step, half of which
+    would be in the weights.
+    """
+
+    def __init__(self) -> None:
+        self._handler: Callable[[int, Any], Any] | None = None
+        self._died = False
+
+    def __enter__(self) -> LateDeaths:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back()
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Inside, and of what has died before, it is."""
+        handler = self._give_back()
+        try:
+            if self._died and handler is not None:
+                self._died = False
+                handler(signal.SIGCHLD, None)
+            yield
+        finally:
+            self._take()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._died = True
+
+    def _take(self) -> None:
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler):
+            self._handler = handler
+            signal.signal(signal.SIGCHLD, self._note)
+
+    def _give_back(self) -> Callable[[int, Any], Any] | None:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
+        return handler
 
 
 def _on_cpu(model: nn.Module) -> dict[str, Tensor]:

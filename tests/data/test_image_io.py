@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyranet_fast.data.image_io import as_rgb, read_image, truncation, write_image
+from pyranet_fast.data.image_io import as_rgb, declared_size, read_image, truncation, write_image
 from pyranet_fast.data.transforms import MEAN
 from pyranet_fast.errors import UnreadableImageError, UserError
 
@@ -580,6 +580,15 @@ def test_the_limit_in_pixels_is_asked_before_decoding(tmp_path, monkeypatch, suf
     monkeypatch.setenv("PYRANET_FAST_MAX_PIXELS", "many")
     with pytest.raises(UserError, match="PYRANET_FAST_MAX_PIXELS is 'many'"):
         read_image(path)
+
+
+@pytest.mark.parametrize("quality", [50, 101])
+def test_sizes_of_lossy_and_lossless_webp_are_in_their_headers(tmp_path, quality):
+    path = tmp_path / "x.webp"
+    assert cv2.imwrite(str(path), smooth(31, 400), [cv2.IMWRITE_WEBP_QUALITY, quality])
+    data = path.read_bytes()
+    assert data[12:16] == (b"VP8 " if quality < 101 else b"VP8L")
+    assert declared_size(data) == (400, 31)
 
 
 def test_images_of_more_than_200_million_pixels_are_refused(tmp_path):

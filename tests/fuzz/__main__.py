@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import sys
 import time
+from pathlib import Path
 
 from .formats import FORMATS
 from .harness import run
@@ -16,6 +18,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=10_000, help="of each format (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the first file (default: %(default)s)")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="NAME")
+    parser.add_argument("--keep", default=None, metavar="DIR", help="write the files that fail here, as FORMAT/SEED.gz")
     options = parser.parse_args()
     print(
         "| format | files | read | refused in a sentence | failures | seconds |\n|---|---|---|---|---|---|", flush=True
@@ -33,6 +36,11 @@ def main() -> int:
         for seed, what in outcome.failures[:20]:
             print(f"  {name}, seed {seed}: {what}", file=sys.stderr, flush=True)
         failed += len(outcome.failures)
+        if options.keep and outcome.failures:
+            folder = Path(options.keep) / name.replace(" ", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            for (seed, _), content in zip(outcome.failures, outcome.files, strict=True):
+                (folder / f"{seed}.gz").write_bytes(gzip.compress(content, mtime=0))
     return 1 if failed else 0
 
 

@@ -22,7 +22,7 @@ from scipy.io import savemat
 from pyranet_fast.checkpoint import Checkpoint, save_checkpoint, save_weights
 from pyranet_fast.data.classification import load_cifar10
 from pyranet_fast.data.coco import COCOSource
-from pyranet_fast.data.image_io import image_size, read_image
+from pyranet_fast.data.image_io import _png_chunks, image_size, read_image
 from pyranet_fast.data.lsp import LSPExtendedSource, LSPSource
 from pyranet_fast.data.mpii_annotations import read_hdf5, read_head_boxes, read_json_list, read_matlab
 from pyranet_fast.data.packed import PackedSource, write_packed
@@ -30,7 +30,11 @@ from pyranet_fast.evaluation.evaluator import EvaluationState
 from pyranet_fast.evaluation.prediction_reader import read_ground_truth, read_predictions
 from pyranet_fast.evaluation.prediction_writer import read_mpii_mat, write_mpii_mat
 from pyranet_fast.export_weights import _calibration
+from pyranet_fast.inference.calibration import Calibration
+from pyranet_fast.inference.exported import Description
 from pyranet_fast.inference.predictor import Predictor
+from pyranet_fast.io import reader
+from pyranet_fast.keypoints import MPII
 from pyranet_fast.models import PyraNet
 from tests.data.coco_people import dogs
 from tests.data.coco_people import write as write_coco
@@ -60,7 +64,10 @@ class Format:
 def _json(data: bytes, random: random.Random) -> bytes:
     if random.random() < 0.3:
         return change_bytes(data, random)
-    return _dumped(change_json(json.loads(data), random))
+    try:
+        return _dumped(change_json(json.loads(data), random))
+    except RecursionError:  # a second change of what is nested already
+        return b"[" * 100_000
 
 
 def _dumped(content: Any) -> bytes:
@@ -279,6 +286,68 @@ def _read_picture(path: Path) -> None:
     read_image(path)
 
 
+def _png_change(data: bytes, random: random.Random) -> bytes:
+    """Most of the time behind the checksums, so that the decoder sees it: header, palette, pixels, their order."""
+    if random.random() < 0.2:
+        return change_bytes(data, random)
+    chunks = [[kind, body] for kind, _, body in _png_chunks(data)]
+    for _ in range(random.choice((1, 1, 2))):
+        chunk = random.choice(chunks)
+        what = random.randrange(5)
+        if what == 0 and chunk[0] == b"IDAT":
+            chunk[1] = zlib.compress(change_bytes(zlib.decompress(chunk[1]), random))
+        elif what == 1:
+            kind = random.choice((b"PLTE", b"tRNS", b"eXIf", b"acTL", b"IDAT", b"IHDR"))
+            chunks.insert(random.randrange(len(chunks) + 1), [kind, random.randbytes(random.choice((0, 1, 2, 6, 40)))])
+        elif what == 2 and chunk[0] == b"IHDR":
+            kinds = bytes(
+                (random.choice((1, 2, 4, 8, 16, 3)), random.choice((0, 2, 3, 4, 6, 1)), 0, 0, random.randrange(2))
+            )
+            chunk[1] = chunk[1][:8] + kinds
+        elif what == 3:
+            chunks.remove(chunk) if len(chunks) > 1 else None
+        else:
+            chunk[1] = change_bytes(chunk[1], random)
+            chunk[1] = chunk[1] if chunk[0] != b"IHDR" or len(chunk[1]) < 8 else _small(chunk[1])
+    parts = [
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks
+    ]
+    return data[:8] + b"".join(parts)
+
+
+def _small(header: bytes) -> bytes:
+    """A PNG header with sides below 4096, so that most of them are decoded."""
+    return (
+        b"".join((int.from_bytes(header[at : at + 4], "big") % 4096).to_bytes(4, "big") for at in (0, 4)) + header[8:]
+    )
+
+
+def _description(folder: Path) -> Path:
+    calibration = Calibration.from_dict(_network().metrics["calibration"])
+    about = Description(MPII, 256, calibration, decoded=True)
+    (folder / "net.json").write_text(json.dumps(about.as_metadata()))
+    return folder / "net.json"
+
+
+def _description_change(data: bytes, random: random.Random) -> bytes:
+    """The values stand in texts of JSON, which are changed themselves half of the time."""
+    content = json.loads(data)
+    if random.random() < 0.5:
+        return _json(data, random)
+    key = random.choice(sorted(content))
+    try:
+        content[key] = _dumped(change_json(json.loads(content[key]), random)).decode("utf-8", "replace")
+    except ValueError:  # a plain text
+        content[key] = _dumped(change_json(content[key], random)).decode("utf-8", "replace")
+    return _dumped(content)
+
+
+@reader("the description of an exported file")
+def _read_description(path: Path) -> None:
+    """As it is read out of an archive of torch.export."""
+    Description.from_metadata(json.loads(path.read_text("utf-8")), path)
+
+
 def _cifar(folder: Path) -> Path:
     root = folder / "cifar-10-batches-py"
     root.mkdir()
@@ -310,7 +379,8 @@ FORMATS: dict[str, Format] = {
     "calibration": Format(_calibration_file, lambda p: _calibration(str(p)), _json),
     "evaluation state": Format(_state, lambda p: EvaluationState(4, 14, p, identity={"x": 1}, resume=True)),
     "jpeg": Format(_picture(".jpg"), _read_picture),
-    "png": Format(_picture(".png"), _read_picture),
+    "description": Format(_description, _read_description, _description_change),
+    "png": Format(_picture(".png"), _read_picture, _png_change),
     "tiff": Format(_picture(".tiff"), _read_picture),
     "webp": Format(_picture(".webp"), _read_picture),
     "bmp": Format(_picture(".bmp"), _read_picture),

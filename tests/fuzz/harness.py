@@ -13,7 +13,7 @@ import struct
 import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .formats import FORMATS, Format
 
 SECONDS = 20
 MEMORY = 3 << 30
+Make = Callable[[int], bytes]
 READ, REFUSED, RAW, NAMELESS = 1, 2, 3, 4
 _MEANS = {RAW: "raw error", NAMELESS: "sentence without the file's name"}
 
@@ -37,12 +38,19 @@ class Outcome:
         name: of the format.
         read, refused: how many were read, and how many were refused with a sentence.
         failures: seed and what happened.
+        files: of the failures, their bytes.
     """
 
     name: str
     read: int = 0
     refused: int = 0
     failures: list[tuple[int, str]] = field(default_factory=list)
+    files: list[bytes] = field(default_factory=list)
+
+    def fail(self, seed: int, what: str, content: bytes) -> None:
+        """Note a failure."""
+        self.failures.append((seed, what))
+        self.files.append(content)
 
 
 def changed(name: str, data: bytes, seed: int) -> bytes:
@@ -67,7 +75,7 @@ def attempt(form: Format, path: Path) -> tuple[int, str]:
     return READ, ""
 
 
-def _child(form: Format, name: str, data: bytes, path: Path, seeds: Sequence[int], told: mmap.mmap, pipe: int) -> None:
+def _child(form: Format, make: Make, path: Path, seeds: Sequence[int], told: mmap.mmap, pipe: int) -> None:
     torch.set_num_threads(1)
     import cv2
 
@@ -82,29 +90,35 @@ def _child(form: Format, name: str, data: bytes, path: Path, seeds: Sequence[int
     gc.freeze()
     for number, seed in enumerate(seeds):
         told[:8] = struct.pack("q", number)
-        path.write_bytes(changed(name, data, seed))
+        path.write_bytes(make(seed))
         signal.alarm(SECONDS)
         what, error = attempt(form, path)
         signal.alarm(0)
-        os.write(pipe, struct.pack("qqq", number, what, len(error.encode()[:2000])) + error.encode()[:2000])
+        text = error.encode("utf-8", "replace")[:2000]
+        os.write(pipe, struct.pack("qqq", number, what, len(text)) + text)
 
 
-def run(name: str, seeds: Sequence[int], folder: Path | None = None) -> Outcome:
+def run(name: str, seeds: Sequence[int], folder: Path | None = None, files: Sequence[bytes] | None = None) -> Outcome:
     """Read the changed files of some seeds, in as few children as live through them.
 
     Args:
         name: of a format.
         seeds: one for each file.
         folder: an empty one.
+        files: what is read instead of changed files, one for each seed, which counts from 0.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as made:
-            return run(name, seeds, Path(made))
+            return run(name, seeds, Path(made), files)
     form, outcome = FORMATS[name], Outcome(name)
     path = form.write(folder)
     data = path.read_bytes()
     what, error = attempt(form, path)
     assert what == READ, f"{name}: the valid file is not read: {error}"
+
+    def make(seed: int) -> bytes:
+        return changed(name, data, seed) if files is None else files[seed]
+
     told = mmap.mmap(-1, 8)
     left = list(seeds)
     while left:
@@ -113,7 +127,7 @@ def run(name: str, seeds: Sequence[int], folder: Path | None = None) -> Outcome:
         if child == 0:
             try:
                 os.close(reads)
-                _child(form, name, data, path, left, told, writes)
+                _child(form, make, path, left, told, writes)
                 os._exit(0)
             except BaseException:
                 os._exit(99)
@@ -125,19 +139,13 @@ def run(name: str, seeds: Sequence[int], folder: Path | None = None) -> Outcome:
                 outcome.read += what == READ
                 outcome.refused += what == REFUSED
                 if what in _MEANS:
-                    outcome.failures.append((left[number], f"{_MEANS[what]}: {error}"))
+                    outcome.fail(left[number], f"{_MEANS[what]}: {error}", make(left[number]))
         _, status = os.waitpid(child, 0)
         if status == 0:
             break
         at = struct.unpack("q", told[:])[0]
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        how = (
-            f"hang of {SECONDS} s"
-            if number == signal.SIGALRM
-            else f"signal {number}"
-            if number
-            else f"exit {status:#x}"
-        )
-        outcome.failures.append((left[at], how))
+        how = f"signal {number}" if number else f"exit {status:#x}"
+        outcome.fail(left[at], f"hang of {SECONDS} s" if number == signal.SIGALRM else how, make(left[at]))
         left = left[at + 1 :]
     return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -27,6 +28,17 @@ def test_changed_files_get_a_sentence(name: str, tmp_path: Path) -> None:
     outcome = run(name, range(FIRST, FIRST + FILES), tmp_path)
     assert not outcome.failures, "\n".join(f"seed {seed}: {what}" for seed, what in outcome.failures)
     assert outcome.refused > FILES // 10 and outcome.read + outcome.refused == FILES
+
+
+REGRESSIONS = Path(__file__).parent / "regressions"
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in REGRESSIONS.iterdir()))
+def test_files_that_failed_once_get_a_sentence(folder: str, tmp_path: Path) -> None:
+    """Files that `python -m tests.fuzz --keep` has found, by format."""
+    files = [gzip.decompress(path.read_bytes()) for path in sorted((REGRESSIONS / folder).iterdir())]
+    outcome = run(folder.replace("_", " "), range(len(files)), tmp_path, files)
+    assert not outcome.failures, outcome.failures
 
 
 def test_a_tag_of_no_type_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

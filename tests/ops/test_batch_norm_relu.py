@@ -168,6 +168,23 @@ def test_second_derivatives_while_averages_move() -> None:
     torch.autograd.gradgradcheck(training, inputs)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float64_goes_with_float32_weights_and_averages(backend: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    results = []
+    for wide in (torch.float32, torch.float64):
+        weight, mean, var, count = torch.full((3,), 1.5), torch.zeros(3), torch.ones(3), torch.tensor(3)
+        vectors = [v.to(wide) for v in (weight, weight / 3, mean, var)]
+        vectors[0].requires_grad_()
+        with ops.backend(backend):
+            y = ops.batch_norm_relu(x, *vectors, count)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, vectors[0]]), *vectors[2:], count])
+    assert results[0][0].dtype == torch.float64 and results[0][3].dtype == torch.float32
+    for single, double in zip(*results, strict=True):
+        torch.testing.assert_close(single.double(), double.double(), rtol=1e-6, atol=1e-6)
+
+
 def test_bad_arguments_are_named() -> None:
     x = torch.randn(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"weight has shape \(4,\); \(3,\)"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from pyranet_fast.data.crops import EpochBatchSampler
 from pyranet_fast.errors import UserError
 from pyranet_fast.training.config import ClassifierConfig, PoseConfig, RunConfig
+from pyranet_fast.training.logging import LossGrowth, Meter
 from pyranet_fast.training.optim import MovingAverage, learning_rate
 from pyranet_fast.training.pose import loader_workers
 from pyranet_fast.training.step import FigureReader, Figures
@@ -136,7 +138,10 @@ def test_figures_are_read_at_once_on_the_cpu_and_a_step_late_elsewhere() -> None
         ({"max_steps": 0}, "--max-steps is 0; a whole number above 0 is accepted"),
         ({"early_size": 96}, "--early-size is 96; with --depth 4 a multiple of 64"),
         ({"color_noise": 1.0}, r"--color-noise is 1.0; a number in \[0, 1\) is accepted"),
-        ({"weight_decay": float("nan")}, "--weight-decay is nan; 0 or more is accepted"),
+        ({"weight_decay": float("nan")}, "--weight-decay is nan; a finite number of 0 or more is accepted"),
+        ({"weight_decay": float("inf")}, "--weight-decay is inf; a finite number of 0 or more is accepted"),
+        ({"lr": 1e30}, "--lr is 1e\\+30; a number above 0 and below 1,000,000 is accepted"),
+        ({"seed": 2**32}, "--seed is 4294967296; a whole number from 0 to 4,294,967,295 is accepted"),
         ({"schedule": "steps"}, "--schedule is 'steps'; accepted are step, cosine"),
     ],
 )
@@ -188,3 +193,31 @@ def test_loader_processes_leave_the_cpu_to_training(monkeypatch) -> None:
     assert [loader_workers(n, gpu) for n in (-1, 0, 3)] == [5, 0, 3]
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     assert loader_workers(-1, gpu) == 8
+
+
+def test_a_loss_that_grows_is_told_of_once_and_noise_is_not() -> None:
+    noise = torch.rand(2000, generator=torch.Generator().manual_seed(0)).tolist()
+    growth = LossGrowth()
+    assert not any(growth.add(0.01 * (1 + value), step) for step, value in enumerate(noise))
+    growth = LossGrowth()
+    assert not any(growth.add(0.5 * 0.99**step + 1e-3 * value, step) for step, value in enumerate(noise))
+    said = [growth.add(1e-3 * 1.1**step, 2000 + step) for step in range(100)]
+    assert sum(map(bool, said)) == 1
+    told = next(filter(None, said))
+    assert told.startswith("the loss grows: its mean was 0.000") and told.endswith("; training diverges")
+    step = next(step for step, text in enumerate(said) if text)
+    assert math.isfinite(1e-3 * 1.1**step) and step < 60
+
+
+def test_a_meter_goes_on_where_another_was() -> None:
+    whole, part = Meter(), Meter()
+    for value in (0.1, 0.7):
+        whole.add(value, value / 3, 4, 0.01), part.add(value, value / 3, 4, 0.01)
+    other = Meter.resumed(part.state())
+    for meter in (whole, other):
+        meter.add(0.3, 0.2, 4, 0.02)
+    assert {**whole.row(), **{name: 0 for name in MEASURED}} == {**other.row(), **{name: 0 for name in MEASURED}}
+    assert Meter.resumed(None).steps == 0
+
+
+MEASURED = ("seconds", "images_per_second", "data_wait")
