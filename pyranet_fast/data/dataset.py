@@ -304,6 +304,23 @@ LSP_TO_MPII: JointMapping = {
 }
 
 
+def joint_origins(skeleton: Skeleton, wanted: Skeleton) -> list[list[int]] | None:
+    """For each joint of ``wanted`` the joints of ``skeleton`` between which it lies; None for other skeletons.
+
+    The same joints are themselves. Between MPII and LSP, MPII's upper neck is LSP's neck, and LSP's hips and shoulders
+    have MPII's pelvis and thorax between them.
+    """
+    if skeleton.joints == wanted.joints:
+        return [[index] for index in range(len(wanted))]
+    pair = skeleton.joints, wanted.joints
+    if pair == (LSP.joints, MPII.joints):
+        return [[skeleton.index(origin) for origin in LSP_TO_MPII[joint]] for joint in wanted.joints]
+    if pair == (MPII.joints, LSP.joints):
+        became = {origins[0]: joint for joint, origins in LSP_TO_MPII.items() if len(origins) == 1}
+        return [[skeleton.index(became[joint])] for joint in wanted.joints]
+    return None
+
+
 class MappedSource(DerivedSource):
     """Another dataset's people with the joints of ``skeleton``, so that both can be trained on together.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Checkpoint
-from ..data.dataset import LSP_TO_MPII
+from ..data.dataset import joint_origins
 from ..errors import UserError
 from ..keypoints import Skeleton, resolve_skeleton
 
@@ -23,9 +23,9 @@ _FREE = ("stacks", "joints", "pool_windows")
 def transferred(start: Checkpoint, config: dict[str, Any], skeleton: Skeleton, source: str | Path) -> dict[str, Tensor]:
     """Weights for a network of ``config`` that begins where ``start`` ended.
 
-    A joint of the same name keeps its score maps. One that the rule of joining LSP and MPII makes from others starts
-    with the mean of theirs, and what stacks hand on to each other does not depend on it yet. Stacks beyond those that
-    are there start as copies of the last one.
+    A joint that both have keeps its score maps. One that lies between others starts with the mean of theirs, and what
+    stacks hand on to each other does not depend on it yet. Stacks beyond those that are there start as copies of the
+    last one.
 
     Args:
         start: the trained network.
@@ -35,7 +35,7 @@ def transferred(start: Checkpoint, config: dict[str, Any], skeleton: Skeleton, s
 
     Raises:
         UserError: the networks differ in more than joints and stacks, the new one has fewer stacks, or a joint that
-            ``start`` does not know.
+            ``start`` does not have.
     """
     differing = [name for name in config if name not in _FREE and config[name] != start.model.get(name, config[name])]
     before, now = int(start.model["stacks"]), int(config["stacks"])
@@ -70,15 +70,13 @@ def _silent(weights: dict[str, Tensor], name: str, stack: str) -> Tensor:
 
 def _map_joints(weights: dict[str, Tensor], theirs: Skeleton, skeleton: Skeleton, source: str | Path) -> None:
     """Replace the parts that have a row or a column a joint."""
-    origins = []
-    for joint in skeleton.joints:
-        names = (joint,) if joint in theirs.joints else LSP_TO_MPII.get(joint, ())
-        if not names or any(name not in theirs.joints for name in names):
-            raise UserError(
-                f"--weights {source} predicts the joints {', '.join(theirs.joints)}; {joint} of {skeleton.name} is "
-                "none of them, nor made from them"
-            )
-        origins.append([theirs.index(name) for name in names])
+    origins = joint_origins(theirs, skeleton)
+    if origins is None:
+        which = "; their joints differ" if theirs.name == skeleton.name else ""
+        raise UserError(
+            f"--weights {source} predicts the {theirs.name!r} skeleton, and the data set has {skeleton.name!r}{which}; "
+            "the same joints are accepted, or LSP's and MPII's"
+        )
     for name, value in list(weights.items()):
         part = name.split(".")[-2]
         if part == _HEAD:
