@@ -163,7 +163,8 @@ def cut(rng: Generator, image: Image, person: Person) -> tuple[Image, Person, np
     if not ends:
         return image, person, gone
     length = image.shape[1 - axis]
-    at = int(np.clip(round(border), 1, length - 1))
+    at = math.floor(border) + 1 if after else math.ceil(border)
+    at = min(max(at, 1), length - 1)
     start, stop = (0, at) if after else (at, length)
     image = image[start:stop] if axis == 1 else image[:, start:stop]
     offset = np.zeros(2, dtype=np.float32)
