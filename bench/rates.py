@@ -55,7 +55,7 @@ def rates(stacks: int, features: int, depth: int, size: int, batch: int, precisi
     """Images a second in training, and milliseconds a person in prediction."""
     torch.manual_seed(0)
     model = PyraNet(stacks, JOINTS, features=features, depth=depth, pool_windows="sample")
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = sum(p.numel() for p in model.parameters())
     trained = batch / seconds(training_step(model, size, batch, precision), rounds)
     network = optimize_for_inference(model.eval(), precision)

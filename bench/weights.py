@@ -150,7 +150,9 @@ def measure(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         leeds, everyday = (with_images(open_dataset(name, root, "val")) for name in ("lsp", "mpii"))
-    parts = {f"LSP {leeds.name.removeprefix('lsp ')}, PCK@0.2, one scale": (leeds, SINGLE_SCALE)}
+    parts: dict[str, tuple[PeopleSource, Sequence[float]]] = {
+        f"LSP {leeds.name.removeprefix('lsp ')}, PCK@0.2, one scale": (leeds, SINGLE_SCALE)
+    }
     if six:
         parts["the same, six scales"] = (leeds, SIX_SCALES)
     parts[f"{len(everyday)} of MPII, validation, PCKh@0.5, one scale"] = (everyday, SINGLE_SCALE)
