@@ -9,7 +9,7 @@ from bench import rates
 
 def test_a_table_of_networks(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["bench"])
-    flags = ["--stacks", "1", "2", "--features", "16", "--depth", "1", "--size", "32", "--batch", "2", "--rounds", "1"]
+    flags = ["--stacks", "1", "2", "--features", "24", "--depth", "1", "--size", "32", "--batch", "2", "--rounds", "1"]
     assert rates.main([*flags, "--precision", "fp32"]) == 0
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) == 3 and [row[1].strip() for row in rows[1:]] == ["1", "2"]
