@@ -22,7 +22,7 @@ import torch
 
 from bench import report, runner
 from pyranet_fast import Predictor, cli
-from pyranet_fast.data.dataset import Image, PeopleSource, Subset
+from pyranet_fast.data.dataset import Image, PeopleSource, Subset, joint_origins
 from pyranet_fast.data.image_io import write_image
 from pyranet_fast.data.registry import open_dataset
 from pyranet_fast.errors import UserError
@@ -101,17 +101,19 @@ def accuracy_of(predictor: Predictor, people: PeopleSource, kind: str, count: in
     Raises:
         UserError: the people and the network have different joints.
     """
-    if people.skeleton.joints != predictor.skeleton.joints:
+    origins = joint_origins(predictor.skeleton, people.skeleton)
+    if origins is None:
         raise UserError(
             f"--dataset has the joints of {people.skeleton.name!r} and the checkpoint those of "
-            f"{predictor.skeleton.name!r}; the same are needed"
+            f"{predictor.skeleton.name!r}; the same are needed, or MPII's and LSP's"
         )
     right, trusted, seconds = [], [], 0.0
     for image, joints, visible, length in photos(people, kind, count):
         start = time.perf_counter()
         pose = predictor(image)
         seconds += time.perf_counter() - start
-        near = np.linalg.norm(pose.joints - joints, axis=1) < people.metric.threshold * length
+        found = np.stack([pose.joints[places].mean(axis=0) for places in origins])
+        near = np.linalg.norm(found - joints, axis=1) < people.metric.threshold * length
         right.append(near[visible])
         trusted.append(bool(pose.trustworthy))
     sure = [hits for hits, trust in zip(right, trusted, strict=True) if trust]

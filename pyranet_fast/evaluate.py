@@ -16,7 +16,7 @@ import numpy.typing as npt
 from . import cli
 from .cli import keep_pages
 from .data import PeopleSource, Subset, open_dataset
-from .data.dataset import digest_of_people
+from .data.dataset import digest_of_people, joint_origins
 from .data.left_out import missing_images
 from .evaluation.evaluator import SINGLE_SCALE, EvaluationState, evaluate_pose, precision_of
 from .evaluation.oks import oks_precision, oks_unavailable
@@ -29,7 +29,7 @@ from .evaluation.report import (
     write_predictions,
     write_worst,
 )
-from .inference.heatmaps import SIX_SCALES, constant_sizes, prepare
+from .inference.heatmaps import SIX_SCALES, JointMaps, constant_sizes, prepare
 from .io import output_folder
 from .keypoints import Skeleton, resolve_skeleton
 from .metrics import Score, relative_errors
@@ -60,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="file written by train, or a name in models.available() (default: the first one there)",
     )
-    parser.add_argument("--dataset", default=None, help="as for train: demo, lsp, mpii, packed:FILE, … (default: demo)")
+    parser.add_argument(
+        "--dataset",
+        default=None,
+        help="as for train: demo, lsp, mpii, packed:FILE, …; a network of MPII's joints is scored on LSP's, too, "
+        "and the other way round (default: demo)",
+    )
     parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …; none for packed:FILE")
     parser.add_argument(
         "--allow-outside",
@@ -167,7 +172,8 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     device = resolve_device(arguments.device)
     file = find_checkpoint(arguments.checkpoint).resolve()
     checkpoint = load_checkpoint(file)
-    people = _people_for(parser, arguments, resolve_skeleton(checkpoint.skeleton))
+    skeleton = resolve_skeleton(checkpoint.skeleton)
+    people, origins = _people_for(parser, arguments, skeleton)
     if "mpii" in formats:
         mpii_numbers(people)  # fails now, not after hours
     output = output_folder(arguments.output)
@@ -180,6 +186,9 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     prepared = prepare(model, device, asked, checkpoint.input_size, pictures)
     if prepared.choice is not None:
         logger.info(f"precision auto: {prepared.choice}")
+    network = prepared.network
+    if people.skeleton.joints != skeleton.joints:
+        network = JointMaps(network, origins).eval()
     scales = SIX_SCALES if arguments.scales == 6 else SINGLE_SCALE
     settings: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint or file.stem),
@@ -209,7 +218,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     try:
         with constant_sizes():
             score, predictions = evaluate_pose(
-                prepared.network,
+                network,
                 people,
                 checkpoint.input_size,
                 flip=arguments.flip,
@@ -252,21 +261,24 @@ def _add_oks(
     return f"COCO's OKS-based precision and recall by pycocotools, in the boxes of the labels: {shown}"
 
 
-def _people_for(parser: argparse.ArgumentParser, arguments: argparse.Namespace, skeleton: Skeleton) -> PeopleSource:
-    """The people of --dataset, whose joints must be those of the checkpoint."""
+def _people_for(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, skeleton: Skeleton
+) -> tuple[PeopleSource, list[list[int]]]:
+    """The people of --dataset, and of which of the checkpoint's joints theirs are made."""
     arguments.dataset = arguments.dataset or "demo"
     people = open_dataset(arguments.dataset, arguments.root, arguments.split, allow_outside=arguments.allow_outside)
-    if people.skeleton.joints != skeleton.joints:
+    origins = joint_origins(skeleton, people.skeleton)
+    if origins is None:
         parser.error(
             f"--dataset {arguments.dataset} has the {len(people.skeleton)} joints of {people.skeleton.name}, "
             f"the checkpoint predicts the {len(skeleton)} of {skeleton.name}"
         )
-    if people.skeleton.flip_permutation != skeleton.flip_permutation:
+    if people.skeleton.joints == skeleton.joints and people.skeleton.flip_permutation != skeleton.flip_permutation:
         parser.error(
             f"--dataset {arguments.dataset} has other mirror pairs than the checkpoint was trained with; "
             f"give its file these in flip_pairs: {skeleton.mirroring}"
         )
-    return people
+    return people, origins
 
 
 def _report(

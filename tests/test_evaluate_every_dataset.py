@@ -15,6 +15,8 @@ from scipy.io import savemat
 from pyranet_fast import cli, evaluate
 from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data import DATASETS, open_dataset, pack, registry
+from pyranet_fast.data.dataset import joint_origins
+from pyranet_fast.keypoints import LSP, MPII
 from pyranet_fast.metrics import Metric
 from pyranet_fast.models import PyraNet
 from tests.data import coco_people, mpii_people
@@ -131,3 +133,26 @@ def test_every_format(name, formats, root, tmp_path, capsys):
         written = json.loads((output / "coco_results.json").read_text())
         assert len(written) == len(people) and len(written[0]["keypoints"]) == 3 * len(people.skeleton)
     assert (output / "mpii_pred.mat").is_file() == ("mpii" in formats)
+
+
+def test_joints_of_the_other_skeleton(root, tmp_path, capsys):
+    """A network of MPII's joints is scored on LSP by those that LSP has: as one that has no others."""
+    torch.manual_seed(0)
+    config = {"stacks": 1, "joints": 16, "features": 8, "depth": 1, "base_width": 2}
+    weights = PyraNet(**config).state_dict()
+    rows = [joints[0] for joints in joint_origins(MPII, LSP)]
+    fewer = {name: value[rows] if ".score." in name else value for name, value in weights.items()}
+    found = {}
+    for name, content, count in (("mpii", weights, 16), ("lsp", fewer, 14)):
+        path = tmp_path / name / "last.pt"
+        save_checkpoint(path, Checkpoint({**config, "joints": count}, content, name, 32))
+        arguments = ["--checkpoint", str(path), "--dataset", "lsp", "--root", str(root), "--precision", "fp32"]
+        assert cli.run(evaluate.main, [*arguments, "--output", str(tmp_path / name)]) == 0
+        with h5py.File(tmp_path / name / "predictions.h5") as file:
+            found[name] = np.array(file["preds"])
+    np.testing.assert_allclose(found["mpii"], found["lsp"], rtol=1e-4, atol=1e-4)
+    assert evaluated("mpii", root, tmp_path)["count"] == 3
+    arguments = ["--checkpoint", str(tmp_path / "lsp" / "last.pt"), "--dataset", COCO, "--root", str(root)]
+    with pytest.raises(SystemExit):
+        cli.run(evaluate.main, arguments)
+    assert "the checkpoint predicts the 14 of lsp" in capsys.readouterr().err

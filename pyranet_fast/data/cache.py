@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataWarning, UserError
-from .dataset import PIXELS_PER_SCALE, DerivedSource, Image, PeopleSource, Person
+from .dataset import PIXELS_PER_SCALE, ConcatSource, DerivedSource, Image, PeopleSource, Person, Subset
 from .image_io import limit_pixels, max_pixels
 from .transforms import Augmentation
 
@@ -137,6 +137,13 @@ def check_coverage(source: PeopleSource, reach: float, input_size: int, *, stric
         )
 
 
+def _origin(source: PeopleSource, index: int) -> tuple[int, int]:
+    """A person, told from others through datasets that only order people."""
+    while isinstance(source, ConcatSource | Subset):
+        source, index = source.locate(index)
+    return id(source), index
+
+
 class CachedSource(DerivedSource):
     """Another dataset with every image decoded once, before loader processes fork from this one.
 
@@ -176,13 +183,20 @@ class CachedSource(DerivedSource):
         self._blocks: list[Image] = []
         self._used = _BLOCK
         self._regions: list[ImageRegion | None] = []
-        with ThreadPoolExecutor(
-            threads or min(16, os.cpu_count() or 1), initializer=limit_pixels, initargs=(max_pixels(),)
-        ) as pool:
-            for index, result in enumerate(pool.map(self._read, range(len(source)))):
-                if isinstance(result, UserError):
-                    self.failures[index] = result
+        # People who are there several times are decoded once.
+        firsts: dict[tuple[int, int], int] = {}
+        places = [_origin(source, index) for index in range(len(source))]
+        same_as = [firsts.setdefault(place, index) for index, place in enumerate(places)]
+        count, limit = threads or min(16, os.cpu_count() or 1), (max_pixels(),)
+        with ThreadPoolExecutor(count, initializer=limit_pixels, initargs=limit) as pool:
+            results = pool.map(self._read, firsts.values())
+            for index, first in enumerate(same_as):
+                result = next(results) if first == index else None
+                if isinstance(result, UserError) or first in self.failures:
+                    self.failures[index] = result if isinstance(result, UserError) else self.failures[first]
                     self._regions.append(None)
+                elif result is None:
+                    self._regions.append(self._regions[first])
                 else:
                     self._regions.append(replace(result, pixels=self._store(result.pixels)))
         regions = [region for region in self._regions if region is not None]

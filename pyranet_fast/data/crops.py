@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import UserError
+from . import absence
 from .cache import check_coverage
 from .dataset import PIXELS_PER_SCALE, PeopleSource
 from .image_io import limit_pixels, quiet_opencv
@@ -78,7 +79,9 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     - ``image`` (3, S, S) uint8 RGB;
     - ``joints`` (K, 2) float32, x and y in map pixels;
-    - ``weight`` (K,) float32, 1 where the joint is labeled and inside the crop, else 0;
+    - ``weight`` (K,) float32, 1 where the joint is labeled and inside the crop, ``absence_weight`` where it is known
+      to be outside or nobody is there (its target is then what of its Gaussian reaches into the map, mostly
+      nothing), and 0 where nothing is known of it;
     - ``index`` int;
     - ``inverse`` (2, 3) float32, input pixels to image pixels (it undoes the mirroring too);
     - ``valid`` bool, False where a corrupt image was replaced by a gray one of weight 0;
@@ -98,11 +101,13 @@ class CropDataset(Dataset[dict[str, Any]]):
         on_error: Literal["raise", "skip"] = "raise",
         early_size: int | None = None,
         early_epochs: int = 0,
+        absence_weight: float = 0.0,
     ) -> None:
         """Wrap ``source``; ``augmentation=None`` gives the plain crop.
 
-        Epochs before ``early_epochs`` use ``early_size`` in place of ``input_size``. A ``DataWarning`` tells where
-        the crops show more than the images of ``source`` cover.
+        Epochs before ``early_epochs`` use ``early_size`` in place of ``input_size``. ``absence_weight`` is that of
+        joints which are known not to be in the crop. A ``DataWarning`` tells where the crops show more than the
+        images of ``source`` cover.
 
         Raises:
             ValueError: an ``input_size`` or ``early_size`` that is not a positive multiple of 4, a negative
@@ -115,8 +120,12 @@ class CropDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"seed is {seed}; it must not be negative")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+        if not absence_weight >= 0:
+            raise ValueError(f"absence_weight is {absence_weight}; it must not be negative")
         check_coverage(source, augmentation.reach if augmentation else 0.5, input_size, strict=False)
         self.source = source
+        self.absence_weight = absence_weight
+        self._people = absence.PeopleOfPictures(source) if augmentation and augmentation.empty else None
         self.input_size = input_size
         self.early_size, self.early_epochs = early_size or input_size, early_epochs
         self.augmentation = augmentation
@@ -148,22 +157,39 @@ class CropDataset(Dataset[dict[str, Any]]):
         change = _UNCHANGED
         if self.augmentation is not None:
             change = self.augmentation.draw(np.random.default_rng((self.seed, epoch, index)))
-        person = self.source.person(index)
-        size = self.size(epoch)
+        person, image = self.source.person(index), self.source.image(index)
+        size, nobody = self.size(epoch), change.empty
+        absent = np.zeros(len(person.labeled), dtype=bool)
+        # Apart from the draws of `Augmentation`, of which there are as many for every sample.
+        rng = np.random.default_rng((self.seed, epoch, index, 1)) if nobody or change.cut or change.cover else None
+        hidden = change.cover
+        if nobody and rng is not None and self._people is not None:
+            scene = self._people.scene(rng, index, image, size)
+            if scene is None:  # no room beside them: they are hidden as a whole
+                hidden = True
+            else:
+                image, person = scene
+        elif change.cut and rng is not None:
+            image, person, absent = absence.cut(rng, image, person)
         matrix = crop_matrix(person.center, person.scale * change.scale, change.rotation, size, change.flip)
         # The border has its gain taken out beforehand, so that it is the data mean in the end.
         border = tuple(min(255.0, 255 * m / max(g, 1e-3)) for m, g in zip(MEAN, change.gains, strict=True))
-        image = crop(self.source.image(index), matrix, size, (border[0], border[1], border[2]))
-        if change.gains != (1.0, 1.0, 1.0):
-            image = apply_gains(image, change.gains)
-
+        image = crop(image, matrix, size, (border[0], border[1], border[2]))
         points = transform_points(matrix, person.joints)
         labeled = person.labeled
+        if hidden and rng is not None and labeled.any():
+            image = absence.cover(rng, image, points[labeled], whole=nobody)
+        if change.gains != (1.0, 1.0, 1.0):
+            image = apply_gains(image, change.gains)
+        if nobody:
+            labeled, absent = np.zeros_like(labeled), np.ones_like(absent)
+
         if change.flip:
-            points, labeled = points[self._mirror], labeled[self._mirror]
+            points, labeled, absent = points[self._mirror], labeled[self._mirror], absent[self._mirror]
         inside = np.all((points >= -0.5) & (points < size - 0.5), axis=1)
-        weight = inside & labeled
+        weight = np.where(labeled & inside, 1.0, np.where(labeled | absent, self.absence_weight, 0.0))
         joints = np.where(labeled[:, None], to_map(points), 0.0)
+        joints[absent] = absence.NOWHERE
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "joints": torch.from_numpy(joints.astype(np.float32)),

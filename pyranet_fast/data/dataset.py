@@ -193,7 +193,7 @@ class DerivedSource(PeopleSource):
 
     def __init__(self, sources: Sequence[PeopleSource]) -> None:
         self.sources = list(sources)
-        self.notes = tuple(note for source in sources for note in source.notes)
+        self.notes = tuple(dict.fromkeys(note for source in sources for note in source.notes))
         self.reach = min(source.reach for source in sources)
         self.detail = min(source.detail for source in sources)
 
@@ -241,7 +241,7 @@ class DerivedSource(PeopleSource):
 
 
 class ConcatSource(DerivedSource):
-    """Several datasets one after the other; they must share skeleton and metric."""
+    """Several datasets one after the other, one of them perhaps several times; they must share skeleton and metric."""
 
     def __init__(self, sources: Sequence[PeopleSource]) -> None:
         """Join ``sources``; ValueError where there is none or they differ in skeleton or metric."""
@@ -257,7 +257,10 @@ class ConcatSource(DerivedSource):
         super().__init__(sources)
         self.skeleton = first.skeleton
         self.metric = first.metric
-        self.name = "+".join(source.name for source in sources)
+        times = {source: 0 for source in sources}
+        for source in sources:
+            times[source] += 1
+        self.name = "+".join(source.name + (f" x{n}" if n > 1 else "") for source, n in times.items())
         self._starts = np.cumsum([0, *(len(source) for source in sources)]).tolist()
 
     def __len__(self) -> int:
@@ -299,6 +302,23 @@ LSP_TO_MPII: JointMapping = {
     "pelvis": ("right hip", "left hip"),
     "thorax": ("right shoulder", "left shoulder"),
 }
+
+
+def joint_origins(skeleton: Skeleton, wanted: Skeleton) -> list[list[int]] | None:
+    """For each joint of ``wanted`` the joints of ``skeleton`` between which it lies; None for other skeletons.
+
+    The same joints are themselves. Between MPII and LSP, MPII's upper neck is LSP's neck, and LSP's hips and shoulders
+    have MPII's pelvis and thorax between them.
+    """
+    if skeleton.joints == wanted.joints:
+        return [[index] for index in range(len(wanted))]
+    pair = skeleton.joints, wanted.joints
+    if pair == (LSP.joints, MPII.joints):
+        return [[skeleton.index(origin) for origin in LSP_TO_MPII[joint]] for joint in wanted.joints]
+    if pair == (MPII.joints, LSP.joints):
+        became = {origins[0]: joint for joint, origins in LSP_TO_MPII.items() if len(origins) == 1}
+        return [[skeleton.index(became[joint])] for joint in wanted.joints]
+    return None
 
 
 class MappedSource(DerivedSource):

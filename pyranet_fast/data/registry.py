@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
 from ..errors import DataWarning, UserError
+from ..keypoints import MPII
+from ..metrics import PCKH
 from .coco import open_coco
 from .dataset import LSP_TO_MPII, SPLITS, ConcatSource, MappedSource, PeopleSource
 from .lsp import LSPExtendedSource, LSPSource
@@ -18,6 +21,8 @@ DATASETS = ("demo", "lsp", "lsp+lspet", "mpii", "mpii+lsp")
 COCO = "coco:"
 # People in a file that `python -m pyranet_fast.data.pack` wrote.
 PACKED = "packed:"
+# Parts of a mixture, each with how often an epoch visits its people: mpii*3+lsp*2+lspet.
+_PARTS = re.compile(r"(?:mpii|lsp|lspet)(?:\*\d+)?(?:\+(?:mpii|lsp|lspet)(?:\*\d+)?)*")
 
 # The demo's people are synthetic: as many as wished, made from a seed. Its network is small and trains for minutes, so
 # they mostly stand or walk and face the camera.
@@ -46,6 +51,9 @@ def open_dataset(
               ``"val"``, unless there is a ``test.h5``, which then must hold labels;
             - ``"mpii+lsp"``: MPII's training people with those of ``"lsp+lspet"``, which get MPII's 16 joints;
               the other splits are MPII's;
+            - ``"mpii*3+lsp*2+lspet"`` and the like, a mixture: the training people of each part, as often as its
+              number says. With ``mpii`` among them all have MPII's 16 joints and the other splits are MPII's;
+              else the joints are LSP's and so are the other splits;
             - ``"coco:TRAIN.json"``, ``"coco:TRAIN.json,VAL.json"``: your own people in COCO's keypoint format. Without
               a second file a tenth of the images is ``"val"`` and ``"test"``;
             - ``"packed:FILE"``: people of any of these, written into one file by ``pyranet_fast.data.pack``.
@@ -59,8 +67,11 @@ def open_dataset(
     Raises:
         UserError: unknown name or split, no root, or anything wrong with the files.
     """
-    if name not in DATASETS and not name.startswith((COCO, PACKED)):
-        raise UserError(f"unknown dataset {name!r}; there are {', '.join(DATASETS)}, {COCO}FILE.json and {PACKED}FILE")
+    if name not in DATASETS and not name.startswith((COCO, PACKED)) and _mixture(name) is None:
+        raise UserError(
+            f"unknown dataset {name!r}; there are {', '.join(DATASETS)}, mixtures such as mpii*3+lsp*2+lspet, "
+            f"{COCO}FILE.json and {PACKED}FILE"
+        )
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     if name == "demo":
@@ -68,7 +79,7 @@ def open_dataset(
     if root is None and name.startswith((COCO, PACKED)):
         root = "."
     if root is None:
-        folder = "mpii/" if name.startswith("mpii") else "lsp_dataset/"
+        folder = "mpii/" if "mpii" in name else "lsp_dataset/"
         raise UserError(f"dataset {name!r} needs a root: the folder that holds {folder}")
     people = _open_files(name, root, split, allow_outside)
     for note in people.notes:
@@ -81,19 +92,33 @@ def _open_files(name: str, root: str | Path, split: str, allow_outside: bool) ->
         return PackedSource(name.removeprefix(PACKED), split)
     if name.startswith(COCO):
         return open_coco(name.removeprefix(COCO), root, split, allow_outside=allow_outside)
-    if name == "mpii" or (name == "mpii+lsp" and split != "train"):
-        return _open_mpii(root, split)
+    parts = _mixture({"mpii+lsp": "mpii+lsp+lspet"}.get(name, name))
+    assert parts is not None
+    with_mpii = "mpii" in parts
     if split != "train":
-        return LSPSource(root, "1001-")
-    if name == "lsp":
-        return LSPSource(root, "1-1000")
-    leeds = (LSPSource(root, "1-1000"), LSPExtendedSource(root))
-    if name == "lsp+lspet":
-        return ConcatSource(leeds)
+        return _open_mpii(root, split) if with_mpii else LSPSource(root, "1001-")
+    people = []
+    for part, times in parts.items():
+        source = _open_part(part, root)
+        if with_mpii and part != "mpii":
+            source = MappedSource(source, MPII, LSP_TO_MPII, PCKH)
+        people += [source] * times
+    return people[0] if len(people) == 1 else ConcatSource(people)
 
-    people = _open_mpii(root, split)
-    mapped = [MappedSource(source, people.skeleton, LSP_TO_MPII, people.metric) for source in leeds]
-    return ConcatSource([people, *mapped])
+
+def _mixture(name: str) -> dict[str, int] | None:
+    """How often each part of a mixture counts, or None where it is no mixture, or names a part twice or never."""
+    if _PARTS.fullmatch(name) is None:
+        return None
+    pairs = [part.partition("*") for part in name.split("+")]
+    parts = {part: int(times or 1) for part, _, times in pairs}
+    return parts if len(parts) == len(pairs) and all(1 <= times <= 1000 for times in parts.values()) else None
+
+
+def _open_part(part: str, root: str | Path) -> PeopleSource:
+    if part == "mpii":
+        return _open_mpii(root, "train")
+    return LSPSource(root, "1-1000") if part == "lsp" else LSPExtendedSource(root)
 
 
 def _open_mpii(root: str | Path, split: str) -> PeopleSource:

@@ -21,6 +21,8 @@ from .dataset import PIXELS_PER_SCALE, Image
 # Mean of the training images (RGB, 0..1), subtracted from every input; there is no division.
 MEAN = (0.4404, 0.4440, 0.4327)
 MAP_STRIDE = 4
+# How much smaller and larger than usual `Augmentation.resize` shows people.
+RESIZE = (0.4, 2.0)
 
 Matrix = npt.NDArray[np.float64]
 
@@ -33,6 +35,9 @@ class AugmentationSample:
     rotation: float = 0.0
     flip: bool = False
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    empty: bool = False
+    cut: bool = False
+    cover: bool = False
 
 
 @renamed(colour="color")
@@ -40,12 +45,20 @@ class AugmentationSample:
 class Augmentation:
     """Random changes of a training crop, with the distributions of the authors' released code.
 
+    The last five are off there. They show what a network meets where nobody has drawn a box: see `data.absence`.
+
     Attributes:
         scale: s; the crop side is multiplied by 1 + s * N(0, 1), clamped to 1 - s .. 1 + s.
         rotation: r degrees; the angle is r * N(0, 1), clamped to -2r .. 2r.
         rotation_probability: of any rotation at all.
         flip: probability of mirroring.
         color: c; each channel is multiplied by its own U(1 - c, 1 + c).
+        resize: share of samples in which a person is ``RESIZE[0]`` to ``RESIZE[1]`` times as large as ``scale`` makes
+            them, uniformly in the logarithm.
+        turn: share of samples turned by any angle instead of ``rotation``.
+        cut: share of samples in which the border of the picture or of the crop cuts the person off.
+        cover: share of samples in which something covers a part of the person.
+        empty: share of samples that show nobody.
     """
 
     scale: float = 0.25
@@ -53,6 +66,11 @@ class Augmentation:
     rotation_probability: float = 0.4
     flip: float = 0.5
     color: float = 0.2
+    resize: float = 0.0
+    turn: float = 0.0
+    cut: float = 0.0
+    cover: float = 0.0
+    empty: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that every setting lies within its limits."""
@@ -62,6 +80,7 @@ class Augmentation:
             "rotation_probability": (self.rotation_probability, 1.0),
             "flip": (self.flip, 1.0),
             "color": (self.color, 1.0),
+            **{name: (getattr(self, name), 1.0) for name in ("resize", "turn", "cut", "cover", "empty")},
         }
         for name, (value, highest) in limits.items():
             if not 0 <= value <= highest:
@@ -71,8 +90,9 @@ class Augmentation:
     def reach(self) -> float:
         """Half-width, in crop sides, of the image square that any draw can show."""
         angle = min(2 * self.rotation, 45.0) if self.rotation_probability > 0 else 0.0
+        angle = 45.0 if self.turn else angle
         turn = math.cos(math.radians(angle)) + math.sin(math.radians(angle))
-        return 0.5 * (1 + self.scale) * turn
+        return 0.5 * (1 + self.scale) * turn / (RESIZE[0] if self.resize else 1.0)
 
     def draw(self, rng: np.random.Generator) -> AugmentationSample:
         """Draw a sample; it takes the same number of values from ``rng`` whatever the settings are."""
@@ -81,11 +101,21 @@ class Augmentation:
         scale = 1 + self.scale * float(np.clip(normals[0], -1, 1))
         rotation = self.rotation * float(np.clip(normals[1], -2, 2))
         gains = 1 + self.color * (2 * uniforms[2:] - 1)
+        rotation = rotation if uniforms[0] < self.rotation_probability else 0.0
+        more = rng.random(7)  # after the others, which stay what they were before these were there
+        if more[0] < self.resize:
+            low, high = (math.log(times) for times in RESIZE)
+            scale /= math.exp(low + float(more[1]) * (high - low))
+        if more[2] < self.turn:
+            rotation = 360 * float(more[3]) - 180
         return AugmentationSample(
             scale=scale,
-            rotation=rotation if uniforms[0] < self.rotation_probability else 0.0,
+            rotation=rotation,
             flip=bool(uniforms[1] < self.flip),
             gains=(float(gains[0]), float(gains[1]), float(gains[2])),
+            cut=bool(more[4] < self.cut),
+            cover=bool(more[5] < self.cover),
+            empty=bool(more[6] < self.empty),
         )
 
 

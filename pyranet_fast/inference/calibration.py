@@ -92,11 +92,17 @@ def calibrate(scores: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> Ca
         scores=np.array([values[part].mean() for part in parts]),
         right=np.array([hits[part].mean() for part in parts]),
         count=np.array([len(part) for part in parts]),
-        ranking=_ranking(values, hits),
+        ranking=ranking(values, hits),
     )
 
 
-def _ranking(values: Float64Array, hits: npt.NDArray[np.bool_]) -> float:
+def ranking(values: Float64Array, hits: npt.NDArray[np.bool_]) -> float:
+    """Chance that a value of ``hits`` is above one of the others (area under the ROC curve); NaN where one kind lacks.
+
+    Args:
+        values: (M,), finite.
+        hits: (M,).
+    """
     good, bad = np.sort(values[hits]), np.sort(values[~hits])
     if not len(good) or not len(bad):
         return float("nan")

@@ -86,6 +86,24 @@ def prepare_model(model: nn.Module, device: torch.device, precision: str) -> tup
     return model.to(device, memory_format=torch.channels_last), precision  # type: ignore[call-overload]
 
 
+class JointMaps(nn.Module):
+    """A network's score maps as those of other joints: LSP's of a network with MPII's.
+
+    Args:
+        network: gives score maps, or a list of which the last counts.
+        origins: for each joint the indices of the maps whose mean is its own, as `data.dataset.joint_origins` says.
+    """
+
+    def __init__(self, network: nn.Module, origins: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.network, self.origins = network, [list(joints) for joints in origins]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) to (N, len(origins), S/4, S/4)."""
+        maps = _last(self.network(images))
+        return torch.stack([maps[:, joints].mean(dim=1) for joints in self.origins], dim=1)
+
+
 @contextmanager
 def constant_sizes() -> Iterator[None]:
     """Lets cuDNN time its kernels once a shape inside the block: where all crops have one size, that pays on a GPU."""

@@ -181,8 +181,9 @@ class PoseConfig(RunConfig):
 
     dataset: str = _option(
         "demo",
-        "demo (synthetic people), lsp, lsp+lspet, mpii, mpii+lsp, your own: coco:TRAIN.json[,VAL.json], or any of them "
-        "in one file: packed:FILE, written by data.pack",
+        "demo (synthetic people), lsp, lsp+lspet, mpii, mpii+lsp, a mixture such as mpii*3+lsp*2+lspet (each person "
+        "of MPII three times an epoch), your own: coco:TRAIN.json[,VAL.json], or any of them in one file: packed:FILE, "
+        "written by data.pack",
     )
     root: str | None = _option(
         None,
@@ -218,7 +219,9 @@ class PoseConfig(RunConfig):
     )
     weight_decay: float = _option(0.0, "RMSProp weight decay", _NOT_NEGATIVE)
     weights: str | None = _option(
-        None, "start from the weights of this checkpoint, with a fresh optimizer and step 0: fine-tuning"
+        None,
+        "start from the weights of this checkpoint, with a fresh optimizer and step 0: fine-tuning; it may have LSP's "
+        "joints where the data has MPII's, and fewer stacks",
     )
     init: str = _option(
         "torch",
@@ -233,6 +236,28 @@ class PoseConfig(RunConfig):
     rotation_probability: float = _option(0.4, "augmentation: share of samples that are rotated", _SHARE)
     color_noise: float = _option(
         0.2, "augmentation: each color channel times U(1 - this, 1 + this)", _BELOW_1, was="colour_noise"
+    )
+    resize_share: float = _option(
+        0.0, "augmentation: share of samples with people 0.4 to 2 times as large as they should be", _SHARE
+    )
+    turn_share: float = _option(0.0, "augmentation: share of samples turned by any angle", _SHARE)
+    cut_share: float = _option(
+        0.0, "augmentation: share of samples in which a border of the picture or the crop cuts the person off", _SHARE
+    )
+    cover_share: float = _option(
+        0.0, "augmentation: share of samples in which something covers up to half of the person", _SHARE
+    )
+    empty_share: float = _option(
+        0.0,
+        "augmentation: share of samples without a person: parts of scenes outside everybody's box, synthetic "
+        "backgrounds, people who are hidden altogether",
+        _SHARE,
+    )
+    absence_weight: float = _option(
+        0.0,
+        "weight in the loss of joints that are known not to be in the crop, whose target is zeros, where that of "
+        "others is 1; 0: they take no part",
+        _NOT_NEGATIVE,
     )
     workers: int = _option(
         -1,

@@ -35,6 +35,7 @@ from ..nn.init import initialize_
 from ..visualization import contact_sheet, draw_pose
 from . import distributed
 from .config import PoseConfig
+from .transfer import transferred
 
 logger = logging.getLogger("pyranet_fast")
 
@@ -83,6 +84,11 @@ class PoseTask:
             rotation=config.rotation_noise,
             rotation_probability=config.rotation_probability,
             color=config.color_noise,
+            resize=config.resize_share,
+            turn=config.turn_share,
+            cut=config.cut_share,
+            cover=config.cover_share,
+            empty=config.empty_share,
         )
         people, held_out = (
             open_dataset(config.dataset, config.root, split, allow_outside=config.allow_outside)
@@ -100,6 +106,7 @@ class PoseTask:
             on_error="skip" if config.on_error == "skip" else "raise",
             early_size=config.early_size,
             early_epochs=round(config.early_share * config.epochs),
+            absence_weight=config.absence_weight,
         )
         self.steps_per_epoch = len(self.people) // config.batch_size
         if self.steps_per_epoch == 0:
@@ -329,14 +336,7 @@ def initial_network(config: PoseConfig, skeleton: Skeleton) -> PyraNet:
     initialize_(model, config.init, torch.zeros(1, 3, config.input_size, config.input_size))
     if config.weights is not None:
         start = load_checkpoint(config.weights)
-        theirs = resolve_skeleton(start.skeleton)
-        if theirs.joints != skeleton.joints:
-            which = "; their joints differ" if theirs.name == skeleton.name else ""
-            raise UserError(
-                f"--weights {config.weights} predicts the {theirs.name!r} skeleton, and data set "
-                f"{config.dataset} has {skeleton.name!r}{which}"
-            )
-        load_weights(model, start.weights, config.weights)
+        load_weights(model, transferred(start, model.config, skeleton, config.weights), config.weights)
     if config.activation_checkpointing:
         checkpoint_activations_(model)
     if config.sync_batchnorm:
@@ -354,9 +354,10 @@ def loader_workers(asked: int, device: torch.device) -> int:
 
 
 def accuracy(maps: Tensor, joints: Tensor, weight: Tensor) -> Tensor:
-    """Share of labeled joints whose maximum lies within a twentieth of the map's side: a training indicator."""
+    """Share of joints in the crop whose maximum lies within a twentieth of the map's side: a training indicator."""
     with torch.no_grad():
         coords, _ = ops.heatmap_argmax(maps)
         close = (coords - joints).square().sum(2).sqrt() <= maps.shape[-1] / 20
-        counted = weight > 0
+        inside = ((joints >= -0.5) & (joints < maps.shape[-1] - 0.5)).all(2)
+        counted = (weight > 0) & inside
         return (close & counted).sum() / counted.sum().clamp_min(1)

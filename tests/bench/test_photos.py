@@ -49,7 +49,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     failed = photos.worst(photos.Predictor(path, "cpu"), people, 12)
     shares = [int(text.split("%")[0]) for _, text in failed]
     assert sorted(index for index, _ in failed) == list(range(12)) and shares == sorted(shares)
-    with pytest.raises(UserError, match="the joints of 'mpii' and the checkpoint those of 'lsp'"):
-        lsp = PyraNet(1, 14, features=16, depth=1, base_width=4)
-        other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), "lsp", 64), "cpu")
+    lsp = PyraNet(1, 14, features=16, depth=1, base_width=4)
+    other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), "lsp", 64), "cpu")
+    assert 0 <= photos.accuracy_of(other, people, "as it is", 1)["right"] <= 100
+    dog = {"name": "dog", "joints": [str(i) for i in range(14)], "flip_pairs": [], "bones": []}
+    other = photos.Predictor(Checkpoint(lsp.config, lsp.state_dict(), dog, 64), "cpu")
+    with pytest.raises(UserError, match="the joints of 'mpii' and the checkpoint those of 'dog'"):
         photos.accuracy_of(other, people, "as it is", 1)

@@ -16,12 +16,12 @@ from pyranet_fast.data import (
     Subset,
     open_dataset,
 )
-from pyranet_fast.data.dataset import LSP_TO_MPII, PersonRecord
+from pyranet_fast.data.dataset import LSP_TO_MPII, PersonRecord, joint_origins
 from pyranet_fast.data.left_out import with_images
 from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import score_predictions
 from pyranet_fast.metrics import PCKH
-from pyranet_fast.pose import LSP, MPII
+from pyranet_fast.pose import LSP, MPII, Skeleton
 from tests.data.mpii_people import raw_people, write_images, write_json
 from tests.data.people import MemorySource, lspet_joints, person, smooth_image, write_release
 
@@ -100,7 +100,7 @@ def test_indices_outside():
     source = NotedSource()
     with pytest.raises(IndexError, match=r"index 4 is outside 0\.\.3 of noted"):
         Subset(source, [0, 4])
-    with pytest.raises(IndexError, match=r"index 8 is outside 0\.\.7 of noted\+noted"):
+    with pytest.raises(IndexError, match=r"index 8 is outside 0\.\.7 of noted x2"):
         ConcatSource([source, source]).image(8)
     with pytest.raises(ValueError, match="sources is empty"):
         ConcatSource([])
@@ -169,6 +169,28 @@ def test_mpii_and_lsp_are_one_set(tmp_path, monkeypatch):
     assert train.person(0).labeled.all() and train.image_name(3) == "im00001.jpg"
     assert np.flatnonzero(~train.person(3).labeled).tolist() == [3, 6]  # the left hip, and so the pelvis
     assert "mpii+lsp" in DATASETS
+
+    mixed = open_dataset("mpii*3+lspet*2", tmp_path, "train")
+    assert len(mixed) == 3 * 3 + 2 * 4 and mixed.name.endswith("x3+lspet x2") and mixed.skeleton is MPII
+    assert mixed.image_name(3) == mixed.image_name(0) and mixed.image_name(9) == mixed.image_name(13) == "im00001.jpg"
+    assert mixed.notes == open_dataset("mpii", tmp_path, "train").notes, "each note once"
+    assert open_dataset("mpii*3+lspet*2", tmp_path, "val").name == open_dataset("mpii", tmp_path, "val").name
+    assert open_dataset("lspet", tmp_path, "train").skeleton is LSP
+    cached = CachedSource(mixed)
+    assert len(cached) == 17 and cached.nbytes == CachedSource(open_dataset("mpii+lspet", tmp_path, "train")).nbytes
+    assert cached.image(9) is cached.image(13) and cached.image(9) is not cached.image(10)
+    for name in ("mpii*0", "mpii+mpii", "mpii*", "lsp*2+coco", "*2"):
+        with pytest.raises(UserError, match=r"unknown dataset .* mixtures such as mpii"):
+            open_dataset(name, tmp_path, "train")
+
+
+def test_joints_of_the_two_skeletons():
+    back = joint_origins(MPII, LSP)
+    assert [MPII.joints[i] for (i,) in back] == [{"neck": "upper neck"}.get(name, name) for name in LSP.joints]
+    there = joint_origins(LSP, MPII)
+    assert [LSP.joints[i] for i in there[MPII.index("pelvis")]] == ["right hip", "left hip"]
+    assert joint_origins(LSP, LSP) == [[i] for i in range(14)]
+    assert joint_origins(LSP, Skeleton("dog", ("nose",), (), ())) is None
 
 
 def test_real(data_root):

@@ -89,9 +89,9 @@ def test_the_weights_of_a_checkpoint_start_another_run(
             torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)
     assert load_checkpoint(tmp_path / "a" / "last.pt").training["step"] == 1
     assert cli.run(train.main, arguments(root, tmp_path / "b", "--weights", start, "--depth", "1")) == 2
-    assert "is of another configuration" in capsys.readouterr().err
+    assert "is of a network with depth 2, and --depth is 1" in capsys.readouterr().err
     assert cli.run(train.main, ["--dataset", "demo", "--output", str(tmp_path / "c"), "--weights", start]) == 2
-    assert "predicts the 'lsp' skeleton, and data set demo has 'mpii'" in capsys.readouterr().err
+    assert "is of a network with features 24, and --features is 256" in capsys.readouterr().err
 
 
 def test_validation_looks_at_the_pictures_of_its_epoch(

@@ -1,0 +1,86 @@
+"""Weights of one network as the start of another one: with other joints, with more stacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+from ..data.dataset import joint_origins
+from ..errors import UserError
+from ..keypoints import Skeleton, resolve_skeleton
+
+_HEAD, _BACK = "score", "from_score"
+"""Of a stack: features to score maps, and score maps to the next stack's input."""
+_ONWARD = ("from_features", _BACK)
+_FREE = ("stacks", "joints", "pool_windows")
+"""Arguments of the network in which the two may differ."""
+
+
+def transferred(start: Checkpoint, config: dict[str, Any], skeleton: Skeleton, source: str | Path) -> dict[str, Tensor]:
+    """Weights for a network of ``config`` that begins where ``start`` ended.
+
+    A joint that both have keeps its score maps. One that lies between others starts with the mean of theirs, and what
+    stacks hand on to each other does not depend on it yet. Stacks beyond those that are there start as copies of the
+    last one.
+
+    Args:
+        start: the trained network.
+        config: arguments of the new `PyraNet`.
+        skeleton: joints of the new one.
+        source: what errors name.
+
+    Raises:
+        UserError: the networks differ in more than joints and stacks, the new one has fewer stacks, or a joint that
+            ``start`` does not have.
+    """
+    differing = [name for name in config if name not in _FREE and config[name] != start.model.get(name, config[name])]
+    before, now = int(start.model["stacks"]), int(config["stacks"])
+    if differing or now < before:
+        name = differing[0] if differing else "stacks"
+        raise UserError(
+            f"--weights {source} is of a network with {name} {start.model[name]!r}, and --{name.replace('_', '-')} is "
+            f"{config[name]!r}; a network with the same is accepted, or with more stacks"
+        )
+    weights = dict(start.weights)
+    theirs = resolve_skeleton(start.skeleton)
+    if theirs.joints != skeleton.joints:
+        _map_joints(weights, theirs, skeleton, source)
+    for number in range(before, now):
+        last = f"stacks.{number - 1}."
+        for name in [name for name in weights if name.startswith(last)]:
+            weights[f"stacks.{number}.{name.removeprefix(last)}"] = weights[name].clone()
+        for part in _ONWARD:  # the last stack had none
+            for kind in ("weight", "bias"):
+                name = f"{part}.{kind}"
+                shape = weights[f"stacks.0.{name}"] if before > 1 else _silent(weights, name, last)
+                weights[last + name] = shape.clone()
+    return weights
+
+
+def _silent(weights: dict[str, Tensor], name: str, stack: str) -> Tensor:
+    """Zeros for what a single stack never handed on."""
+    rows = weights[f"{stack}features.conv.weight"].shape[0]
+    columns = weights[f"{stack}{_HEAD}.weight"].shape[0] if name.startswith(_BACK) else rows
+    return torch.zeros(rows, columns, 1, 1) if name.endswith("weight") else torch.zeros(rows)
+
+
+def _map_joints(weights: dict[str, Tensor], theirs: Skeleton, skeleton: Skeleton, source: str | Path) -> None:
+    """Replace the parts that have a row or a column a joint."""
+    origins = joint_origins(theirs, skeleton)
+    if origins is None:
+        which = "; their joints differ" if theirs.name == skeleton.name else ""
+        raise UserError(
+            f"--weights {source} predicts the {theirs.name!r} skeleton, and the data set has {skeleton.name!r}{which}; "
+            "the same joints are accepted, or LSP's and MPII's"
+        )
+    for name, value in list(weights.items()):
+        part = name.split(".")[-2]
+        if part == _HEAD:
+            weights[name] = torch.stack([value[rows].mean(dim=0) for rows in origins])
+        elif part == _BACK and name.endswith("weight"):
+            columns = [value[:, rows[0]] if len(rows) == 1 else torch.zeros_like(value[:, 0]) for rows in origins]
+            weights[name] = torch.stack(columns, dim=1)
