@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..checkpoint import CALIBRATION, Checkpoint
 from ..data.dataset import Image
 from ..data.image_io import as_rgb, read_image
 from ..data.transforms import MAP_STRIDE, crop, invert
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..io import reading
 from ..keypoints import resolve_skeleton
 from ..models.precision import CHOICES
@@ -22,10 +22,14 @@ from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_
 from .calibration import Calibration
 from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
 from .exported import SUFFIXES, ExportedNetwork
-from .heatmaps import decode, prepare, require_finite, score_maps
-from .result import Pose
+from .heatmaps import constant_sizes, decode, prepare, require_finite, score_maps
+from .result import Pose, Prediction
+from .sources import CAMERA, Loaded, Numbered, is_live, pictures, read_ahead
 
 logger = logging.getLogger("pyranet_fast")
+
+Boxes = Callable[[str, Image], Sequence[Sequence[float]]]
+"""Gives the boxes of all people in a picture, from its name and its pixels."""
 
 
 class Predictor:
@@ -180,6 +184,95 @@ class Predictor:
             part = slice(start, start + batch_size)
             poses += self._batch([_load(p) for p in pictures[part]], places[part], batch_size)
         return poses
+
+    def stream(
+        self,
+        source: Any,
+        *,
+        boxes: Sequence[float] | Boxes | None = None,
+        recursive: bool = False,
+        batch_size: int = 16,
+        threads: int = 4,
+        skip: Callable[[int, str], bool] | None = None,
+        exclude: Path | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield what is found in each picture of a source, while later pictures are decoded by threads.
+
+        At most about three batches of pictures are in memory, however long the source is. A camera's pictures are not
+        queued: the newest is taken. A picture that cannot be read, or whose box lies outside it, has an ``error`` and
+        no poses.
+
+        Example::
+
+            for prediction in Predictor().stream("holiday/", recursive=True):
+                print(prediction.name, [pose.joints for pose in prediction.poses])
+
+        Args:
+            source: an image, a folder, a glob, a text file of paths, ``"-"``, a video, ``"camera:0"``, a tar shard, a
+                URL, an array, or an iterable of these; see `sources.pictures`.
+            boxes: the box (x, y, width, height) of the one person in every picture, or a function that gives the boxes
+                of all people from a picture's name and its (H, W, 3) pixels; None looks for one person.
+            recursive: look into the folders below a folder, too.
+            batch_size: pictures, and crops, that go through the network together.
+            threads: that decode.
+            skip: a function of a picture's number in the source and its name; where it gives true, the picture is
+                neither read nor yielded. It is called in a thread.
+            exclude: a folder below the source's folders that is left out.
+
+        Raises:
+            TypeError, ValueError: an argument is not as described.
+            UserError: the network gives score maps that are not finite.
+        """
+        if batch_size < 1 or threads < 1:
+            raise ValueError(f"batch_size is {batch_size} and threads is {threads}; expected at least 1 each")
+
+        def numbered() -> Iterator[Numbered]:
+            for index, picture in enumerate(pictures(source, recursive=recursive, exclude=exclude)):
+                if skip is None or not skip(index, picture.name):
+                    yield index, picture
+
+        camera = isinstance(source, str) and source.startswith(CAMERA)
+        options = {"threads": threads, "ahead": batch_size, "live": is_live(source), "newest": camera}
+
+        def predictions() -> Iterator[Prediction]:
+            with read_ahead(numbered(), **options) as batches:  # type: ignore[arg-type]
+                for batch in batches:
+                    with constant_sizes():
+                        found = self._predict_loaded(batch, boxes, batch_size)
+                    yield from found
+
+        return predictions()
+
+    def _predict_loaded(
+        self, batch: list[Loaded], boxes: Sequence[float] | Boxes | None, batch_size: int
+    ) -> list[Prediction]:
+        results: list[Prediction] = []
+        images: list[Image] = []
+        places: list[Sequence[float] | None] = []
+        owners: list[Prediction] = []
+        for loaded in batch:
+            try:
+                if isinstance(loaded.image, UserError):
+                    raise loaded.image
+                found: Sequence[Sequence[float] | None]
+                found = boxes(loaded.name, loaded.image) if callable(boxes) else [boxes]
+                found = [None if box is None else checked_box(box, loaded.image.shape) for box in found]
+            except UserError as error:
+                sentence = one_line(str(error))
+                sentence = sentence if loaded.name in sentence else f"image {loaded.name}: {sentence}"
+                results.append(Prediction(loaded.index, loaded.name, None, error=sentence))
+                continue
+            results.append(Prediction(loaded.index, loaded.name, loaded.image))
+            images += [loaded.image] * len(found)
+            places += found
+            owners += [results[-1]] * len(found)
+        poses: list[Pose] = []
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            poses += self._batch(images[part], places[part], batch_size)
+        for owner, pose in zip(owners, poses, strict=True):
+            owner.poses.append(pose)
+        return results
 
     def _batch(self, images: list[Image], boxes: list[Sequence[float] | None], batch_size: int) -> list[Pose]:
         regions = [
