@@ -195,21 +195,23 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     joints = _joints(arguments.joints, predictor.skeleton)
     # The precision that was asked for: "auto" may find another one on another day, and still be resumed.
     asked = {name: getattr(arguments, name) for name in ("flip", "search", "precision", "box")}
-    journal = Journal(output, {"network": head["checkpoint"], "joints": joints} | asked, rank())
-    if rank() == 0:
-        journal.prepare(resume=arguments.resume)
-    meet()
-    journal.open()
-    with Drawer(output, predictor.skeleton, joints, arguments) as drawer:
+    with (
+        Journal(output, {"network": head["checkpoint"], "joints": joints} | asked, rank()) as journal,
+        Drawer(output, predictor.skeleton, joints, arguments) as drawer,
+    ):
+        if rank() == 0:
+            journal.prepare(resume=arguments.resume)
+        meet()
+        journal.open()
         _predict_all(arguments, predictor, journal, drawer)
-    journal.close()
-    meet()
-    if rank() != 0:
-        return 0
-    done, failed = journal.finish(head)
-    _write_more(kinds, journal, output, predictor.skeleton)
-    if arguments.sheet:
-        _write_sheet(journal, output)
+        journal.close()
+        meet()
+        if rank() != 0:
+            return 0
+        done, failed = journal.finish(head)
+        _write_more(kinds, journal, output, predictor.skeleton)
+        if arguments.sheet:
+            _write_sheet(journal, output)
     failures = f", {failed} of {done + failed} images failed" if failed else ""
     print(f"wrote {printable(output / 'predictions.json')}{failures}")
     return cli.BAD_INPUT if failed else 0
@@ -234,7 +236,7 @@ def _predict_all(arguments: argparse.Namespace, predictor: Predictor, journal: J
         source, total = listed, -(-(len(listed) - rank()) // world_size())
 
     def skip(index: int, name: str) -> bool:
-        key, done = journal.turn(printable(name))
+        key, done = journal.turn(index, printable(name))
         drawer.names.give(index, name)
         if done or index % world_size() != rank():
             drawer.names.forget(index)

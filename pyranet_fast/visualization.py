@@ -15,8 +15,8 @@ from .keypoints import MPII, Skeleton
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-# RGB; orange and blue stay apart for color-blind eyes and on most photographs.
-COLORS = {"right": (255, 122, 20), "left": (40, 150, 255), "center": (120, 220, 90)}
+# RGB; they stay apart for color-blind eyes of all kinds, and on most photographs.
+COLORS = {"right": (255, 122, 20), "left": (40, 150, 255), "center": (235, 235, 235)}
 _OUTLINE = (16, 16, 20)
 _PAPER = (28, 28, 32)
 _INK = (225, 225, 225)
@@ -33,7 +33,7 @@ def draw_pose(
     threshold: float = 0.2,
     long_side: tuple[int, int] | None = (512, 2048),
 ) -> Image:
-    """Draw a skeleton over a copy of an image: right limbs orange, left limbs blue, the middle green.
+    """Draw a skeleton over a copy of an image: right limbs orange, left limbs blue, the middle white.
 
     Lines are as wide as the person is large. A joint whose score is below ``threshold`` is a hollow ring, and
     limbs that end in one are faint; a joint that is NaN is not drawn.

@@ -31,8 +31,9 @@ Key = tuple[str, int]
 class Journal:
     """Lines of one run in an output folder, each picture's once.
 
-    Under several processes all make one with the same arguments but ``rank``, and wait for each other after `open` of
-    the first, and before its `close`.
+    A context manager, which holds the folder's lock until it is left. Under several processes all make one with the
+    same arguments but ``rank``, and wait for each other between the first one's `prepare` and `open`, and between
+    `close` and its `finish`.
 
     Args:
         folder: the output folder.
@@ -48,7 +49,7 @@ class Journal:
         self.path = folder / f"predictions-{rank}.part.jsonl"
         text = json.dumps(settings, sort_keys=True, default=str)
         self._run = hashlib.sha256(text.encode()).hexdigest()[:12]
-        self._done: frozenset[Key] = frozenset()
+        self._done: dict[Key, int] = {}  # and their numbers, in this run's source where they are in it
         self._seen: collections.Counter[str] = collections.Counter()
         self._file: int | None = None
         self._lock: int | None = None
@@ -74,14 +75,17 @@ class Journal:
         Raises:
             UserError: what is there was made with other settings.
         """
-        self._done = frozenset(line.key for line in self._lines([self.folder / LINES]))
+        self._done = {line.key: line.index for line in self._lines([self.folder / LINES])}
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o666)
 
-    def turn(self, name: str) -> tuple[Key, bool]:
+    def turn(self, index: int, name: str) -> tuple[Key, bool]:
         """A picture's key, and whether it is done already; called for every picture of the source, in its order."""
         key = name, self._seen[name]
         self._seen[name] += 1
-        return key, key in self._done
+        done = key in self._done
+        if done:
+            self._done[key] = index  # the source may have grown
+        return key, done
 
     @property
     def done(self) -> int:
@@ -113,7 +117,7 @@ class Journal:
             Number of pictures done, and of those that could not be.
         """
         self._join(keep_errors=True)
-        places = sorted(self._lines([self.folder / LINES]), key=lambda line: line.index)
+        places = self._ordered()
         errors = sum(line.error for line in places)
 
         with open(self.folder / LINES, "rb") as lines:
@@ -137,18 +141,27 @@ class Journal:
                 file.write(b"\n}\n")
 
             atomic_write(self.folder / WHOLE, write)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
         return len(places) - errors, errors
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The joined results in the order of the source: ``image`` and ``people`` or ``error``, and so on."""
-        places = sorted(self._lines([self.folder / LINES]), key=lambda line: line.index)
+        places = self._ordered()
         with open(self.folder / LINES, "rb") as lines:
             for place in places:
                 lines.seek(place.at)
                 yield _content(json.loads(lines.readline()))
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in (self._file, self._lock):
+            if handle is not None:
+                os.close(handle)
+        self._file = self._lock = None
+
+    def _ordered(self) -> list[_Line]:
+        return sorted(self._lines([self.folder / LINES]), key=lambda line: self._done.get(line.key, line.index))
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("predictions-*.part.jsonl"))
