@@ -28,6 +28,7 @@ from .data.dataset import Image
 from .data.image_io import read_image, read_mark, write_image
 from .errors import UserError
 from .evaluation.prediction_writer import write_coco_json
+from .inference.boxes import read_boxes
 from .inference.journal import Journal
 from .inference.predictor import Predictor
 from .inference.result import Pose, Prediction
@@ -79,6 +80,28 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,W,H",
         help="the person's box in pixels, top left corner and size, in every picture given (with a negative X "
         "write --box=-5,…; default: the whole picture, then the box of what was found)",
+    )
+    group.add_argument(
+        "--boxes",
+        default=None,
+        metavar="FILE",
+        help="boxes of the people in each picture: COCO detections (.json), a table file,x,y,w,h[,score] (.csv), or "
+        "MODULE:FUNCTION, a function of an RGB array that gives rows x, y, w, h[, score]",
+    )
+    group.add_argument(
+        "--box-score",
+        type=_score,
+        default=0.3,
+        metavar="SCORE",
+        help="leave boxes of --boxes with lower scores out (default: %(default)s)",
+    )
+    group.add_argument(
+        "--people",
+        type=_people,
+        default=0,
+        metavar="all|N",
+        help="1: one person in each picture; all: everybody who is found and can be trusted, searched for at several "
+        "scales; N: at most as many of them (default: 1, with --boxes all)",
     )
     group.add_argument(
         "--search",
@@ -181,6 +204,12 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
         search=arguments.search,
         precision=arguments.precision,
     )
+    if arguments.box is not None and arguments.boxes is not None:
+        raise UserError("--box and --boxes are both given; expected one of them")
+    if arguments.people == 0:
+        arguments.people = 1 if arguments.boxes is None else None
+    if arguments.box is not None and arguments.people != 1:
+        raise UserError("--box is one person's and --people asks for more; expected one of them, or --boxes")
     output = output_folder(arguments.output)
     head = {
         "checkpoint": printable(arguments.checkpoint or predictor.name),
@@ -194,7 +223,10 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     }
     joints = _joints(arguments.joints, predictor.skeleton)
     # The precision that was asked for: "auto" may find another one on another day, and still be resumed.
-    asked = {name: getattr(arguments, name) for name in ("flip", "search", "precision", "box")}
+    asked = {
+        name: getattr(arguments, name)
+        for name in ("flip", "search", "precision", "box", "boxes", "box_score", "people")
+    }
     with (
         Journal(output, {"network": head["checkpoint"], "joints": joints} | asked, rank()) as journal,
         Drawer(output, predictor.skeleton, joints, arguments) as drawer,
@@ -225,6 +257,9 @@ def meet() -> None:
 
 def _predict_all(arguments: argparse.Namespace, predictor: Predictor, journal: Journal, drawer: Drawer) -> None:
     keys: dict[int, tuple[str, int]] = {}
+    boxes = arguments.box
+    if arguments.boxes is not None:
+        boxes = read_boxes(arguments.boxes, least_score=arguments.box_score)
     source: Any = arguments.sources
     if len(source) == 1:
         source = source[0]
@@ -246,7 +281,8 @@ def _predict_all(arguments: argparse.Namespace, predictor: Predictor, journal: J
 
     found = predictor.stream(
         source,
-        boxes=arguments.box,
+        boxes=boxes,
+        people=arguments.people,
         recursive=arguments.recursive,
         batch_size=arguments.batch_size,
         threads=arguments.threads,
@@ -477,6 +513,10 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _people(text: str) -> int | None:
+    return None if text == "all" else _count(text)
 
 
 def _score(text: str) -> float:
