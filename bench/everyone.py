@@ -254,13 +254,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for way in ("everyone", "one person", "true boxes"):
         poses, seconds = measure(predictor, made, way)
         rows.append({"way": way, **score(made, poses, common), "seconds": seconds})
-        print(f"{way}: recall {rows[-1]['recall']:.1f} %, precision {rows[-1]['precision']:.1f} %", flush=True)
+        print(
+            f"{way}: {seconds:.2f} s, recall {rows[-1]['recall']:.1f} %, precision {rows[-1]['precision']:.1f} %",
+            flush=True,
+        )
         if way == "everyone":
             write_image(folder / "failures.jpg", sheet(made, poses, common, predictor.skeleton))
     said = (
-        f"{len(made)} pictures, {rows[0]['people']} labeled people, of whom {rows[0]['easy people']} are at least a sixth "
-        f"of the picture high and alone (others' boxes cover at most {OVERLAP:.0%} of theirs); {len(common.network)} "
-        f"joints. Poses of people without labels count as wrong."
+        f"{len(made)} pictures, {rows[0]['people']} labeled people. {rows[0]['easy people']} of them are easy: at "
+        f"least a sixth of the picture high and alone (others' boxes cover at most {OVERLAP:.0%} of theirs). "
+        f"{len(common.network)} joints count. Poses of people without labels count as wrong."
     )
     text = f"{table(rows)}\n\n{said}\n\n{runner.machine('cpu', arguments.threads)}; `{runner.command()}`\n"
     atomic_write(folder / "table.md", lambda file: file.write(text.encode()))

@@ -98,10 +98,10 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--people",
         type=_people,
-        default=0,
+        default=1,
         metavar="all|N",
         help="1: one person in each picture; all: everybody who is found and can be trusted, searched for at several "
-        "scales; N: at most as many of them (default: 1, with --boxes all)",
+        "scales; N: at most as many of them (default: 1; --boxes says itself who is there)",
     )
     group.add_argument(
         "--search",
@@ -206,10 +206,8 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     )
     if arguments.box is not None and arguments.boxes is not None:
         raise UserError("--box and --boxes are both given; expected one of them")
-    if arguments.people == 0:
-        arguments.people = 1 if arguments.boxes is None else None
-    if arguments.box is not None and arguments.people != 1:
-        raise UserError("--box is one person's and --people asks for more; expected one of them, or --boxes")
+    if arguments.people != 1 and (arguments.box is not None or arguments.boxes is not None):
+        raise UserError("--people searches for people, and --box and --boxes say where they are; expected one of them")
     output = output_folder(arguments.output)
     head = {
         "checkpoint": printable(arguments.checkpoint or predictor.name),

@@ -480,3 +480,31 @@ def test_two_processes_of_which_one_is_killed(checkpoint, tmp_path):
     assert [Path(e["image"]).name for e in content["errors"]] == ["broken.png"]
     assert sorted(p.name for p in out.glob("*.jsonl")) == ["predictions.jsonl"]
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 10
+
+
+def test_boxes_and_people(checkpoint, tmp_path, capsys):
+    images = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    (tmp_path / "boxes.csv").write_text("a.png,5,5,20,30\na.png,30,5,20,30,0.9\na.png,1,1,9,9,0.01\n")
+    out = tmp_path / "out"
+    options = ["--checkpoint", checkpoint, "--output", out, "--precision", "fp32"]
+    assert command(*images, *options, "--boxes", tmp_path / "boxes.csv", "--crops") == 0
+    entries = json.loads((out / "predictions.json").read_text())["predictions"]
+    assert [(Path(e["image"]).name, e["box"]) for e in entries] == [
+        ("a.png", [5, 5, 20, 30]),
+        ("a.png", [30, 5, 20, 30]),
+    ]
+    assert {p.name for p in out.glob("a-*_crop.png")} == {"a-1_crop.png", "a-2_crop.png"}
+    assert "b.png -> " in capsys.readouterr().out and (out / "b_pose.png").exists()
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [len(line["people"]) for line in lines] == [2, 0]
+    assert command(*images, *options, "--people", "all") == 0
+    assert json.loads((out / "predictions.json").read_text())["predictions"] == []  # random weights are sure of nobody
+    for flags, words in (
+        (["--people", "all", "--box", "1,1,5,5"], "--people searches for people"),
+        (["--boxes", "x.csv", "--box", "1,1,5,5"], "--box and --boxes are both given"),
+        (["--boxes", tmp_path / "none.json"], "does not exist"),
+    ):
+        assert command(*images, *options, *flags) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command(*images, *options, "--people", "some")

@@ -252,7 +252,7 @@ class Predictor:
                 of all people from a picture's name and its (H, W, 3) pixels (`boxes.read_boxes` makes one of a file);
                 None looks for as many people as ``people`` says.
             people: 1 is one person in each picture; more are at most as many, and None everybody, as `everyone` finds
-                them. Of boxes the first so many are taken.
+                them. Where there are boxes, they say who is there.
             recursive: look into the folders below a folder, too.
             batch_size: pictures, and crops, that go through the network together.
             threads: that decode.
@@ -302,7 +302,7 @@ class Predictor:
                     poses = self._everyone(loaded.image, people, batch_size)
                     results.append(Prediction(loaded.index, loaded.name, loaded.image, poses))
                     continue
-                found = boxes(loaded.name, loaded.image)[:people] if callable(boxes) else [boxes]
+                found = boxes(loaded.name, loaded.image) if callable(boxes) else [boxes]
                 found = [None if box is None else checked_box(box, loaded.image.shape) for box in found]
             except UserError as error:
                 sentence = one_line(str(error))

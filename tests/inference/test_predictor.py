@@ -399,3 +399,56 @@ def test_a_stream_is_lazy(predictor):
     assert len(taken) <= 8
     with pytest.raises(ValueError, match="batch_size is 0"):
         predictor.stream("x.png", batch_size=0)
+
+
+def near(pose, joints):
+    return bool(np.linalg.norm(pose.joints - joints, axis=1).mean() < 0.05 * np.ptp(joints, axis=0).max())
+
+
+def crowd():
+    """Three people of two sizes in a picture."""
+    people = [person((130, 150), 170, seed=1), person((330, 150), 160, seed=2), person((520, 260), 90, seed=3)]
+    image = picture(340, 620, people[0], 6)
+    for joints, radius in zip(people[1:], (6, 3.5), strict=True):
+        drawn = picture(340, 620, joints, radius)
+        left = int(joints[:, 0].min()) - 20
+        image[:, left : left + 200] = drawn[:, left : left + 200]
+    return image, people
+
+
+class PersonFinder(DotFinder):
+    """Sure of a whole person alone, higher than wide, who fills half of the crop or more; else of nothing."""
+
+    def forward(self, x):
+        (maps,) = super().forward(x)
+        peaks, places = maps.flatten(2).max(2)
+        rows, columns = places // maps.shape[3], places % maps.shape[3]
+        height, width = (axis.amax(1) - axis.amin(1) for axis in (rows, columns))
+        whole = (peaks.amin(1) > 0.3) & (height > 0.5 * maps.shape[2]) & (width < 0.8 * height)
+        return [maps / peaks[..., None, None].clamp(min=0.3) * torch.where(whole, 0.9, 0.15)[:, None, None, None]]
+
+
+def test_everyone_is_found(predictor):
+    image, people = crowd()
+    predictor.model = PersonFinder()
+    poses = predictor.everyone(image)
+    assert len(poses) == 3
+    for joints in people:
+        assert sum(near(pose, joints) for pose in poses) == 1
+    assert predictor.everyone(np.full((50, 80, 3), 120, np.uint8)) == []
+    with pytest.raises(ValueError, match="most is 0"):
+        predictor.everyone(image, most=0)
+    (one,) = predictor.stream(image[:, :240], people=2)
+    assert len(one.poses) == 1 and near(one.poses[0], people[0])
+    with pytest.raises(ValueError, match="people is 0"):
+        predictor.stream(image, people=0)
+
+
+def test_another_network_may_search(predictor):
+    image, people = crowd()
+    searcher = Predictor(tiny(), "cpu", flip=False)
+    searcher.input_size, searcher.model, predictor.model = 128, PersonFinder(), PersonFinder()
+    predictor.searcher = searcher
+    poses = predictor.everyone(image)
+    assert len(searcher.model.inputs) > len(predictor.model.inputs) > 0
+    assert all(any(near(pose, joints) for pose in poses) for joints in people)
