@@ -712,7 +712,7 @@ def pose_areas(joints: npt.ArrayLike, labeled: npt.ArrayLike | None = None) -> F
     known = np.ones(points.shape[:2], dtype=bool) if labeled is None else np.asarray(labeled, dtype=bool)
     low = np.where(known[..., None], points, np.inf).min(axis=1, initial=np.inf)
     high = np.where(known[..., None], points, -np.inf).max(axis=1, initial=-np.inf)
-    sides = np.where(known.any(axis=1)[:, None], high - low, 0.0)
+    sides: Float64Array = np.where(np.any(known, axis=1, keepdims=True), high - low, 0.0)
     sides = sides + 0.2 * sides.max(axis=1, initial=0.0, keepdims=True)
     area: Float64Array = _SHARE_OF_BOX * sides.prod(axis=1)
     return area
