@@ -17,9 +17,7 @@ release = version = pyranet_fast.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 exclude_patterns = ["ablation/*/table.md", "photos/table.md"]
 myst_heading_anchors = 4  # formulas are plain text: MathJax would be fetched
-suppress_warnings = [
-    "myst.xref_missing"
-]  # links out of docs/; tests/test_docs.py follows them
+suppress_warnings = ["myst.xref_missing"]  # links out of docs/; tests/test_docs.py follows them
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -648,3 +648,71 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+# Constants of COCO's object keypoint similarity: COCO's own, and CrowdPose's for neck and top of the head.
+_OKS_SIGMAS = {
+    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
+    "knee": 0.087, "ankle": 0.089, "neck": 0.079, "head": 0.079, "head top": 0.079, "top head": 0.079,
+}  # fmt: skip
+_USUAL_SIGMA = 0.079
+_SHARE_OF_BOX = 0.53  # a person's area over that of the box, on average in COCO
+
+
+def oks_sigmas(joints: Sequence[str]) -> tuple[float | None, ...]:
+    """COCO's constants of the object keypoint similarity for joints of these names; None for joints it has none of."""
+    return tuple(_OKS_SIGMAS.get(joint.bare) for joint in sides_of(joints))
+
+
+def keypoint_similarity(
+    joints: npt.ArrayLike,
+    others: npt.ArrayLike,
+    sigmas: Sequence[float | None],
+    *,
+    areas: npt.ArrayLike | None = None,
+    labeled: npt.ArrayLike | None = None,
+) -> Float64Array:
+    """COCO's object keypoint similarity (OKS) of every pose with every other.
+
+    The mean over joints of exp(-d^2 / (2 (2 sigma)^2 area)): 1 where two poses are the same, 0.5 where their joints are
+    about 1.2 times 2 sigma apart, sigma being how far people who label a joint disagree, in square roots of areas.
+
+    Args:
+        joints: (N, K, 2), x and y.
+        others: (M, K, 2).
+        sigmas: K constants of the joints; None takes that of a shoulder.
+        areas: (M,), of the others in square pixels; None: 0.53 of the boxes around their labeled joints, which are
+            widened by a tenth of their longer sides all around, since flesh surrounds joints.
+        labeled: (M, K), the joints of the others that count; None: all.
+
+    Returns:
+        (N, M); 0 for others without a labeled joint.
+
+    Raises:
+        ValueError: shapes that do not agree.
+    """
+    a, b = np.asarray(joints, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    k = len(sigmas)
+    if a.ndim != 3 or b.ndim != 3 or a.shape[1:] != (k, 2) or b.shape[1:] != (k, 2):
+        raise ValueError(f"joints has shape {a.shape} and others {b.shape}; expected (N, {k}, 2) and (M, {k}, 2)")
+    known = np.ones(b.shape[:2], dtype=bool) if labeled is None else np.asarray(labeled, dtype=bool)
+    if known.shape != b.shape[:2]:
+        raise ValueError(f"labeled has shape {known.shape}; expected {b.shape[:2]}")
+    size = pose_areas(b, known) if areas is None else np.asarray(areas, dtype=np.float64)
+    variance = np.array([(2 * (_USUAL_SIGMA if sigma is None else sigma)) ** 2 for sigma in sigmas])
+    distance = ((a[:, None] - b[None]) ** 2).sum(axis=3)
+    near = np.exp(-distance / (2 * variance * np.maximum(size, 1e-9)[None, :, None]))
+    total: Float64Array = np.where(known[None], near, 0.0).sum(axis=2) / np.maximum(known.sum(axis=1), 1)[None]
+    return total
+
+
+def pose_areas(joints: npt.ArrayLike, labeled: npt.ArrayLike | None = None) -> Float64Array:
+    """Areas (N,) of people by their joints (N, K, 2), see `keypoint_similarity`; 0 for people without a joint."""
+    points = np.asarray(joints, dtype=np.float64)
+    known = np.ones(points.shape[:2], dtype=bool) if labeled is None else np.asarray(labeled, dtype=bool)
+    low = np.where(known[..., None], points, np.inf).min(axis=1, initial=np.inf)
+    high = np.where(known[..., None], points, -np.inf).max(axis=1, initial=-np.inf)
+    sides: Float64Array = np.where(np.any(known, axis=1, keepdims=True), high - low, 0.0)
+    sides = sides + 0.2 * sides.max(axis=1, initial=0.0, keepdims=True)
+    area: Float64Array = _SHARE_OF_BOX * sides.prod(axis=1)
+    return area

@@ -1,108 +1,215 @@
-"""`python -m pyranet_fast.predict`: the joints of the person in any photo."""
+"""`python -m pyranet_fast.predict`: the joints of people in pictures, folders, videos, cameras and more."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
+import io
 import itertools
-import json
 import logging
+import math
 import os
 import sys
+import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import torch.distributed
+from tqdm import tqdm
+
 from . import cli
 from .cli import keep_pages
+from .data.dataset import Image
 from .data.image_io import read_image, read_mark, write_image
-from .errors import UserError, one_line
-from .inference.heatmaps import constant_sizes
+from .errors import UserError
+from .evaluation.prediction_writer import write_coco_json
+from .inference.boxes import read_boxes
+from .inference.journal import Journal
 from .inference.predictor import Predictor
-from .inference.result import Pose
+from .inference.result import Pose, Prediction
+from .inference.sources import Picture, is_listed, pictures
 from .io import atomic_write, output_folder
+from .keypoints import Skeleton
 from .models.precision import AUTO, CHOICES
-from .models.zoo import resolve_device
-from .visualization import draw_pose
+from .training.distributed import process_group, rank, world_size
+from .visualization import contact_sheet, draw_crop, draw_heatmaps, draw_poses
 
 logger = logging.getLogger("pyranet_fast")
 
+SUFFIX = "_pose.png"
+SHEET_PICTURES = 120  # as many pictures are on a contact sheet at most
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, or 2 where an image could not be done."""
+    """Run the command; returns its exit status: 0, or 2 where a picture could not be done."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.predict",
-        description="Find the joints of the person in each image. OUTPUT gets NAME_pose.png for each, with a number "
-        "where that is another image's, and predictions.json: joints by name in pixels of the image, their scores, the "
-        "box that was used and how far it was turned.",
+        description="Find the joints of people in pictures. OUTPUT gets NAME_pose.png for each, with a number where "
+        "that is another picture's, and predictions.json: joints by name in pixels of the picture, their scores, the "
+        "box that was used and how far it was turned. predictions.jsonl has a line for each picture; "
+        "--resume continues from there. torchrun --nproc-per-node=N -m pyranet_fast.predict … shares the pictures out.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any common format")
-    parser.add_argument(
-        "--checkpoint",
-        default=None,
-        metavar="FILE",
-        help="file written by train, or by export (.onnx, .xml, .pt2), or a name in models.available() (default: the "
-        "first one there)",
+    _add_source(parser)
+    _add_network(parser)
+    _add_outputs(parser)
+    arguments = cli.parse_arguments(parser, argv)
+    with process_group(arguments.device, None) as device:
+        return _run(arguments, str(device))
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is looked at")
+    group.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="image file, folder of images, glob in quotes, .txt file with a path on each line, - (paths on standard "
+        "input), video file, camera:0, .tar shard in WebDataset's layout (shard-{000..009}.tar for several), or URL "
+        "(s3://…, with fsspec installed)",
     )
-    parser.add_argument(
+    group.add_argument("--recursive", action="store_true", help="look into the folders below a folder, too")
+    group.add_argument(
         "--box",
         type=_box,
         default=None,
         metavar="X,Y,W,H",
-        help="the person's box in pixels, top left corner and size, in every image given (with a negative X "
-        "write --box=-5,…; default: the whole image, then the box of what was found)",
+        help="the person's box in pixels, top left corner and size, in every picture given (with a negative X "
+        "write --box=-5,…; default: the whole picture, then the box of what was found)",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--boxes",
+        default=None,
+        metavar="FILE",
+        help="boxes of the people in each picture: COCO detections (.json), a table file,x,y,w,h[,score] (.csv), or "
+        "MODULE:FUNCTION, a function of an RGB array that gives rows x, y, w, h[, score]",
+    )
+    group.add_argument(
+        "--box-score",
+        type=_score,
+        default=0.3,
+        metavar="SCORE",
+        help="leave boxes of --boxes with lower scores out (default: %(default)s)",
+    )
+    group.add_argument(
+        "--people",
+        type=_people,
+        default=1,
+        metavar="all|N",
+        help="1: one person in each picture; all: everybody who is found and can be trusted, searched for at several "
+        "scales; N: at most as many of them (default: 1; --boxes says itself who is there)",
+    )
+    group.add_argument(
         "--search",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="without --box, look wider, closer and turned where the scores are low: people who are small, cut off or "
         "upside down (default: on)",
     )
-    parser.add_argument("--output", default="predictions", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument(
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run: pictures in OUTPUT's predictions.jsonl are done",
+    )
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how it is done")
+    group.add_argument(
+        "--checkpoint",
+        default=None,
+        metavar="FILE",
+        help="file written by train, or by export (.onnx, .xml, .pt2), or a name in models.available() (default: the "
+        "first one there)",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; under torchrun cuda is the GPU of LOCAL_RANK (default: %(default)s)",
+    )
+    group.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="average with the mirrored image (default: on)",
+        help="average with the mirrored picture (default: on)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--precision",
         choices=CHOICES,
         default=AUTO,
         help="auto: the faster one, found by a few passes (default: auto)",
     )
-    arguments = cli.parse_arguments(parser, argv)
-    device = None if arguments.device == "auto" else resolve_device(arguments.device)
-
-    predictor = Predictor(
-        arguments.checkpoint, device, flip=arguments.flip, search=arguments.search, precision=arguments.precision
+    group.add_argument(
+        "--batch-size", type=_count, default=16, metavar="N", help="pictures and crops at a time (default: %(default)s)"
     )
-    output = output_folder(arguments.output)
-    done: list[dict[str, Any]] = []
-    errors: list[dict[str, str]] = []
-    names = overlay_names(arguments.images, output)
-    for path, name in zip(arguments.images, names, strict=True):
-        try:
-            image = read_image(path)
-            with constant_sizes():
-                pose = predictor(image, arguments.box)
-        except UserError as error:
-            sentence = one_line(str(error))
-            sentence = sentence if str(path) in sentence else f"image {path}: {sentence}"
-            errors.append({"image": printable(path), "error": printable(sentence)})
-            logger.error(f"error: {printable(sentence)}")
-            continue
-        drawn = draw_pose(image, pose.joints, pose.scores, predictor.skeleton)
-        write_image(output / name, drawn, mark=overlay_mark(path, output))
-        height, width = image.shape[:2]
-        entry = {"image": printable(path), "width": width, "height": height, "overlay": name}
-        done.append(entry | pose.as_dict())
-        print(f"{printable(path)} -> {printable(output / name)} ({sureness(pose)})")
+    group.add_argument(
+        "--threads", type=_count, default=4, metavar="N", help="threads that decode pictures (default: %(default)s)"
+    )
 
-    results = {
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is written")
+    group.add_argument("--output", default="predictions", help="folder for the results (default: %(default)s)")
+    group.add_argument(
+        "--overlay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="NAME_pose.png: the skeletons over the picture (default: on)",
+    )
+    group.add_argument(
+        "--heatmaps", action="store_true", help="NAME_heatmaps.png: each joint's score map over the crop"
+    )
+    group.add_argument("--crops", action="store_true", help="NAME_crop.png: what the network saw of each person")
+    group.add_argument(
+        "--sheet",
+        action="store_true",
+        help=f"sheet.jpg: the overlays of the first {SHEET_PICTURES} pictures side by side",
+    )
+    group.add_argument("--show", action="store_true", help="show each overlay in a window, where there is a display")
+    group.add_argument(
+        "--write",
+        default="",
+        metavar="KIND,…",
+        help="coco: coco_results.json, COCO's list of keypoint results; csv: predictions.csv, a row a joint",
+    )
+    group.add_argument(
+        "--joints",
+        default=None,
+        metavar="NAME,…",
+        help="draw and write these joints only (default: all of the network's)",
+    )
+    group.add_argument(
+        "--threshold",
+        type=_score,
+        default=0.2,
+        metavar="SCORE",
+        help="joints of lower scores are drawn as hollow rings, their limbs faint (default: %(default)s)",
+    )
+
+
+def _run(arguments: argparse.Namespace, device: str) -> int:
+    kinds = _kinds(arguments.write)
+    if arguments.sheet and not arguments.overlay:
+        raise UserError("--sheet is made of the overlays, which --no-overlay leaves out; expected one or the other")
+    if world_size() > 1 and any(text == "-" or text.startswith("camera:") for text in arguments.sources):
+        raise UserError("standard input and cameras cannot be shared out by torchrun; expected one process for them")
+    predictor = Predictor(
+        arguments.checkpoint,
+        None if arguments.device == "auto" and world_size() == 1 else device,
+        flip=arguments.flip,
+        search=arguments.search,
+        precision=arguments.precision,
+    )
+    if arguments.box is not None and arguments.boxes is not None:
+        raise UserError("--box and --boxes are both given; expected one of them")
+    if arguments.people != 1 and (arguments.box is not None or arguments.boxes is not None):
+        raise UserError("--people searches for people, and --box and --boxes say where they are; expected one of them")
+    output = output_folder(arguments.output)
+    head = {
         "checkpoint": printable(arguments.checkpoint or predictor.name),
         "settings": {
             "input_size": predictor.input_size,
@@ -111,14 +218,274 @@ def main(argv: Sequence[str] | None = None) -> int:
             "precision": predictor.precision,
             "pixels": "0-based; an integer is the center of a pixel; after the image's EXIF orientation",
         },
-        "predictions": done,
-        "errors": errors,
     }
-    text = json.dumps(results, indent=2, allow_nan=False)
-    atomic_write(output / "predictions.json", lambda file: file.write(text.encode()))
-    failed = f", {len(errors)} of {len(arguments.images)} images failed" if errors else ""
-    print(f"wrote {printable(output / 'predictions.json')}{failed}")
-    return cli.BAD_INPUT if errors else 0
+    joints = _joints(arguments.joints, predictor.skeleton)
+    # The precision that was asked for: "auto" may find another one on another day, and still be resumed.
+    asked = {
+        name: getattr(arguments, name)
+        for name in ("flip", "search", "precision", "box", "boxes", "box_score", "people")
+    }
+    with (
+        Journal(output, {"network": head["checkpoint"], "joints": joints} | asked, rank()) as journal,
+        Drawer(output, predictor.skeleton, joints, arguments) as drawer,
+    ):
+        if rank() == 0:
+            journal.prepare(resume=arguments.resume)
+        meet()
+        journal.open()
+        _predict_all(arguments, predictor, journal, drawer)
+        journal.close()
+        meet()
+        if rank() != 0:
+            return 0
+        done, failed = journal.finish(head)
+        _write_more(kinds, journal, output, predictor.skeleton)
+        if arguments.sheet:
+            _write_sheet(journal, output)
+    failures = f", {failed} of {done + failed} images failed" if failed else ""
+    print(f"wrote {printable(output / 'predictions.json')}{failures}")
+    return cli.BAD_INPUT if failed else 0
+
+
+def meet() -> None:
+    """Wait for the other processes, where there are any."""
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def _predict_all(arguments: argparse.Namespace, predictor: Predictor, journal: Journal, drawer: Drawer) -> None:
+    keys: dict[int, tuple[str, int]] = {}
+    boxes = arguments.box
+    if arguments.boxes is not None:
+        boxes = read_boxes(arguments.boxes, least_score=arguments.box_score)
+    source: Any = arguments.sources
+    if len(source) == 1:
+        source = source[0]
+    total = None
+    listed: list[Picture] = []
+    if is_listed(source):
+        listed = list(pictures(source, recursive=arguments.recursive, exclude=Path(arguments.output)))
+        drawer.names.reserve([picture.name for picture in listed])
+        source, total = listed, -(-(len(listed) - rank()) // world_size())
+
+    def skip(index: int, name: str) -> bool:
+        key, done = journal.turn(index, printable(name))
+        drawer.names.give(index, name)
+        if done or index % world_size() != rank():
+            drawer.names.forget(index)
+            return True
+        keys[index] = key
+        return False
+
+    found = predictor.stream(
+        source,
+        boxes=boxes,
+        people=arguments.people,
+        recursive=arguments.recursive,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+        skip=skip,
+        exclude=Path(arguments.output),
+    )
+    if journal.done and rank() == 0:
+        logger.info(f"{journal.done} pictures are done already")
+    with _Progress(None if total is None else total) as progress:
+        for prediction in found:
+            entry = drawer.entry(prediction)
+            journal.write(prediction.index, keys.pop(prediction.index), entry)
+            progress.count(prediction)
+
+
+class _Progress:
+    """A bar on a terminal: pictures, pictures and people a second."""
+
+    def __init__(self, total: int | None) -> None:
+        self._bar = tqdm(total=total, unit=" pictures", disable=None if rank() == 0 else True, file=sys.stderr)
+        self._people, self._begin = 0, time.monotonic()
+
+    def count(self, prediction: Prediction) -> None:
+        self._people += len(prediction.poses)
+        self._bar.set_postfix_str(
+            f"{self._people / max(1e-9, time.monotonic() - self._begin):.1f} people/s", refresh=False
+        )
+        self._bar.update()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+class Drawer:
+    """Makes the pictures of each prediction and the entry that results files have of it.
+
+    Args:
+        output: folder.
+        skeleton: of the network.
+        joints: indices of the joints that are drawn and written.
+        arguments: of the command line.
+    """
+
+    def __init__(self, output: Path, skeleton: Skeleton, joints: list[int], arguments: argparse.Namespace) -> None:
+        self.output, self.skeleton, self.joints = output, skeleton, joints
+        self.names = OverlayNames(output)
+        self._arguments = arguments
+        self._window = Window() if arguments.show else None
+
+    def __enter__(self) -> Drawer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._window is not None:
+            self._window.close()
+
+    def entry(self, prediction: Prediction) -> dict[str, Any]:
+        """Draw what was asked for, print a line, and return what the journal keeps."""
+        name = printable(prediction.name)
+        overlay = self.names.take(prediction.index)
+        if prediction.error is not None:
+            logger.error(f"error: {printable(prediction.error)}")
+            return {"image": name, "error": printable(prediction.error)}
+        image = prediction.image
+        assert image is not None
+        entry: dict[str, Any] = {"image": name, "width": image.shape[1], "height": image.shape[0]}
+        options = self._arguments
+        if options.overlay or self._window is not None:
+            drawn = draw_poses(
+                image, [self._shown(pose) for pose in prediction.poses], self.skeleton, threshold=options.threshold
+            )
+            if self._window is not None:
+                self._window.show(drawn, name)
+            if options.overlay:
+                write_image(self.output / overlay, drawn, mark=overlay_mark(prediction.name, self.output))
+                entry["overlay"] = overlay
+        for number, pose in enumerate(prediction.poses, 1):
+            self._of_person(image, pose, prediction, "" if len(prediction.poses) == 1 else f"-{number}", overlay)
+        entry["people"] = [self._content(pose) for pose in prediction.poses]
+        sure = ", ".join(sureness(pose) for pose in prediction.poses[:3]) or "nobody"
+        sure += f", {len(prediction.poses) - 3} more" if len(prediction.poses) > 3 else ""
+        place = f" -> {printable(self.output / overlay)}" if options.overlay else ""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(f"{name}{place} ({sure})")
+        return entry
+
+    def _shown(self, pose: Pose) -> tuple[Any, Any]:
+        joints = np.full_like(pose.joints, np.nan)
+        joints[self.joints] = pose.joints[self.joints]
+        return joints, pose.scores
+
+    def _content(self, pose: Pose) -> dict[str, Any]:
+        content = pose.as_dict()
+        names = {self.skeleton.joints[joint] for joint in self.joints}
+        content["joints"] = {name: joint for name, joint in content["joints"].items() if name in names}
+        return content
+
+    def _of_person(self, image: Image, pose: Pose, prediction: Prediction, number: str, overlay: str) -> None:
+        stem = overlay.removesuffix(SUFFIX)
+        mark = overlay_mark(prediction.name, self.output)
+        if self._arguments.heatmaps:
+            panel = draw_heatmaps(image, pose.heatmaps, pose.heatmap_to_image, self.skeleton, joints=self.joints)
+            write_image(self.output / f"{stem}{number}_heatmaps.png", panel, mark=mark)
+        if self._arguments.crops:
+            seen = draw_crop(image, pose.heatmap_to_image, pose.heatmaps.shape[2])
+            write_image(self.output / f"{stem}{number}_crop.png", seen, mark=mark)
+
+
+class Window:
+    """A window that shows pictures, by matplotlib.
+
+    Raises:
+        UserError: there is no display, or no toolkit for windows.
+    """
+
+    def __init__(self) -> None:
+        import matplotlib
+
+        has_display = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+        if not has_display:
+            raise UserError("--show needs a display, and there is none (DISPLAY and WAYLAND_DISPLAY are not set)")
+        import matplotlib.pyplot as plt
+
+        if matplotlib.get_backend().lower() in ("agg", "pdf", "svg", "ps", "cairo", "template"):
+            raise UserError("--show needs a toolkit for windows that matplotlib uses: install Tk (python3-tk) or PyQt6")
+        self._plt = plt
+        self._figure = plt.figure(figsize=(9, 7))
+        self._axis = self._figure.add_axes((0, 0, 1, 1))
+
+    def show(self, image: Image, title: str) -> None:
+        """Replace the picture in the window."""
+        self._axis.clear()
+        self._axis.set_axis_off()
+        self._axis.imshow(image)
+        if self._figure.canvas.manager is not None:
+            self._figure.canvas.manager.set_window_title(title)
+        self._plt.pause(0.001)
+
+    def close(self) -> None:
+        """Leave the last picture until the user closes the window."""
+        self._plt.show()
+
+
+def _write_more(kinds: Sequence[str], journal: Journal, output: Path, skeleton: Skeleton) -> None:
+    if "coco" in kinds:
+        points, scores, ids = [], [], []
+        for line in journal:
+            for person in line.get("people", []):
+                known = [person["joints"].get(name) for name in skeleton.joints]
+                points.append([(math.nan, math.nan) if j is None else (j["x"], j["y"]) for j in known])
+                scores.append([math.nan if j is None else j["score"] for j in known])
+                stem = Path(line["image"]).stem
+                ids.append(int(stem) if stem.isascii() and stem.isdigit() else line["image"])
+        shape = (len(points), len(skeleton))
+        write_coco_json(output / "coco_results.json", np.reshape(points, (*shape, 2)), np.reshape(scores, shape), ids)
+    if "csv" in kinds:
+        atomic_write(
+            output / "predictions.csv", lambda file: _write_csv(io.TextIOWrapper(file, "utf-8", newline=""), journal)
+        )
+
+
+def _write_csv(file: io.TextIOWrapper, journal: Journal) -> None:
+    table = csv.writer(file)
+    table.writerow(["image", "person", "joint", "x", "y", "score"])
+    for line in journal:
+        for number, person in enumerate(line.get("people", []), 1):
+            for name, joint in person["joints"].items():
+                table.writerow([line["image"], number, name, joint["x"], joint["y"], joint["score"]])
+    file.flush()
+    file.detach()
+
+
+def _write_sheet(journal: Journal, output: Path) -> None:
+    overlays = (line for line in journal if "overlay" in line)
+    cells, captions = [], []
+    for line in itertools.islice(overlays, SHEET_PICTURES):
+        image = read_image(output / line["overlay"])
+        zoom = 256 / max(image.shape[:2])
+        size = (max(1, round(zoom * image.shape[1])), max(1, round(zoom * image.shape[0])))
+        cells.append(np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8))
+        captions.append(Path(line["image"]).name)
+    if cells:
+        columns = max(1, round(math.sqrt(len(cells) * 1.5)))
+        write_image(output / "sheet.jpg", contact_sheet(cells, columns, captions=captions))
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = [kind.strip() for kind in text.split(",") if kind.strip()]
+    for kind in kinds:
+        if kind not in ("coco", "csv"):
+            raise UserError(f"--write is {text!r}; expected coco, csv or both, with a comma")
+    return kinds
+
+
+def _joints(text: str | None, skeleton: Skeleton) -> list[int]:
+    if text is None:
+        return list(range(len(skeleton)))
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in skeleton.joints:
+            raise UserError(f"--joints has {name!r}; expected names among {', '.join(skeleton.joints)}")
+    return sorted({skeleton.joints.index(name) for name in names})
 
 
 def sureness(pose: Pose) -> str:
@@ -140,38 +507,97 @@ def _box(text: str) -> tuple[float, ...]:
     return values
 
 
-def overlay_names(images: Sequence[str], output: Path) -> list[str]:
-    """A file name for each image's overlay: ``NAME_pose.png``, numbered where another image has that name.
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
-    No two are the same, on a file system that ignores case or the form of accents either, and none is an image still to
-    be read, or a file in ``output`` that is not the overlay of the same image by an earlier run: rerunning a command
-    replaces its overlays, and those of other images stay. A number is given to an image only after all images have got
-    their own name where it is free, so that ``x-2.jpg`` is not in the way of the second ``x``.
+
+def _people(text: str) -> int | None:
+    return None if text == "all" else _count(text)
+
+
+def _score(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+class OverlayNames:
+    """Gives each picture's overlay a file name: ``NAME_pose.png``, numbered where another picture has that name.
+
+    No two are the same, on a file system that ignores case or the form of accents either, and none is a picture still
+    to be read, or a file in ``output`` that is not the overlay of the same picture by an earlier run: rerunning a
+    command replaces its overlays, and those of other pictures stay. Where all pictures are known beforehand
+    (`reserve`), a number is given only after all have got their own name where it is free, so that ``x-2.jpg`` is not
+    in the way of the second ``x``; else they get their names as they come.
+
+    Args:
+        output: the folder.
     """
-    inputs = {_key(Path(image)) for image in images}
-    there = {_alike(path.name): path for path in output.iterdir()} if output.is_dir() else {}
-    names: dict[int, str] = {}
-    taken: set[str] = set()
 
-    def free(name: str, image: str) -> bool:
-        if _alike(name) in taken or _key(output / name) in inputs:
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._there = {_alike(path.name): path for path in output.iterdir()} if output.is_dir() else {}
+        self._inputs: set[str] = set()
+        self._taken: set[str] = set()
+        self._next: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+
+    def reserve(self, images: Sequence[str]) -> None:
+        """Name all pictures of a run at once."""
+        self._inputs = {_key(Path(image)) for image in images}
+        for at, image in enumerate(images):
+            if self._free(name := _overlay(_stem(image)), image):
+                self._give(at, name)
+        for at, image in enumerate(images):
+            self.give(at, image)
+
+    def give(self, at: int, image: str) -> None:
+        """Name the picture of a number, where it has no name yet."""
+        if at in self._names:
+            return
+        stem = _stem(image)
+        if self._free(name := _overlay(stem), image):
+            self._give(at, name)
+            return
+        # Lower numbers that this run has taken are not tried again: many pictures may have one name.
+        number = self._next.get(stem, 2)
+        while _alike(_overlay(stem, f"-{number}")) in self._taken:
+            number += 1
+        self._next[stem] = number
+        self._give(at, next(n for k in itertools.count(number) if self._free(n := _overlay(stem, f"-{k}"), image)))
+
+    def take(self, at: int) -> str:
+        """The name of a picture's overlay, which is then forgotten."""
+        return self._names.pop(at)
+
+    def forget(self, at: int) -> None:
+        """A picture that has no overlay in this run."""
+        self._names.pop(at, None)
+
+    def _give(self, at: int, name: str) -> None:
+        self._names[at] = name
+        self._taken.add(_alike(name))
+
+    def _free(self, name: str, image: str) -> bool:
+        if _alike(name) in self._taken or (self._inputs and _key(self._output / name) in self._inputs):
             return False
-        before = there.get(_alike(name))
-        return before is None or read_mark(before) == overlay_mark(image, output)
+        before = self._there.get(_alike(name))
+        return before is None or read_mark(before) == overlay_mark(image, self._output)
 
-    def give(at: int, candidates: Iterable[str]) -> None:
-        name = next((name for name in candidates if free(name, images[at])), None)
-        if name is not None:
-            names[at] = name
-            taken.add(_alike(name))
 
-    stems = [printable(Path(image).stem) for image in images]
-    for at, stem in enumerate(stems):
-        give(at, [_overlay(stem)])
-    for at, stem in enumerate(stems):
-        if at not in names:
-            give(at, (_overlay(stem, f"-{number}") for number in itertools.count(2)))
-    return [names[at] for at in range(len(images))]
+def _stem(image: str) -> str:
+    """What an overlay is called after; of a video's frame its name and number."""
+    name = Path(image).name
+    video, mark, number = name.rpartition("#")
+    if mark and number.isdigit():
+        return printable(f"{Path(video).stem if '.' in video else video.replace(':', '')}-{number}")
+    return printable(Path(image).stem)
 
 
 def overlay_mark(image: str, output: Path) -> str:
@@ -184,7 +610,7 @@ def overlay_mark(image: str, output: Path) -> str:
 
 
 def _overlay(stem: str, number: str = "") -> str:
-    return f"{stem.encode()[:200].decode('utf-8', 'ignore')}{number}_pose.png"  # file systems allow 255 bytes in all
+    return f"{stem.encode()[:200].decode('utf-8', 'ignore')}{number}{SUFFIX}"  # file systems allow 255 bytes in all
 
 
 def _alike(name: str) -> str:

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .data.dataset import Image
+from .data.transforms import crop, invert
 from .keypoints import MPII, Skeleton
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-# RGB; orange and blue stay apart for color-blind eyes and on most photographs.
-COLORS = {"right": (255, 122, 20), "left": (40, 150, 255), "center": (120, 220, 90)}
+# RGB; they stay apart for color-blind eyes of all kinds, and on most photographs.
+COLORS = {"right": (255, 122, 20), "left": (40, 150, 255), "center": (235, 235, 235)}
 _OUTLINE = (16, 16, 20)
 _PAPER = (28, 28, 32)
 _INK = (225, 225, 225)
@@ -32,7 +33,7 @@ def draw_pose(
     threshold: float = 0.2,
     long_side: tuple[int, int] | None = (512, 2048),
 ) -> Image:
-    """Draw a skeleton over a copy of an image: right limbs orange, left limbs blue, the middle green.
+    """Draw a skeleton over a copy of an image: right limbs orange, left limbs blue, the middle white.
 
     Lines are as wide as the person is large. A joint whose score is below ``threshold`` is a hollow ring, and
     limbs that end in one are faint; a joint that is NaN is not drawn.
@@ -52,15 +53,49 @@ def draw_pose(
     Raises:
         ValueError: joints or scores of another shape.
     """
-    points = np.asarray(joints, dtype=np.float64)
-    if points.shape != (len(skeleton), 2):
-        accepted = f"({len(skeleton)}, 2) is accepted for skeleton {skeleton.name!r}"
-        raise ValueError(f"joints has shape {points.shape}; {accepted}")
-    certain = np.full(len(skeleton), np.inf) if scores is None else np.asarray(scores, dtype=np.float64)
-    if certain.shape != (len(skeleton),):
-        raise ValueError(f"scores has shape {certain.shape}; ({len(skeleton)},) is accepted")
+    return draw_poses(image, [(joints, scores)], skeleton, threshold=threshold, long_side=long_side)
+
+
+def draw_poses(
+    image: Image,
+    people: Sequence[tuple[npt.ArrayLike, npt.ArrayLike | None]],
+    skeleton: Skeleton = MPII,
+    *,
+    threshold: float = 0.2,
+    long_side: tuple[int, int] | None = (512, 2048),
+) -> Image:
+    """Draw the skeletons of several people over a copy of an image, one after the other, see `draw_pose`.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        people: joints and scores of each.
+        skeleton: names and bones of the K joints.
+        threshold: the least score of a joint drawn in full.
+        long_side: see `draw_pose`.
+
+    Returns:
+        (H', W', 3) uint8 RGB, a new image.
+
+    Raises:
+        ValueError: joints or scores of another shape.
+    """
     canvas, zoom = _resized(image, long_side)
-    points = (points + 0.5) * zoom - 0.5
+    for joints, scores in people:
+        points = np.asarray(joints, dtype=np.float64)
+        if points.shape != (len(skeleton), 2):
+            accepted = f"({len(skeleton)}, 2) is accepted for skeleton {skeleton.name!r}"
+            raise ValueError(f"joints has shape {points.shape}; {accepted}")
+        certain = np.full(len(skeleton), np.inf) if scores is None else np.asarray(scores, dtype=np.float64)
+        if certain.shape != (len(skeleton),):
+            raise ValueError(f"scores has shape {certain.shape}; ({len(skeleton)},) is accepted")
+        canvas = _draw_person(canvas, (points + 0.5) * zoom - 0.5, certain, skeleton, threshold)
+    return canvas
+
+
+def _draw_person(
+    canvas: Image, points: Float64Array, certain: Float64Array, skeleton: Skeleton, threshold: float
+) -> Image:
+    """Draw one person in pixels of the canvas, which may be changed."""
 
     shown: BoolArray = np.asarray(np.isfinite(points).all(axis=1))
     solid: BoolArray = np.asarray(certain >= threshold)
@@ -135,6 +170,70 @@ def _draw_joint(canvas: Image, point: Float64Array, color: tuple[int, int, int],
     else:
         disc(radius, _OUTLINE, line + 2)
         disc(radius, color, line)
+
+
+def draw_crop(image: Image, heatmap_to_image: npt.ArrayLike, map_size: int, side: int = 256) -> Image:
+    """What the network saw of a person: the square behind its score maps, turned as the crop was.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heatmap_to_image: (2, 3), affine map from pixels of the score maps to pixels of the image.
+        map_size: side of the score maps.
+        side: of the result.
+
+    Returns:
+        (side, side, 3) uint8 RGB; gray outside the image.
+    """
+    zoom = side / map_size
+    to_map = invert(heatmap_to_image)
+    matrix = zoom * to_map
+    matrix[:, 2] += (zoom - 1) / 2
+    return crop(image, matrix, side)
+
+
+def draw_heatmaps(
+    image: Image,
+    heatmaps: npt.NDArray[np.float32],
+    heatmap_to_image: npt.ArrayLike,
+    skeleton: Skeleton = MPII,
+    *,
+    joints: Sequence[int] | None = None,
+    cell: int = 192,
+) -> Image:
+    """A panel with the crop of a person for each joint, its score map over it, and its name and peak below.
+
+    The color scale is the same in all cells, from 0 to the larger of 1 and the highest peak, so that what the network
+    is not sure of stays dark.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heatmaps: (K, h, w).
+        heatmap_to_image: (2, 3), affine map from their pixels to those of the image.
+        skeleton: names of the K joints.
+        joints: indices of those that are shown; None: all.
+        cell: side of a cell in pixels.
+
+    Returns:
+        (rows, columns, 3) uint8 RGB.
+
+    Raises:
+        ValueError: maps for another number of joints.
+    """
+    if heatmaps.ndim != 3 or len(heatmaps) != len(skeleton):
+        raise ValueError(f"heatmaps has shape {heatmaps.shape}; expected ({len(skeleton)}, h, w)")
+    shown = list(range(len(skeleton))) if joints is None else list(joints)
+    # A dim gray ground leaves the colors to the maps.
+    ground = draw_crop(image, heatmap_to_image, heatmaps.shape[2], cell)
+    gray = 0.55 * cv2.cvtColor(ground, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    top = max(1.0, float(heatmaps.max()))
+    cells, captions = [], []
+    for joint in shown:
+        share = np.clip(cv2.resize(heatmaps[joint], (cell, cell), interpolation=cv2.INTER_LINEAR) / top, 0, 1)
+        colors = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32)
+        alpha = np.sqrt(share)[..., None]  # faint answers are to be seen, too
+        cells.append(np.clip((1 - alpha) * gray + alpha * colors, 0, 255).astype(np.uint8))
+        captions.append(f"{skeleton.joints[joint]} {heatmaps[joint].max():.2f}")
+    return contact_sheet(cells, columns=min(6, len(cells)), cell=cell, captions=captions)
 
 
 def contact_sheet(

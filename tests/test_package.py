@@ -338,7 +338,18 @@ def test_imports_stand_at_the_top() -> None:
                     elif isinstance(node, ast.ImportFrom):
                         inside.add((path, "." * node.level + (node.module or "")))
     allowed = (
-        *("h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "pycocotools", "scipy"),
+        *(
+            "av",
+            "fsspec",
+            "h5py",
+            "matplotlib",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "openvino",
+            "pycocotools",
+            "scipy",
+        ),
         *("torch.export", "torch.utils.tensorboard", "triton"),
     )
     wrong = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import socket
 import subprocess
 import sys
 import unicodedata
@@ -22,7 +24,7 @@ from pyranet_fast.inference.predictor import Predictor
 from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import resolve_device
 from pyranet_fast.pose import LSP
-from pyranet_fast.predict import main, overlay_names
+from pyranet_fast.predict import OverlayNames, main
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,12 @@ def picture(path: Path, height: int = 60, width: int = 90) -> Path:
     return path
 
 
+def overlay_names(images: list[str], output: Path) -> list[str]:
+    names = OverlayNames(output)
+    names.reserve(images)
+    return [names.take(at) for at in range(len(images))]
+
+
 def command(*arguments: object) -> int:
     return cli.run(main, [str(a) for a in arguments])
 
@@ -48,7 +56,12 @@ def test_pictures_and_json(checkpoint, tmp_path, capsys):
     first, second = picture(tmp_path / "a.png"), picture(tmp_path / "b ü.jpg", 700, 500)
     out = tmp_path / "deep" / "out"
     assert command(first, second, "--checkpoint", checkpoint, "--output", out, "--device", "cpu") == 0
-    assert sorted(p.name for p in out.iterdir()) == ["a_pose.png", "b ü_pose.png", "predictions.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a_pose.png",
+        "b ü_pose.png",
+        "predictions.json",
+        "predictions.jsonl",
+    ]
     assert read_image(out / "a_pose.png").shape == (341, 512, 3)
     overlay = read_image(out / "b ü_pose.png")
     assert overlay.shape == (700, 500, 3)
@@ -98,7 +111,12 @@ def test_one_bad_image_among_many(checkpoint, tmp_path, capsys):
     content = json.loads((out / "predictions.json").read_text())
     assert [p["image"] for p in content["predictions"]] == [str(p) for p in good]
     assert [e["image"] for e in content["errors"]] == [str(bad), str(gone)]
-    assert {p.name for p in out.iterdir()} == {"a_pose.png", "z_pose.png", "predictions.json"}
+    assert {p.name for p in out.iterdir()} == {
+        "a_pose.png",
+        "z_pose.png",
+        "predictions.json",
+        "predictions.jsonl",
+    }
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "half.jpg" in lines[0] and "truncated" in lines[0]
@@ -334,3 +352,159 @@ def test_devices(monkeypatch):
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="the last GPU of this machine is cuda:1"):
         resolve_device("cuda:2")
+
+
+def results(out: Path) -> list[str]:
+    return [Path(p["image"]).name for p in json.loads((out / "predictions.json").read_text())["predictions"]]
+
+
+def test_folders_and_resume(checkpoint, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "in" / "out"
+    for name in ("a.png", "b.png", "deep/a.png"):
+        picture(folder / name)
+    options = ["--checkpoint", checkpoint, "--output", out]
+    assert command(folder, "--recursive", *options) == 0
+    assert results(out) == ["a.png", "b.png", "a.png"]
+    assert {p.name for p in out.glob("*.png")} == {"a_pose.png", "b_pose.png", "a-2_pose.png"}
+    picture(folder / "c.png")
+    before = (out / "a_pose.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert command(folder, "--recursive", "--resume", *options) == 0
+    printed = capsys.readouterr()
+    assert [line.split(" -> ")[0] for line in printed.out.splitlines()[:-1]] == [str(folder / "c.png")]
+    assert "3 pictures are done already" in printed.err
+    assert results(out) == ["a.png", "b.png", "c.png", "a.png"]  # its overlays are no pictures of the folder
+    assert (out / "a_pose.png").stat().st_mtime_ns == before
+    assert command(folder, "--recursive", "--resume", "--no-flip", *options) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_everything_that_can_be_written(checkpoint, tmp_path, capsys):
+    images = [picture(tmp_path / "000017.png"), picture(tmp_path / "b.png")]
+    out = tmp_path / "out"
+    flags = ["--heatmaps", "--crops", "--sheet", "--write", "coco,csv", "--joints", "left wrist, neck"]
+    assert command(*images, "--checkpoint", checkpoint, "--output", out, *flags) == 0
+    made = {p.name for p in out.iterdir()}
+    assert made >= {f"b_{kind}.png" for kind in ("pose", "heatmaps", "crop")} | {"sheet.jpg", "predictions.csv"}
+    content = json.loads((out / "predictions.json").read_text())["predictions"]
+    assert [sorted(p["joints"]) for p in content] == [["left wrist", "neck"]] * 2
+    coco = json.loads((out / "coco_results.json").read_text())
+    assert [person["image_id"] for person in coco] == [17, str(images[1])]
+    keypoints = np.reshape(coco[1]["keypoints"], (len(LSP), 3))
+    named = {LSP.joints[i] for i in np.flatnonzero(keypoints[:, 2])}
+    assert named == {"left wrist", "neck"}
+    wrist = content[1]["joints"]["left wrist"]
+    assert keypoints[LSP.joints.index("left wrist")].tolist() == pytest.approx([wrist["x"], wrist["y"], 1])
+    rows = (out / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "image,person,joint,x,y,score" and len(rows) == 5
+    assert rows[3] == f"{images[1]},1,left wrist,{wrist['x']},{wrist['y']},{wrist['score']}"
+    assert read_image(out / "b_crop.png").shape == (256, 256, 3)
+    plain = tmp_path / "plain"
+    assert command(*images, "--checkpoint", checkpoint, "--output", plain, "--no-overlay") == 0
+    assert {p.name for p in plain.iterdir()} == {"predictions.json", "predictions.jsonl"}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--write", "xml"], "expected coco, csv or both"),
+        (["--joints", "left wing"], "--joints has 'left wing'; expected names among right ankle"),
+        (["--sheet", "--no-overlay"], "--sheet is made of the overlays"),
+        (["--show"], "--show needs a display"),
+    ],
+)
+def test_outputs_that_cannot_be(checkpoint, tmp_path, capsys, monkeypatch, options, words):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    image = picture(tmp_path / "a.png")
+    assert command(image, "--checkpoint", checkpoint, "--output", tmp_path / "o", *options) == 2
+    assert words in capsys.readouterr().err
+
+
+# The second process dies as if it were killed when it has done as many pictures as DIE says.
+DYING = """
+import os, runpy, signal, sys
+from pyranet_fast.inference.journal import Journal
+write, count = Journal.write, 0
+def counted(self, *arguments):
+    global count
+    if int(os.environ["RANK"]) == 1 and count == int(os.environ.get("DIE", -1)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    write(self, *arguments)
+Journal.write = counted
+sys.argv = sys.argv[1:]
+runpy.run_module("pyranet_fast.predict", run_name="__main__", alter_sys=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_processes_of_which_one_is_killed(checkpoint, tmp_path):
+    folder, out, script = tmp_path / "in", tmp_path / "out", tmp_path / "dying.py"
+    for number in range(9):
+        picture(folder / f"{number}.png", 40 + number)
+    script.write_text(DYING)
+    (folder / "broken.png").write_bytes(b"no picture")
+    arguments = [folder, "--checkpoint", checkpoint, "--output", out, "--device", "cpu", "--no-search", "--no-flip"]
+    arguments += ["--resume", "--batch-size", 2, "--precision", "fp32"]
+    command = [str(script), "predict", *map(str, arguments)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(
+        launch + command, capture_output=True, text=True, timeout=240, env=environment | {"DIE": "2"}
+    )
+    assert killed.returncode != 0 and not (out / "predictions.json").exists()
+    lines = [json.loads(x) for path in out.glob("predictions*.jsonl") for x in path.read_text().splitlines()]
+    first = {line["image"] for line in lines if "error" not in line}
+    assert 2 <= len(first) < 9
+    environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    again = [
+        subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment | {"RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    said = "".join(process.communicate(timeout=240)[0] for process in again)
+    assert [process.returncode for process in again] == [2, 0]  # the broken picture, told by the first
+    assert results(out) == [f"{number}.png" for number in range(9)]
+    printed = {line.split(" -> ")[0] for line in said.splitlines() if " -> " in line}
+    assert not printed & first and len(printed) == 9 - len(first)
+    content = json.loads((out / "predictions.json").read_text())
+    assert [Path(e["image"]).name for e in content["errors"]] == ["broken.png"]
+    assert sorted(p.name for p in out.glob("*.jsonl")) == ["predictions.jsonl"]
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 10
+
+
+def test_boxes_and_people(checkpoint, tmp_path, capsys):
+    images = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    (tmp_path / "boxes.csv").write_text("a.png,5,5,20,30\na.png,30,5,20,30,0.9\na.png,1,1,9,9,0.01\n")
+    out = tmp_path / "out"
+    options = ["--checkpoint", checkpoint, "--output", out, "--precision", "fp32"]
+    assert command(*images, *options, "--boxes", tmp_path / "boxes.csv", "--crops") == 0
+    entries = json.loads((out / "predictions.json").read_text())["predictions"]
+    assert [(Path(e["image"]).name, e["box"]) for e in entries] == [
+        ("a.png", [5, 5, 20, 30]),
+        ("a.png", [30, 5, 20, 30]),
+    ]
+    assert {p.name for p in out.glob("a-*_crop.png")} == {"a-1_crop.png", "a-2_crop.png"}
+    assert "b.png -> " in capsys.readouterr().out and (out / "b_pose.png").exists()
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [len(line["people"]) for line in lines] == [2, 0]
+    assert command(*images, *options, "--people", "all") == 0
+    assert json.loads((out / "predictions.json").read_text())["predictions"] == []  # random weights are sure of nobody
+    for flags, words in (
+        (["--people", "all", "--box", "1,1,5,5"], "--people searches for people"),
+        (["--boxes", "x.csv", "--box", "1,1,5,5"], "--box and --boxes are both given"),
+        (["--boxes", tmp_path / "none.json"], "does not exist"),
+    ):
+        assert command(*images, *options, *flags) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command(*images, *options, "--people", "some")

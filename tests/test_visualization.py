@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from pyranet_fast.pose import LSP, MPII, Skeleton
-from pyranet_fast.visualization import COLORS, contact_sheet, draw_pose
+from pyranet_fast.visualization import COLORS, contact_sheet, draw_crop, draw_heatmaps, draw_pose, draw_poses
 
 GREY = 90
 
@@ -122,3 +123,53 @@ def test_bad_arguments_get_a_sentence():
         contact_sheet([canvas()], 0)
     with pytest.raises(ValueError, match="captions has 2"):
         contact_sheet([canvas()], 1, captions=["a", "b"])
+
+
+# What eyes without one kind of cone see, as maps of linear RGB (Machado, Oliveira, Fernandes 2009, severity 1).
+COLOR_BLIND = {
+    "all cones": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "no long": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no middle": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no short": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("eyes", COLOR_BLIND)
+def test_the_sides_are_told_apart_by_color_blind_eyes(eyes):
+    encoded = np.array(list(COLORS.values())) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(COLOR_BLIND[eyes]).T, 0, 1).astype(np.float32)
+    lab = cv2.cvtColor(seen[None], cv2.COLOR_LRGB2Lab)[0]
+    right, left, center = (lab[list(COLORS).index(side)] for side in ("right", "left", "center"))
+    assert np.linalg.norm(right - left) > 100  # CIE 1976 differences; 2.3 can just be told apart
+    assert min(np.linalg.norm(right - center), np.linalg.norm(left - center)) > 40
+
+
+def test_several_people_are_drawn_as_one_after_the_other():
+    joints = spread(LSP)
+    both = draw_poses(canvas(), [(joints / 2, None), (joints / 2 + (150, 0), None)], LSP)
+    once = draw_pose(canvas(), joints / 2, None, LSP)
+    np.testing.assert_array_equal(both[:, :180], once[:, :180])
+    assert not np.array_equal(both, once)
+    np.testing.assert_array_equal(
+        draw_poses(canvas(), [], LSP), draw_pose(canvas(), np.full((14, 2), np.nan), None, LSP)
+    )
+
+
+def test_a_crop_and_its_heatmaps_lie_over_each_other():
+    image = canvas()
+    image[200:220, 100:120] = 255  # a white spot, and the map of the first joint has its peak there
+    to_image = np.array([[4.0, 0, 60], [0, 4.0, 150]])  # map pixel (12, 15) is image pixel (108, 210)
+    maps = np.zeros((14, 32, 32), np.float32)
+    maps[0, 15, 12] = 0.9
+    seen = draw_crop(image, to_image, 32, 256)
+    assert seen.shape == (256, 256, 3)
+    white = np.argwhere(seen[..., 0] > 250).mean(axis=0)
+    np.testing.assert_allclose(white, [8 * (209.5 - 150) / 4 + 3.5, 8 * (109.5 - 60) / 4 + 3.5], atol=1)
+    panel = draw_heatmaps(image, maps, to_image, LSP, cell=128)
+    cell = panel[2:130, 2:130].astype(int)
+    y, x = np.unravel_index((cell[..., 0] - cell[..., 2]).argmax(), (128, 128))
+    assert abs(x - (4 * 12 + 1.5)) <= 2 and abs(y - (4 * 15 + 1.5)) <= 2
+    assert draw_heatmaps(image, maps, to_image, LSP, joints=[0, 3], cell=128).shape[1] == 2 * 130 + 2
+    with pytest.raises(ValueError, match=r"heatmaps has shape .*expected \(14, h, w\)"):
+        draw_heatmaps(image, maps[:3], to_image, LSP)

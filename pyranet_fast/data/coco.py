@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from ..errors import UnreadableImageError, UserError
 from ..io import reader, reading
-from ..keypoints import Skeleton, flip_pairs_from_names, sides_of
-from ..metrics import box_metric
+from ..keypoints import Skeleton, flip_pairs_from_names
+from ..metrics import box_metric, oks_sigmas
 from .annotations import AnnotatedSource, Annotations, is_held_out, number_field, read_json
 from .dataset import PIXELS_PER_SCALE, Image, PersonRecord
 from .image_io import image_size
@@ -505,19 +505,12 @@ def _read_categories(categories: list[dict[str, Any]], path: Path) -> _Categorie
     return _Categories(first, has_joints, names, sigmas, notes)
 
 
-# Constants of COCO's object keypoint similarity: COCO's own, and CrowdPose's for neck and top of the head.
-_OKS_SIGMAS = {
-    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
-    "knee": 0.087, "ankle": 0.089, "neck": 0.079, "head": 0.079, "head top": 0.079, "top head": 0.079,
-}  # fmt: skip
-
-
 def _oks_sigmas(category: Mapping[str, Any], skeleton: Skeleton, where: str) -> tuple[float, ...] | None:
     """A category's own ``sigmas``, or those that are published for its joints' names; None where there are none."""
     if "sigmas" in category:
         return tuple(number_field(category, "sigmas", (len(skeleton),), where, above=0).tolist())
-    known = [_OKS_SIGMAS.get(joint.bare) for joint in sides_of(skeleton.joints)]
-    return None if None in known else tuple(known)  # type: ignore[arg-type]
+    known = [sigma for sigma in oks_sigmas(skeleton.joints) if sigma is not None]
+    return tuple(known) if len(known) == len(skeleton) else None
 
 
 def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Skeleton, tuple[str, ...]]:

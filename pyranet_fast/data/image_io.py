@@ -65,30 +65,46 @@ def read_image(path: str | Path) -> Image:
         UnreadableImageError: no such file, a folder, no permission, not an image, truncated, too large, or pixels of
             another kind.
     """
-    path = Path(path)
-    data = _read_bytes(path)
+    return read_image_bytes(_read_bytes(Path(path)), path)
+
+
+def read_image_bytes(data: bytes, name: object) -> Image:
+    """The picture in the bytes of an image file, see `read_image`.
+
+    Args:
+        data: content of the file.
+        name: what messages call it.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        UnreadableImageError: not an image, truncated, too large, or pixels of another kind.
+    """
+    if not data:
+        raise UnreadableImageError(f"image {name} is empty (0 bytes)", "is damaged or no image")
     fault = truncation(data)
     if fault is not None:
-        raise UnreadableImageError(f"image {path} is truncated: {fault}", "is truncated")
+        raise UnreadableImageError(f"image {name} is truncated: {fault}", "is truncated")
     try:
         return decode(data)
     except MemoryError as error:
-        raise _too_large(path) from error
+        raise _too_large(name) from error
     except ValueError as error:
         kind = "is damaged or no image" if str(error) == _NOT_AN_IMAGE else "cannot be read"
         kind = "is too large" if "--max-pixels" in str(error) else kind
-        raise UnreadableImageError(f"image {path} cannot be read: {error}", kind) from error
+        raise UnreadableImageError(f"image {name} cannot be read: {error}", kind) from error
     except cv2.error as error:
         if "Insufficient memory" in str(error):
-            raise _too_large(path) from error
+            raise _too_large(name) from error
         if "PIXELS" in str(error):
-            reason = f"image {path} cannot be read: it has more pixels than OpenCV reads (2^30)"
+            reason = f"image {name} cannot be read: it has more pixels than OpenCV reads (2^30)"
             raise UnreadableImageError(reason, "is too large") from error
-        raise UnreadableImageError(f"image {path} cannot be read: {_NOT_AN_IMAGE}", "is damaged or no image") from error
+        raise UnreadableImageError(f"image {name} cannot be read: {_NOT_AN_IMAGE}", "is damaged or no image") from error
 
 
-def _too_large(path: Path) -> UnreadableImageError:
-    return UnreadableImageError(f"image {path} is too large for the memory of this machine", "is too large")
+def _too_large(name: object) -> UnreadableImageError:
+    return UnreadableImageError(f"image {name} is too large for the memory of this machine", "is too large")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -101,8 +117,6 @@ def _read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise UnreadableImageError(f"image {path} cannot be read: {reason}") from error
-    if not data:
-        raise UnreadableImageError(f"image {path} is empty (0 bytes)", "is damaged or no image")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Which part of an image the network looks at, and the search for it where no box was given."""
+"""Which part of an image the network looks at, and the search for people where no box was given."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data.dataset import PIXELS_PER_SCALE
 from ..data.transforms import Matrix, crop_matrix
 from ..errors import UserError
+from ..keypoints import resolve_skeleton
+from ..metrics import keypoint_similarity, oks_sigmas
 from .result import Box, Pose
+
+Look = Callable[[list["CropRegion"], bool], list[Pose]]
+"""Gives the poses in regions; its second argument is whether to take more care (to average with mirrored crops)."""
 
 # Side of the crop in long sides of a person's tight box: the margin of MPII's annotations.
 BOX_MARGIN = 1.25
@@ -34,6 +40,16 @@ ROTATIONS = (180.0, 90.0, -90.0)
 WINDOW_SHARES = ((0.6, 3), (0.4, 4))
 # As many of them are looked at again, at most so many times.
 CANDIDATES, CLOSER_LOOKS = 3, 2
+
+# For everybody: windows of these shares of an image's longer side, of which the first so many are always looked at, ...
+PEOPLE_SHARES, ALWAYS_LEVELS = (1.05, 0.75, 0.53, 0.38, 0.27, 0.19), 2
+# ... the smaller ones where a joint scores at least this.
+HINT_SCORE = 0.1
+# Candidates this similar are of one person; refined, people as similar as that are the same.
+CANDIDATE_SIMILARITY, SAME_PERSON = 0.5, 0.3
+MOST_CANDIDATES = 24
+# People whose joints are less likely right than this, or of a lower mean score, are left out.
+MIN_PERSON_CHANCE, MIN_PERSON_SCORE = 0.65, 0.44
 
 
 @dataclass(frozen=True)
@@ -106,26 +122,108 @@ def _starts(length: int, side: float, count: int) -> list[float]:
     return [float(v) for v in np.linspace(0.0, length - side, count)] if length > side else [(length - side) / 2]
 
 
-def search_regions(first: Pose, shape: Sequence[int], look: Callable[[list[CropRegion], bool], list[Pose]]) -> Pose:
+def search_regions(first: Pose, shape: Sequence[int], look: Look) -> Pose:
     """The most confident pose of an image: ``first``, or what the best of the `candidate_regions` lead to.
 
     Args:
         first: of the whole image.
         shape: of the image, (height, width, …).
-        look: poses of regions; its second argument is whether to take more care (to average with mirrored crops).
+        look: poses of regions.
     """
     regions = candidate_regions(shape)
     seen = look(regions, False)
     order = sorted(range(len(seen)), key=lambda i: -seen[i].mean_score)[:CANDIDATES]
-    best = look([regions[i] for i in order], True)
-    for _ in range(CLOSER_LOOKS):
-        again = {i: region for i, pose in enumerate(best) if (region := refined_region(pose)) is not None}
-        poses = look(list(again.values()), True) if again else []
-        surer = {i: p for i, p in zip(again, poses, strict=True) if p.mean_score > best[i].mean_score}
-        if not surer:
-            break
-        best = [surer.get(i, pose) for i, pose in enumerate(best)]
+    best = _refined(look([regions[i] for i in order], True), look)
     return max(first, *best, key=lambda pose: pose.mean_score)
+
+
+def _refined(poses: list[Pose], look: Look) -> list[Pose]:
+    """Each pose, or that of the box of its own joints where that is more confident, and again."""
+    best = list(poses)
+    improved = set(range(len(best)))
+    for _ in range(CLOSER_LOOKS):
+        again = {i: region for i in sorted(improved) if (region := refined_region(best[i])) is not None}
+        if not again:
+            break
+        closer = dict(zip(again, look(list(again.values()), True), strict=True))
+        improved = {i for i, pose in closer.items() if pose.mean_score > best[i].mean_score}
+        for i in improved:
+            best[i] = closer[i]
+    return best
+
+
+def find_people(shape: Sequence[int], search: Look, look: Look, most: int | None = None) -> list[Pose]:
+    """Everybody in an image, the most confident first.
+
+    Windows of falling sizes, each half over the next, go through the searching network; those below the first two
+    sizes only where a larger window has a joint with some confidence. Poses of which at least half of the joints are
+    confident are candidates. Of those of the same person the best is refined by the other network on the box of its own
+    joints, and kept where it is to be trusted.
+
+    Args:
+        shape: of the image, (height, width, …).
+        search: poses of windows.
+        look: poses of the boxes that it led to.
+        most: as many people at most; None: all.
+    """
+    seen: list[Pose] = []
+    hints = np.empty((0, 2))
+    for level, share in enumerate(PEOPLE_SHARES):
+        regions = people_windows(shape, share)
+        if level >= ALWAYS_LEVELS:
+            regions = [region for region in regions if _holds_hint(region, hints)]
+        poses = search(regions, False) if regions else []
+        found = [pose.joints[pose.scores >= HINT_SCORE] for pose in poses]
+        hints = np.concatenate([hints, *found])
+        seen += [pose for pose in poses if np.mean(pose.scores >= CONFIDENT_SCORE) >= 0.5]
+    candidates = distinct(seen, CANDIDATE_SIMILARITY)[:MOST_CANDIDATES]
+    people = distinct(_refined(candidates, look), SAME_PERSON)
+    people = [pose for pose in people if _trusted(pose)]
+    return people if most is None else people[:most]
+
+
+def people_windows(shape: Sequence[int], share: float) -> list[CropRegion]:
+    """Square windows over an image of this (height, width, …), of a share of its longer side, half over each other."""
+    rows, columns = shape[:2]
+    side = share * max(rows, columns)
+    counts = [1 if length <= side else 1 + math.ceil((length - side) / (side / 2) - 1e-9) for length in (columns, rows)]
+    return [
+        CropRegion((x, y, side, side), 1.0)
+        for x in _starts(columns, side, counts[0])
+        for y in _starts(rows, side, counts[1])
+    ]
+
+
+def _holds_hint(region: CropRegion, hints: npt.NDArray[np.float64]) -> bool:
+    x, y, width, height = region.box
+    inside = (hints >= (x, y)) & (hints < (x + width, y + height))
+    return bool(inside.all(axis=1).any())
+
+
+def distinct(poses: Sequence[Pose], similarity: float) -> list[Pose]:
+    """Poses of different people, the most confident first: one that is as similar to a better one is left out.
+
+    Args:
+        poses: of one skeleton.
+        similarity: COCO's object keypoint similarity from which on two poses are of the same person.
+    """
+    order = sorted(poses, key=lambda pose: -pose.mean_score)
+    if not order:
+        return []
+    joints = np.stack([pose.joints for pose in order])
+    alike = keypoint_similarity(joints, joints, oks_sigmas(resolve_skeleton(order[0].skeleton).joints))
+    alike = np.maximum(alike, alike.T)
+    kept: list[int] = []
+    for i in range(len(order)):
+        if all(alike[i, j] < similarity for j in kept):
+            kept.append(i)
+    return [order[i] for i in kept]
+
+
+def _trusted(pose: Pose) -> bool:
+    if pose.chances is not None:
+        return bool(pose.chances.mean() >= MIN_PERSON_CHANCE)
+    return pose.mean_score >= MIN_PERSON_SCORE
 
 
 def checked_box(box: Sequence[float], shape: Sequence[int]) -> Box:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,28 @@ from ..checkpoint import CALIBRATION, Checkpoint
 from ..data.dataset import Image
 from ..data.image_io import as_rgb, read_image
 from ..data.transforms import MAP_STRIDE, crop, invert
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..io import reading
 from ..keypoints import resolve_skeleton
 from ..models.precision import CHOICES
 from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
+from .boxes import Boxes
 from .calibration import Calibration
-from .crop_search import BOX_MARGIN, CropRegion, checked_box, needs_search, refined_region, search_regions, whole_image
+from .crop_search import (
+    BOX_MARGIN,
+    CropRegion,
+    Look,
+    checked_box,
+    find_people,
+    needs_search,
+    refined_region,
+    search_regions,
+    whole_image,
+)
 from .exported import SUFFIXES, ExportedNetwork
-from .heatmaps import decode, prepare, require_finite, score_maps
-from .result import Pose
+from .heatmaps import constant_sizes, decode, prepare, require_finite, score_maps
+from .result import Pose, Prediction
+from .sources import CAMERA, Loaded, Numbered, is_live, pictures, read_ahead
 
 logger = logging.getLogger("pyranet_fast")
 
@@ -47,6 +59,8 @@ class Predictor:
             closer) before the most confident is chosen: for people who are small, cut off or upside down.
         precision: ``"fp32"`` (also None), ``"bf16"``, faster where the hardware has it, or ``"auto"``: the faster one
             here, found by a few passes. An exported file has its own.
+        searcher: a predictor of the same joints, with a smaller network, for the first looks of `everyone`; None: this
+            one. Where it knows their chances of being right, so should this one.
 
     Raises:
         UserError: no checkpoint, one that cannot be read or built, a device that is not there, or an exported file that
@@ -61,10 +75,11 @@ class Predictor:
         flip: bool = True,
         search: bool = True,
         precision: str | None = None,
+        searcher: Predictor | None = None,
     ) -> None:
         if precision is not None and precision not in CHOICES:
             raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, CHOICES))} and None")
-        self.flip, self.search = flip, search
+        self.flip, self.search, self.searcher = flip, search, searcher
         if isinstance(checkpoint_or_name, str | Path) and Path(checkpoint_or_name).suffix in SUFFIXES:
             self._use_exported(Path(checkpoint_or_name), device, precision)
             return
@@ -144,6 +159,32 @@ class Predictor:
         """
         return self.predict_batch([image], [box])[0]
 
+    def everyone(self, image: Any, *, most: int | None = None, batch_size: int = 16) -> list[Pose]:
+        """Predict the poses of all people in a picture, without boxes.
+
+        Windows of several sizes all over the picture go through the network (`searcher` where one was given), people
+        are refined on the box of their own joints, and those that are not to be trusted are left out, see
+        `crop_search.find_people`.
+
+        Args:
+            image: as for a single call.
+            most: as many people at most, the most confident; None: all.
+            batch_size: crops a step.
+
+        Returns:
+            A Pose for each person, the most confident first.
+
+        Raises:
+            As for a single call; ValueError also for ``most`` or ``batch_size`` below 1.
+        """
+        if batch_size < 1 or (most is not None and most < 1):
+            raise ValueError(f"most is {most} and batch_size is {batch_size}; expected at least 1 each")
+        return self._everyone(_load(image), most, batch_size)
+
+    def _everyone(self, image: Image, most: int | None, batch_size: int) -> list[Pose]:
+        searcher = self if self.searcher is None else self.searcher
+        return find_people(image.shape, searcher._look(image, batch_size), self._look(image, batch_size), most)
+
     def predict_batch(
         self,
         images: Iterable[Any],
@@ -181,6 +222,105 @@ class Predictor:
             poses += self._batch([_load(p) for p in pictures[part]], places[part], batch_size)
         return poses
 
+    def stream(
+        self,
+        source: Any,
+        *,
+        boxes: Sequence[float] | Boxes | None = None,
+        people: int | None = 1,
+        recursive: bool = False,
+        batch_size: int = 16,
+        threads: int = 4,
+        skip: Callable[[int, str], bool] | None = None,
+        exclude: Path | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield what is found in each picture of a source, while later pictures are decoded by threads.
+
+        At most about three batches of pictures are in memory, however long the source is. A camera's pictures are not
+        queued: the newest is taken. A picture that cannot be read, or whose box lies outside it, has an ``error`` and
+        no poses.
+
+        Example::
+
+            for prediction in Predictor().stream("holiday/", recursive=True):
+                print(prediction.name, [pose.joints for pose in prediction.poses])
+
+        Args:
+            source: an image, a folder, a glob, a text file of paths, ``"-"``, a video, ``"camera:0"``, a tar shard, a
+                URL, an array, or an iterable of these; see `sources.pictures`.
+            boxes: the box (x, y, width, height) of the one person in every picture, or a function that gives the boxes
+                of all people from a picture's name and its (H, W, 3) pixels (`boxes.read_boxes` makes one of a file);
+                None looks for as many people as ``people`` says.
+            people: 1 is one person in each picture; more are at most as many, and None everybody, as `everyone` finds
+                them. Where there are boxes, they say who is there.
+            recursive: look into the folders below a folder, too.
+            batch_size: pictures, and crops, that go through the network together.
+            threads: that decode.
+            skip: a function of a picture's number in the source and its name; where it gives true, the picture is
+                neither read nor yielded. It is called in a thread.
+            exclude: a folder below the source's folders that is left out.
+
+        Raises:
+            TypeError, ValueError: an argument is not as described.
+            UserError: the network gives score maps that are not finite.
+        """
+        if batch_size < 1 or threads < 1:
+            raise ValueError(f"batch_size is {batch_size} and threads is {threads}; expected at least 1 each")
+        if people is not None and people < 1:
+            raise ValueError(f"people is {people}; expected at least 1, or None for everybody")
+
+        def numbered() -> Iterator[Numbered]:
+            for index, picture in enumerate(pictures(source, recursive=recursive, exclude=exclude)):
+                if skip is None or not skip(index, picture.name):
+                    yield index, picture
+
+        camera = isinstance(source, str) and source.startswith(CAMERA)
+        options = {"threads": threads, "ahead": batch_size, "live": is_live(source), "newest": camera}
+
+        def predictions() -> Iterator[Prediction]:
+            with read_ahead(numbered(), **options) as batches:  # type: ignore[arg-type]
+                for batch in batches:
+                    with constant_sizes():
+                        found = self._predict_loaded(batch, boxes, people, batch_size)
+                    yield from found
+
+        return predictions()
+
+    def _predict_loaded(
+        self, batch: list[Loaded], boxes: Sequence[float] | Boxes | None, people: int | None, batch_size: int
+    ) -> list[Prediction]:
+        results: list[Prediction] = []
+        images: list[Image] = []
+        places: list[Sequence[float] | None] = []
+        owners: list[Prediction] = []
+        for loaded in batch:
+            try:
+                if isinstance(loaded.image, UserError):
+                    raise loaded.image
+                found: Sequence[Sequence[float] | None]
+                if boxes is None and people != 1:
+                    poses = self._everyone(loaded.image, people, batch_size)
+                    results.append(Prediction(loaded.index, loaded.name, loaded.image, poses))
+                    continue
+                found = boxes(loaded.name, loaded.image) if callable(boxes) else [boxes]
+                found = [None if box is None else checked_box(box, loaded.image.shape) for box in found]
+            except UserError as error:
+                sentence = one_line(str(error))
+                sentence = sentence if loaded.name in sentence else f"image {loaded.name}: {sentence}"
+                results.append(Prediction(loaded.index, loaded.name, None, error=sentence))
+                continue
+            results.append(Prediction(loaded.index, loaded.name, loaded.image))
+            images += [loaded.image] * len(found)
+            places += found
+            owners += [results[-1]] * len(found)
+        poses = []
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            poses += self._batch(images[part], places[part], batch_size)
+        for owner, pose in zip(owners, poses, strict=True):
+            owner.poses.append(pose)
+        return results
+
     def _batch(self, images: list[Image], boxes: list[Sequence[float] | None], batch_size: int) -> list[Pose]:
         regions = [
             whole_image(image.shape) if box is None else CropRegion(checked_box(box, image.shape), BOX_MARGIN)
@@ -194,10 +334,10 @@ class Predictor:
                 poses[i] = pose
         for i in free if self.search else ():
             if needs_search(poses[i]):
-                poses[i] = self._search(images[i], poses[i], batch_size)
+                poses[i] = search_regions(poses[i], images[i].shape, self._look(images[i], batch_size))
         return poses
 
-    def _search(self, image: Image, first: Pose, batch_size: int) -> Pose:
+    def _look(self, image: Image, batch_size: int) -> Look:
         def look(regions: list[CropRegion], careful: bool) -> list[Pose]:
             starts = range(0, len(regions), batch_size)
             parts = [regions[start : start + batch_size] for start in starts]
@@ -205,7 +345,7 @@ class Predictor:
                 p for part in parts for p in self._predict_regions([image] * len(part), part, self.flip and careful)
             ]
 
-        return search_regions(first, image.shape, look)
+        return look
 
     def _predict_regions(self, images: list[Image], regions: list[CropRegion], flip: bool | None = None) -> list[Pose]:
         """A pose for each of as many images and regions; ``flip`` instead of the predictor's own."""

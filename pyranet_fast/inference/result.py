@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..data.dataset import Image
 from ..keypoints import resolve_skeleton
 
 Box = tuple[float, float, float, float]
@@ -66,3 +67,22 @@ class Pose:
             for joint, chance in zip(joints.values(), self.chances.tolist(), strict=True):
                 joint["chance"] = round(chance, 4)
         return content
+
+
+@dataclass
+class Prediction:
+    """What was found in one picture of a stream.
+
+    Attributes:
+        index: number of the picture in its source, from 0.
+        name: its path, URL, ``SHARD.tar/MEMBER``, ``VIDEO#FRAME`` or ``image N``.
+        image: (H, W, 3) uint8 RGB; None where it could not be read.
+        poses: a pose for each person.
+        error: why there are none, in a sentence; None where all went well.
+    """
+
+    index: int
+    name: str
+    image: Image | None
+    poses: list[Pose] = field(default_factory=list)
+    error: str | None = None

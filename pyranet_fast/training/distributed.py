@@ -50,7 +50,7 @@ def local_world_size() -> int:
 
 
 @contextmanager
-def process_group(device: str, batch_size: int) -> Iterator[torch.device]:
+def process_group(device: str, batch_size: int | None) -> Iterator[torch.device]:
     """Inside, this process is one of those that torchrun started; gives the device that it works on.
 
     torchrun's variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are read; without the first two it is
@@ -58,7 +58,7 @@ def process_group(device: str, batch_size: int) -> Iterator[torch.device]:
 
     Args:
         device: ``--device``; with several processes ``"auto"``, ``"cpu"`` or ``"cuda"``: the GPU of the LOCAL_RANK.
-        batch_size: of all processes together.
+        batch_size: of all processes together; None where no batches are shared out.
 
     Raises:
         UserError: the batch cannot be shared out, there is no such device, or another process has gone.
@@ -70,7 +70,7 @@ def process_group(device: str, batch_size: int) -> Iterator[torch.device]:
     if count < 2 or "RANK" not in os.environ:
         yield resolve_device(device)
         return
-    if batch_size % count:
+    if batch_size is not None and batch_size % count:
         raise UserError(
             f"--batch-size is {batch_size} for {count} processes, which cannot share it out evenly; a multiple of "
             f"{count} is accepted"
@@ -83,7 +83,7 @@ def process_group(device: str, batch_size: int) -> Iterator[torch.device]:
     except RuntimeError as error:
         if not _connection_lost(error):
             raise
-        raise UserError("another process of this training has ended, and this one with it; see its message") from error
+        raise UserError("another process of this run has ended, and this one with it; see its message") from error
     # After an error the connections are left to the end of the process: others may be gone that would be waited for.
     dist.barrier()
     dist.destroy_process_group()

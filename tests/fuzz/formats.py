@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,14 +27,17 @@ from pyranet_fast.data.image_io import _png_chunks, image_size, read_image
 from pyranet_fast.data.lsp import LSPExtendedSource, LSPSource
 from pyranet_fast.data.mpii_annotations import read_hdf5, read_head_boxes, read_json_list, read_matlab
 from pyranet_fast.data.packed import PackedSource, write_packed
+from pyranet_fast.errors import UserError
 from pyranet_fast.evaluation.evaluator import EvaluationState
 from pyranet_fast.evaluation.prediction_reader import read_ground_truth, read_predictions
 from pyranet_fast.evaluation.prediction_writer import read_mpii_mat, write_mpii_mat
 from pyranet_fast.export_weights import _calibration
+from pyranet_fast.inference.boxes import read_boxes
 from pyranet_fast.inference.calibration import Calibration
 from pyranet_fast.inference.exported import Description
 from pyranet_fast.inference.predictor import Predictor
-from pyranet_fast.io import reader
+from pyranet_fast.inference.sources import pictures
+from pyranet_fast.io import reader, reading
 from pyranet_fast.keypoints import MPII
 from pyranet_fast.models import PyraNet
 from tests.data.coco_people import dogs
@@ -359,6 +363,58 @@ def _cifar(folder: Path) -> Path:
     return root / "data_batch_1"
 
 
+# --- sources of predictions -------------------------------------------------------------------------------------------
+
+
+def _boxes_json(folder: Path) -> Path:
+    content = [
+        {"image_id": 17, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9},
+        {"image_id": 2, "bbox": [0, 0, 1, 1]},
+    ]
+    (path := folder / "boxes.json").write_text(json.dumps(content))
+    return path
+
+
+def _boxes_csv(folder: Path) -> Path:
+    (path := folder / "boxes.csv").write_text("file,x,y,w,h,score\na.jpg,1,2,3,4,0.5\nb.jpg,1.5,2,3,4,0.9\n")
+    return path
+
+
+def _tar(folder: Path) -> Path:
+    with tarfile.open(path := folder / "shard.tar", "w") as shard:
+        for number in range(2):
+            shard.add(_picture(".png")(folder), f"{number}.png")
+    return path
+
+
+def _path_list(folder: Path) -> Path:
+    picture = _picture(".png")(folder)
+    (path := folder / "list.txt").write_text(f"# pictures\n{picture.name}\n{picture.name}\n")
+    return path
+
+
+def _video(folder: Path) -> Path:
+    path = folder / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (32, 32))
+    for number in range(3):
+        writer.write(np.full((32, 32, 3), 60 * number, np.uint8))
+    writer.release()
+    return path
+
+
+def _read_all(path: Path) -> None:
+    """Every picture; the first that cannot be read raises, as its line of a run says."""
+    faults = []
+    for picture in pictures(path):
+        try:
+            picture.read()
+        except UserError as error:
+            faults.append(error)
+    with reading(path, "pictures"):  # a fault may name a picture of the list alone
+        if faults:
+            raise faults[0]
+
+
 FORMATS: dict[str, Format] = {
     "coco": Format(_coco, lambda p: _look(COCOSource(p.name, p.parent)), _json),
     "coco gz": Format(_coco_gz, lambda p: _look(COCOSource(p.name, p.parent)), _gzipped),
@@ -384,5 +440,10 @@ FORMATS: dict[str, Format] = {
     "tiff": Format(_picture(".tiff"), _read_picture),
     "webp": Format(_picture(".webp"), _read_picture),
     "bmp": Format(_picture(".bmp"), _read_picture),
+    "boxes json": Format(_boxes_json, lambda p: read_boxes(str(p))("17.jpg", np.zeros((8, 8, 3), np.uint8)), _json),
+    "boxes csv": Format(_boxes_csv, lambda p: read_boxes(str(p))("a.jpg", np.zeros((8, 8, 3), np.uint8))),
+    "tar": Format(_tar, _read_all),
+    "list": Format(_path_list, _read_all),
+    "video": Format(_video, _read_all),
     "cifar": Format(_cifar, lambda p: load_cifar10(p.parents[1], "train")),
 }

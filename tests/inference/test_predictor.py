@@ -345,3 +345,110 @@ def test_maps_that_are_not_finite_make_no_pose(predictor, monkeypatch):
     monkeypatch.setattr("pyranet_fast.inference.predictor.score_maps", lambda *a, **k: maps[:1])
     with pytest.raises(UserError, match="score maps that are not finite, of which no pose is made"):
         predictor(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_a_stream_equals_single_calls(predictor, tmp_path):
+    people = [person((150, 130), 150 + 10 * i, seed=i) for i in range(5)]
+    for i, joints in enumerate(people):
+        write_image(tmp_path / f"{i}.png", picture(260, 300, joints, 6))
+    (tmp_path / "2x.png").write_bytes(b"no picture")
+    found = list(predictor.stream(tmp_path, batch_size=2))
+    assert [p.index for p in found] == list(range(6)) and found[3].name == str(tmp_path / "2x.png")
+    assert found[3].image is None and found[3].poses == [] and "2x.png cannot be read" in found[3].error
+    for prediction in found[:3] + found[4:]:
+        assert prediction.error is None and prediction.image.shape == (260, 300, 3)
+        (pose,) = prediction.poses
+        assert np.array_equal(pose.joints, predictor(prediction.image).joints)
+    skipped = predictor.stream(tmp_path, skip=lambda index, name: name.endswith("2x.png") or index < 2)
+    assert [p.index for p in skipped] == [2, 4, 5]
+
+
+def test_boxes_of_a_stream(predictor):
+    right, left = person((470, 175), 160), person((120, 175), 160, seed=4)
+    image = picture(350, 640, right, 5)
+    image[:, :300] = picture(350, 640, left, 5)[:, :300]
+    both = {"image 0": [(420, 70, 100, 210), (70, 70, 100, 210)], "image 1": [], "image 2": [(900, 0, 5, 5)]}
+    seen = []
+
+    def boxes(name, pixels):
+        seen.append(pixels.shape)
+        return both[name]
+
+    two, none, outside = predictor.stream([image, image, image[:, :300]], boxes=boxes, batch_size=1)
+    assert found(two.poses[0], right) and found(two.poses[1], left)
+    assert none.poses == [] and none.error is None and none.image is not None
+    assert "image 2: box 900,0,5,5 lies outside" in outside.error and outside.poses == []
+    assert seen == [(350, 640, 3)] * 2 + [(350, 300, 3)]
+    (one,) = predictor.stream(image, boxes=(70, 70, 100, 210))
+    assert found(one.poses[0], left)
+
+
+def test_a_stream_is_lazy(predictor):
+    taken = []
+
+    def source():
+        for number in range(1000):
+            taken.append(number)
+            yield np.zeros((8, 8, 3), np.uint8)
+
+    predictor.search = False
+    results = predictor.stream(source(), batch_size=2)
+    assert taken == []
+    assert next(results).index == 0
+    results.close()
+    assert len(taken) <= 8
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        predictor.stream("x.png", batch_size=0)
+
+
+def near(pose, joints):
+    return bool(np.linalg.norm(pose.joints - joints, axis=1).mean() < 0.05 * np.ptp(joints, axis=0).max())
+
+
+def crowd():
+    """Three people of two sizes in a picture."""
+    people = [person((130, 150), 170, seed=1), person((330, 150), 160, seed=2), person((520, 260), 90, seed=3)]
+    image = picture(340, 620, people[0], 6)
+    for joints, radius in zip(people[1:], (6, 3.5), strict=True):
+        drawn = picture(340, 620, joints, radius)
+        left = int(joints[:, 0].min()) - 20
+        image[:, left : left + 200] = drawn[:, left : left + 200]
+    return image, people
+
+
+class PersonFinder(DotFinder):
+    """Sure of a whole person alone, higher than wide, who fills half of the crop or more; else of nothing."""
+
+    def forward(self, x):
+        (maps,) = super().forward(x)
+        peaks, places = maps.flatten(2).max(2)
+        rows, columns = places // maps.shape[3], places % maps.shape[3]
+        height, width = (axis.amax(1) - axis.amin(1) for axis in (rows, columns))
+        whole = (peaks.amin(1) > 0.3) & (height > 0.5 * maps.shape[2]) & (width < 0.8 * height)
+        return [maps / peaks[..., None, None].clamp(min=0.3) * torch.where(whole, 0.9, 0.15)[:, None, None, None]]
+
+
+def test_everyone_is_found(predictor):
+    image, people = crowd()
+    predictor.model = PersonFinder()
+    poses = predictor.everyone(image)
+    assert len(poses) == 3
+    for joints in people:
+        assert sum(near(pose, joints) for pose in poses) == 1
+    assert predictor.everyone(np.full((50, 80, 3), 120, np.uint8)) == []
+    with pytest.raises(ValueError, match="most is 0"):
+        predictor.everyone(image, most=0)
+    (one,) = predictor.stream(image[:, :240], people=2)
+    assert len(one.poses) == 1 and near(one.poses[0], people[0])
+    with pytest.raises(ValueError, match="people is 0"):
+        predictor.stream(image, people=0)
+
+
+def test_another_network_may_search(predictor):
+    image, people = crowd()
+    searcher = Predictor(tiny(), "cpu", flip=False)
+    searcher.input_size, searcher.model, predictor.model = 128, PersonFinder(), PersonFinder()
+    predictor.searcher = searcher
+    poses = predictor.everyone(image)
+    assert len(searcher.model.inputs) > len(predictor.model.inputs) > 0
+    assert all(any(near(pose, joints) for pose in poses) for joints in people)
