@@ -532,21 +532,39 @@ def write_image(path: str | Path, rgb: Image, *, mark: str = "") -> None:
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
         raise UserError(f"image {path} cannot be written: its suffix must be one of {', '.join(WRITABLE)}")
-    bgr = cv2.cvtColor(as_rgb(rgb), cv2.COLOR_RGB2BGR)
     try:
-        fine, encoded = cv2.imencode(suffix, bgr)
-    except cv2.error:
-        fine = False
-    if not fine:
-        size = f"{bgr.shape[1]} x {bgr.shape[0]} pixels"
-        raise UserError(f"image {path} of {size} cannot be written as {suffix}; try .png")
-    content = encoded.tobytes()
+        content = encode_image(rgb, suffix)
+    except UserError as error:
+        raise UserError(f"image {path}: {error}") from error
     if mark and suffix == ".png":
         body = _MARK + mark.encode("ascii")
         at = len(_PNG) + 25  # behind the header
         chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
         content = content[:at] + chunk + content[at:]
     atomic_write(path, lambda file: file.write(content))
+
+
+def encode_image(rgb: Image, suffix: str, *, quality: int | None = None) -> bytes:
+    """The bytes of a file of an (H, W, 3) uint8 RGB image.
+
+    Args:
+        rgb: the image.
+        suffix: chooses the format, such as ``".jpg"``.
+        quality: of JPEG, 1 to 100; None is OpenCV's.
+
+    Raises:
+        UserError: a size that the format cannot hold.
+    """
+    bgr = cv2.cvtColor(as_rgb(rgb), cv2.COLOR_RGB2BGR)
+    settings = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    try:
+        fine, encoded = cv2.imencode(suffix, bgr, settings)
+    except cv2.error:
+        fine = False
+    if not fine:
+        size = f"{bgr.shape[1]} x {bgr.shape[0]} pixels"
+        raise UserError(f"{size} cannot be written as {suffix}; try .png")
+    return bytes(encoded)
 
 
 def read_mark(path: Path) -> str | None:
