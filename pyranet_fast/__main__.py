@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("train", "train a pose network"),
     "evaluate": ("evaluate", "score a checkpoint, or a file of predictions"),
     "predict": ("predict", "find the joints of a person in images"),
+    "demo": ("demo", "serve a page to try a network on a photo, a video or the camera"),
     "export": ("export", "write a checkpoint for ONNX Runtime, OpenVINO or C++"),
     "export-weights": ("export_weights", "write a checkpoint's weights as safetensors"),
     "import-weights": ("import_weights", "read the weights of other implementations"),

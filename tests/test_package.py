@@ -259,6 +259,7 @@ def test_the_examples_of_the_readme_run(number: int) -> None:
 
 # Imported where they are used, since together they cost more than torch: what --help must not load.
 HEAVY = (
+    "gradio",
     "h5py",
     "matplotlib",
     "onnx",
@@ -348,7 +349,7 @@ def test_imports_stand_at_the_top() -> None:
                     elif isinstance(node, ast.ImportFrom):
                         inside.add((path, "." * node.level + (node.module or "")))
     allowed = (
-        *("h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "pycocotools", "scipy"),
+        *("gradio", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino", "pycocotools", "scipy"),
         *("torch.export", "torch.utils.tensorboard", "triton"),
     )
     wrong = [
