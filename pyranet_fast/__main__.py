@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from .cli import BAD_INPUT
+from .errors import missing_package
 
 COMMANDS = {
     "train": ("train", "train a pose network"),
@@ -43,7 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown command {given[0]!r}{hint}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return BAD_INPUT
     sys.argv = [f"pyranet_fast {name}", *given[1:]]
-    runpy.run_module(f"{__package__}.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"{__package__}.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    except ImportError as error:
+        if (sentence := missing_package(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return BAD_INPUT
     return 0  # commands end by sys.exit
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -22,11 +23,11 @@ import numpy as np
 
 from . import cli, ops
 from .data.dataset import Image
-from .data.image_io import MAX_PIXELS, read_image, write_image
+from .data.image_io import read_image, write_image
 from .errors import UserError
 from .inference.predictor import Predictor
 from .inference.result import Pose
-from .io import atomic_write
+from .io import MAX_PIXELS, atomic_write
 from .keypoints import resolve_skeleton
 from .models.precision import AUTO, CHOICES
 from .models.zoo import resolve_device
@@ -470,6 +471,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = None if arguments.device == "auto" else resolve_device(arguments.device)
     predictor = Predictor(arguments.checkpoint, device, precision=arguments.precision)
     folder = Path(tempfile.mkdtemp(prefix="pyranet-fast-demo-"))
+    # Ended by SIGTERM, too, it removes what people have uploaded.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         serve(predictor, folder, arguments)
     finally:

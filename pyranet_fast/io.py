@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,34 @@ def reader(expected: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return read
 
     return decorate
+
+
+MAX_PIXELS = 200_000_000
+"""Of an image: 0.6 GB decoded. ``--max-pixels`` and the variable PYRANET_FAST_MAX_PIXELS, which loader processes see
+too, change it; OpenCV's own limit is 2^30."""
+
+
+def max_pixels() -> int:
+    """The most pixels that an image may have.
+
+    Raises:
+        UserError: PYRANET_FAST_MAX_PIXELS is no number of pixels.
+    """
+    text = os.environ.get("PYRANET_FAST_MAX_PIXELS", "")
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"PYRANET_FAST_MAX_PIXELS is {text!r}; expected a number of pixels above 0")
+    return int(text) if text else MAX_PIXELS
+
+
+def quiet_opencv() -> None:
+    """Keep what OpenCV logs off stderr, since our errors say what is wrong with an image.
+
+    For processes of our own that have loaded it, commands and loaders; OpenCV's variable OPENCV_LOG_LEVEL brings the
+    lines back.
+    """
+    opencv = sys.modules.get("cv2")
+    if opencv is not None and "OPENCV_LOG_LEVEL" not in os.environ:
+        opencv.utils.logging.setLogLevel(opencv.utils.logging.LOG_LEVEL_SILENT)
 
 
 def atomic_write(path: Path, write: Callable[..., object]) -> None:

@@ -6,7 +6,6 @@ orientation, pixels that are not 8 bits, truncated files, names in any script.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import zlib
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import UnreadableImageError, UserError
-from ..io import atomic_write
+from ..io import atomic_write, max_pixels
 from .dataset import Image
 from .transforms import MEAN
 
@@ -38,13 +37,6 @@ _EXR = b"\x76\x2f\x31\x01"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Within a scan, 0xFF is followed by 0 (a stuffed byte) or by a restart mark; anything else ends the scan.
 _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
-
-
-def quiet_opencv() -> None:
-    """Keep what OpenCV logs off stderr: what is wrong with an image is in our errors. For processes of our own, the
-    commands and the loaders; OpenCV's variable OPENCV_LOG_LEVEL brings the lines back."""
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str | Path) -> Image:
@@ -103,23 +95,6 @@ def _read_bytes(path: Path) -> bytes:
     if not data:
         raise UnreadableImageError(f"image {path} is empty (0 bytes)", "is damaged or no image")
     return data
-
-
-MAX_PIXELS = 200_000_000
-"""Of an image: 0.6 GB decoded. ``--max-pixels`` and the variable PYRANET_FAST_MAX_PIXELS, which loader processes see
-too, change it; OpenCV's own limit is 2^30."""
-
-
-def max_pixels() -> int:
-    """The most pixels that an image may have.
-
-    Raises:
-        UserError: PYRANET_FAST_MAX_PIXELS is no number of pixels.
-    """
-    text = os.environ.get("PYRANET_FAST_MAX_PIXELS", "")
-    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UserError(f"PYRANET_FAST_MAX_PIXELS is {text!r}; expected a number of pixels above 0")
-    return int(text) if text else MAX_PIXELS
 
 
 def declared_size(data: bytes) -> tuple[int, int] | None:
