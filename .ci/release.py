@@ -1,7 +1,7 @@
 """What must agree before a release: version, changelog, citation and the files in dist/.
 
 python .ci/release.py check   version, CHANGELOG.md and CITATION.cff, and that dist/ has one wheel and one sdist of it
-python .ci/release.py tag     the same, a date in the changelog, a clean tree; then the tag vVERSION, which is not pushed
+python .ci/release.py tag     the same, a date in the changelog, a clean tree; then the tag vVERSION, not pushed
 """
 
 from __future__ import annotations

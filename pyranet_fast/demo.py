@@ -375,34 +375,35 @@ def build_page(studio: Studio) -> Any:
             f"# Human pose estimation\nNetwork **{studio.predictor.name}**, {len(studio.predictor.skeleton)} joints, "
             f"on {studio.predictor.device}. Results are deleted when the server ends."
         )
-        with gr.Tab("Photo"), gr.Row():
-            with gr.Column():
-                source = gr.Image(
-                    type="filepath",
-                    image_mode=None,
-                    label=f"Photo (up to {limits.megabytes} MB)",
-                    sources=["upload", "webcam", "clipboard"],
-                    elem_id="photo",
+        with gr.Tab("Photo"):
+            with gr.Row():
+                with gr.Column():
+                    source = gr.Image(
+                        type="filepath",
+                        image_mode=None,
+                        label=f"Photo (up to {limits.megabytes} MB)",
+                        sources=["upload", "webcam", "clipboard"],
+                        elem_id="photo",
+                    )
+                    corner = gr.State(None)
+                    who = gr.Radio(studio.choices, value=ONE, label="Look for", elem_id="who")
+                    box = gr.Textbox(
+                        label="Box: x, y, width, height in pixels; or click two corners in the photo", elem_id="box"
+                    )
+                    compare = gr.Checkbox(label="Time every backend of the operators", elem_id="compare")
+                    run = gr.Button("Find the pose", variant="primary", elem_id="run")
+                with gr.Column():
+                    overlay = gr.Image(label="Pose", format="png", interactive=False, elem_id="overlay")
+                    summary = gr.Markdown(elem_id="summary")
+                    files = gr.Files(label="Downloads", interactive=False, height=120, elem_id="files")
+            with gr.Accordion("Heat maps of the first person", open=False):
+                heatmaps = gr.Image(show_label=False, format="png", interactive=False, elem_id="heatmaps")
+            with gr.Accordion("Joints", open=False):
+                table = gr.Dataframe(
+                    headers=["person", "joint", "x", "y", "score", "expected accuracy / %"],
+                    interactive=False,
+                    elem_id="joints",
                 )
-                corner = gr.State(None)
-                who = gr.Radio(studio.choices, value=ONE, label="Look for", elem_id="who")
-                box = gr.Textbox(
-                    label="Box: x, y, width, height in pixels; or click two corners in the photo", elem_id="box"
-                )
-                compare = gr.Checkbox(label="Time every backend of the operators", elem_id="compare")
-                run = gr.Button("Find the pose", variant="primary", elem_id="run")
-            with gr.Column():
-                overlay = gr.Image(label="Pose", format="png", interactive=False, elem_id="overlay")
-                summary = gr.Markdown(elem_id="summary")
-                files = gr.Files(label="Downloads", interactive=False, elem_id="files")
-        with gr.Accordion("Heat maps of the first person", open=False):
-            heatmaps = gr.Image(show_label=False, format="png", interactive=False, elem_id="heatmaps")
-        with gr.Accordion("Joints", open=False):
-            table = gr.Dataframe(
-                headers=["person", "joint", "x", "y", "score", "expected accuracy / %"],
-                interactive=False,
-                elem_id="joints",
-            )
         source.select(click, corner, [corner, box, who], queue=False)
         outputs = [overlay, summary, heatmaps, table, files]
         run.click(spoken(photo), [source, who, box, compare], outputs, **alone)
@@ -418,7 +419,7 @@ def build_page(studio: Studio) -> Any:
             with gr.Column():
                 played = gr.Video(label="Poses", interactive=False, autoplay=True, elem_id="played")
                 told = gr.Markdown(elem_id="told")
-                clips = gr.Files(label="Downloads", interactive=False)
+                clips = gr.Files(label="Downloads", interactive=False, height=120)
         start.click(spoken(studio.video), [clip, whom], [played, clips, told], **alone)
 
         with gr.Tab("Camera"), gr.Row():

@@ -63,7 +63,8 @@ def test_without_the_library_it_imports_runs_and_says_so_once() -> None:
 # What a user has who asked for no extra: torch and NumPy.
 BARE = (
     "import sys\n"
-    "for name in ('cv2', 'scipy', 'h5py', 'matplotlib', 'tensorboard', 'safetensors', 'tqdm'): sys.modules[name] = None\n"
+    "for name in ('cv2', 'scipy', 'h5py', 'matplotlib', 'tensorboard', 'safetensors', 'tqdm'):\n"
+    "    sys.modules[name] = None\n"
 )
 
 
