@@ -369,6 +369,7 @@ def build_page(studio: Studio) -> Any:
     click.__annotations__["event"] = gr.SelectData  # how Gradio knows what to give; it is imported in here alone
 
     limits = studio.limits
+    seen = ["download", "fullscreen"]  # without the button that shares a result with the world
     alone = {"concurrency_limit": 1, "concurrency_id": "network"}
     with gr.Blocks(title="pyranet_fast", analytics_enabled=False, delete_cache=(300, 3600)) as page:
         gr.Markdown(
@@ -393,11 +394,11 @@ def build_page(studio: Studio) -> Any:
                     compare = gr.Checkbox(label="Time every backend of the operators", elem_id="compare")
                     run = gr.Button("Find the pose", variant="primary", elem_id="run")
                 with gr.Column():
-                    overlay = gr.Image(label="Pose", format="png", interactive=False, elem_id="overlay")
+                    overlay = gr.Image(label="Pose", format="png", interactive=False, buttons=seen, elem_id="overlay")
                     summary = gr.Markdown(elem_id="summary")
                     files = gr.Files(label="Downloads", interactive=False, height=120, elem_id="files")
             with gr.Accordion("Heat maps of the first person", open=False):
-                heatmaps = gr.Image(show_label=False, format="png", interactive=False, elem_id="heatmaps")
+                heatmaps = gr.Image(show_label=False, format="png", interactive=False, buttons=seen, elem_id="heatmaps")
             with gr.Accordion("Joints", open=False):
                 table = gr.Dataframe(
                     headers=["person", "joint", "x", "y", "score", "expected accuracy / %"],
@@ -417,14 +418,16 @@ def build_page(studio: Studio) -> Any:
                 whom = gr.Radio([name for name in studio.choices if name != BOX], value=ONE, label="Look for")
                 start = gr.Button("Find the poses", variant="primary", elem_id="start")
             with gr.Column():
-                played = gr.Video(label="Poses", interactive=False, autoplay=True, elem_id="played")
+                played = gr.Video(
+                    label="Poses", interactive=False, autoplay=True, buttons=["download"], elem_id="played"
+                )
                 told = gr.Markdown(elem_id="told")
                 clips = gr.Files(label="Downloads", interactive=False, height=120)
         start.click(spoken(studio.video), [clip, whom], [played, clips, told], **alone)
 
         with gr.Tab("Camera"), gr.Row():
             camera = gr.Image(sources=["webcam"], streaming=True, label="Camera", elem_id="camera")
-            live = gr.Image(label="Pose", format="jpeg", interactive=False, elem_id="live")
+            live = gr.Image(label="Pose", format="jpeg", interactive=False, buttons=[], elem_id="live")
         camera.stream(
             lambda image: gr.skip() if (drawn := studio.camera(image)) is None else drawn,
             camera,
