@@ -22,7 +22,7 @@ CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 NATIVE_SOURCES := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help env build emulator parity aarch64 demo weights test sanitize sanitize-address sanitize-threads fuzz faults endurance lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check clean distclean
+.PHONY: docs help env build emulator parity aarch64 demo weights test test-browser sanitize sanitize-address sanitize-threads fuzz faults endurance lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check sdist release-check release-tag clean distclean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -148,6 +148,12 @@ weights: build ## weights from the data sets below ROOT, into output/RECIPE: lsp
 test: build emulator parity ## the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) --dist worksteal $(ARGS)
 
+# The pages in a real browser: Gradio and Selenium are installed for it, Chromium and chromedriver have to be there
+# (Debian: chromium, chromium-driver); without them these tests skip with the reason.
+test-browser: build ## tests of report.html and of the demo's page in a headless Chromium
+	@$(PIP) install -e ".[demo]" --no-build-isolation "selenium>=4.20"
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark tests/test_demo.py tests/training/test_report_page.py $(ARGS)
+
 # torch is not built for sanitizers: leaks are not looked for, and memory that cannot be had is an exception. Under
 # ThreadSanitizer loops run in threads of tests/ops/sanitized_threads.cpp, which it knows, instead of torch's. Linux, GCC.
 # A quarter of an hour to build on two cores; rerun it to compile what changed only. CALLS: wrong direct calls of each.
@@ -256,6 +262,20 @@ wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11
 	@$(PYTHON) -m abi3audit --strict --verbose dist/*.whl
 	@ls -l dist/*.whl
 
+# Both files of a release and what must agree with them; release-tag makes the tag and pushes nothing.
+sdist: $(VENV)/.installed ## the source distribution in dist/
+	@rm -f dist/*.tar.gz
+	@PYRANET_FAST_NATIVE=0 $(PYTHON) -m build --sdist --no-isolation --outdir dist . >build/sdist.log 2>&1 || { cat build/sdist.log >&2; exit 1; }
+	@ls -l dist/*.tar.gz
+
+release-check: wheel sdist ## wheel and sdist, checked by twine, auditwheel and abi3audit; version, changelog and citation agree
+	@$(PYTHON) -m twine check --strict dist/*
+	@if [ "$$(uname)" = Linux ]; then PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel show dist/*.whl; fi
+	@$(PYTHON) .ci/release.py check
+
+release-tag: release-check ## the tag of the version, where all is committed and the changelog has its date; nothing is pushed
+	@$(PYTHON) .ci/release.py tag
+
 # Installs the wheel with each torch release into an environment of its own (gigabytes where the release is a CUDA
 # build; deleted afterwards) and runs the package's and the operators' tests there, away from the source tree.
 # NumPy below 2.4, since the interpreter of Triton 3.6, which torch 2.11 brings, fails with later ones.
@@ -264,7 +284,9 @@ wheel-check: ## the wheel of `make wheel` under torch VERSIONS: import, operator
 	@ls dist/*.whl >/dev/null 2>&1 || { echo "make: no wheel in dist/; run make wheel first" >&2; exit 1; }
 	@for version in $(VERSIONS); do \
 	    rm -rf "$(CHECK)" && $(PYTHON3) -m venv "$(CHECK)/venv" && cp -r tests "$(CHECK)/tests" && \
-	    "$(CHECK)/venv/bin/python" -m pip -qq install --no-cache-dir torch==$$version dist/*.whl "numpy<2.4" "pytest>=8" "hypothesis>=6.100" && \
+	    "$(CHECK)/venv/bin/python" -m pip -qq install --no-cache-dir torch==$$version dist/*.whl "numpy<2.4" && \
+	    (cd "$(CHECK)" && venv/bin/python -c 'import torch, pyranet_fast as pf; pf.ops.upsample_sum([torch.ones(1, 1, 2, 2)], (4, 4)); pf.models.PyraNet(1, features=32)') && \
+	    "$(CHECK)/venv/bin/python" -m pip -qq install --no-cache-dir "$$(ls dist/*.whl)[pose]" "numpy<2.4" "pytest>=8" "hypothesis>=6.100" && \
 	    (cd "$(CHECK)" && export OMP_NUM_THREADS=1 && \
 	     venv/bin/python -c 'import platform, torch, pyranet_fast as pf; print("Python", platform.python_version(), "torch", torch.__version__, pf.ops.available_backends(), pf.__file__)' && \
 	     venv/bin/python -m pytest -q --rootdir tests -p no:cacheprovider tests/test_package.py tests/test_env.py tests/ops); \

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from .cli import BAD_INPUT
+from .errors import missing_package
 
 COMMANDS = {
     "train": ("train", "train a pose network"),
     "evaluate": ("evaluate", "score a checkpoint, or a file of predictions"),
     "predict": ("predict", "find the joints of a person in images"),
+    "demo": ("demo", "serve a page to try a network on a photo, a video or the camera"),
     "export": ("export", "write a checkpoint for ONNX Runtime, OpenVINO or C++"),
     "export-weights": ("export_weights", "write a checkpoint's weights as safetensors"),
     "import-weights": ("import_weights", "read the weights of other implementations"),
@@ -42,7 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown command {given[0]!r}{hint}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return BAD_INPUT
     sys.argv = [f"pyranet_fast {name}", *given[1:]]
-    runpy.run_module(f"{__package__}.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"{__package__}.{COMMANDS[name][0]}", run_name="__main__", alter_sys=True)
+    except ImportError as error:
+        if (sentence := missing_package(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return BAD_INPUT
     return 0  # commands end by sys.exit
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from .errors import UserError
@@ -122,6 +120,8 @@ def save_weights(path: str | Path, checkpoint: Checkpoint, *, description: str =
     Raises:
         UserError: another suffix, or a weight that float16 cannot hold.
     """
+    from safetensors.torch import save
+
     path = Path(path)
     if path.suffix != SUFFIX:
         raise UserError(f"{path} ends in {path.suffix!r}; {SUFFIX} is accepted")
@@ -177,6 +177,8 @@ def read_weights(path: str | Path) -> Checkpoint:
 
 
 def _opened(path: str | Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:

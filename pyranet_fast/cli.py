@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from .data.crops import FEWER_WORKERS, NO_SHARED_MEMORY
-from .data.image_io import MAX_PIXELS, limit_pixels, quiet_opencv
-from .errors import DataWarning, UserError, one_line
+from .errors import FEWER_WORKERS, NO_SHARED_MEMORY, DataWarning, UserError, missing_package, one_line
+from .io import MAX_PIXELS, limit_pixels, quiet_opencv
 
 logger = logging.getLogger("pyranet_fast")
 """Progress, notes and errors of everything here. A command prints its results on stdout and logs the rest on stderr."""
@@ -96,6 +94,8 @@ def sentence_of(error: BaseException) -> str | None:
     """The one line that tells a user what to mend, or None where the exception is a defect of the program."""
     if isinstance(error, UserError):
         return one_line(_own_message(error))
+    if isinstance(error, ImportError) and (sentence := missing_package(error)) is not None:
+        return sentence
     if isinstance(error, torch.OutOfMemoryError):
         return "not enough GPU memory; use a smaller batch or input size, or --device cpu"
     if (sentence := _loader_sentence(error)) is not None:
@@ -169,8 +169,12 @@ class _PlainHandler(logging.Handler):
     """Lines on stderr, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        bars = sys.modules.get("tqdm")  # without it there is no bar to write above
         with contextlib.suppress(BrokenPipeError):
-            tqdm.write(self.format(record), file=sys.stderr)
+            if bars is not None:
+                bars.tqdm.write(self.format(record), file=sys.stderr)
+            else:
+                print(self.format(record), file=sys.stderr, flush=True)
 
 
 def set_up_logging(level: int = logging.INFO) -> None:

@@ -26,7 +26,7 @@ from . import cli, ops
 from .models.precision import fast_precision
 from .models.zoo import resolve_device
 from .ops import dispatch, parity
-from .ops.cpu.policy import cpu_isa
+from .ops.cpu.policy import cpu_isa, cpu_name
 
 SWITCHES = {
     "PYRANET_FAST_BACKEND": "reference, native or triton for every operator",
@@ -99,7 +99,7 @@ def machine() -> dict[str, str]:
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     threads, between = torch.get_num_threads(), torch.get_num_interop_threads()
     return {
-        "CPU": f"{_cpu_name()}, {affinity} of {os.cpu_count()} cores for this process",
+        "CPU": f"{cpu_name()}, {affinity} of {os.cpu_count()} cores for this process",
         "threads": f"{threads} inside an operator (torch.set_num_threads), {between} between operators",
         "GPU": ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none that this torch can use",
         "fast precision": "; ".join(
@@ -177,16 +177,6 @@ def _registered(operator: str, device: str) -> bool:
 
 def _cuda_of_torch() -> str:
     return f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _program(command: Sequence[str], flag: str, line: int = 0) -> str:

@@ -39,6 +39,40 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+FEWER_WORKERS = "use fewer --workers (0 loads without processes)"
+NO_SHARED_MEMORY = (
+    f"the loader processes found no room for their batches in shared memory (/dev/shm); {FEWER_WORKERS}, or make it "
+    "larger, in a container by docker run --shm-size=8g"
+)
+"""What commands say of loader processes."""
+
+EXTRAS = {
+    "cv2": ("OpenCV", "pose"),
+    "h5py": ("h5py", "pose"),
+    "matplotlib": ("Matplotlib", "pose"),
+    "safetensors": ("safetensors", "pose"),
+    "scipy": ("SciPy", "pose"),
+    "tensorboard": ("TensorBoard", "pose"),
+    "tqdm": ("tqdm", "pose"),
+    "gradio": ("Gradio", "demo"),
+    "onnx": ("ONNX", "export"),
+    "onnxruntime": ("ONNX Runtime", "export"),
+    "onnxscript": ("ONNX Script", "export"),
+    "openvino": ("OpenVINO", "export"),
+    "pycocotools": ("pycocotools", "coco"),
+}
+"""By module: the package's name and the extra that brings it. torch and NumPy alone are always there."""
+
+
+def missing_package(error: ImportError) -> str | None:
+    """The sentence for a package that an extra would have brought; None where something else could not be imported."""
+    module = (error.name or "").split(".")[0]
+    if module not in EXTRAS:
+        return None
+    name, extra = EXTRAS[module]
+    return f"{name} is not installed, which is needed here: pip install pyranet-fast[{extra}]"
+
+
 # Public names that were renamed keep working for one release.
 
 

@@ -7,9 +7,11 @@ import functools
 import glob
 import inspect
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -70,6 +72,50 @@ def reader(expected: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return read
 
     return decorate
+
+
+MAX_PIXELS = 200_000_000
+"""Of an image: 0.6 GB decoded. `limit_pixels` (``--max-pixels``) and the variable PYRANET_FAST_MAX_PIXELS change it;
+OpenCV's own limit is 2^30."""
+
+_limit: ContextVar[int | None] = ContextVar("max_pixels", default=None)
+
+
+def limit_pixels(most: int) -> None:
+    """Set `max_pixels` for the current context; threads and processes that read images are handed it by their makers.
+
+    Raises:
+        UserError: ``most`` is below 1.
+    """
+    if most < 1:
+        raise UserError(f"max_pixels is {most}; expected a number of pixels above 0")
+    _limit.set(most)
+
+
+def max_pixels() -> int:
+    """The most pixels that an image may have.
+
+    Raises:
+        UserError: PYRANET_FAST_MAX_PIXELS is no number of pixels.
+    """
+    limit = _limit.get()
+    if limit is not None:
+        return limit
+    text = os.environ.get("PYRANET_FAST_MAX_PIXELS", "")
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"PYRANET_FAST_MAX_PIXELS is {text!r}; expected a number of pixels above 0")
+    return int(text) if text else MAX_PIXELS
+
+
+def quiet_opencv() -> None:
+    """Keep what OpenCV logs off stderr, since our errors say what is wrong with an image.
+
+    For processes of our own that have loaded it, commands and loaders; OpenCV's variable OPENCV_LOG_LEVEL brings the
+    lines back.
+    """
+    opencv = sys.modules.get("cv2")
+    if opencv is not None and "OPENCV_LOG_LEVEL" not in os.environ:
+        opencv.utils.logging.setLogLevel(opencv.utils.logging.LOG_LEVEL_SILENT)
 
 
 def atomic_write(path: Path, write: Callable[..., object]) -> None:

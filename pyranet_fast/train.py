@@ -14,6 +14,7 @@ from . import cli
 from .training import distributed
 from .training.config import TORCHRUN, PoseConfig
 from .training.pose import PoseTask
+from .training.report import WarningLog, kept_warnings
 from .training.trainer import Trainer
 
 logger = logging.getLogger("pyranet_fast")
@@ -23,18 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train",
-        description="Train a PyraNet. The defaults are the paper's recipe; OUTPUT gets last.pt, log.csv, curves.png, "
-        f"pictures/ and tensorboard/. Ctrl-C saves and stops; rerun the same command to resume. {TORCHRUN}",
+        description="Train a PyraNet. The defaults are the paper's recipe; OUTPUT gets last.pt, log.csv, "
+        "report.html (curves, results beside published ones, examples, settings, speed and warnings, on a page that "
+        "needs no network), curves.png, pictures/ and tensorboard/. Ctrl-C saves and stops; rerun the same command to "
+        f"resume. {TORCHRUN}",
     )
     PoseConfig.add_arguments(parser)
     config = PoseConfig.from_arguments(cli.parse_arguments(parser, argv))
 
-    with distributed.process_group(config.device, config.batch_size) as device:
-        _train(config, device)
+    with distributed.process_group(config.device, config.batch_size) as device, kept_warnings() as warnings:
+        _train(config, device, warnings)
     return 0
 
 
-def _train(config: PoseConfig, device: torch.device) -> None:
+def _train(config: PoseConfig, device: torch.device, warnings: WarningLog) -> None:
     started = time.perf_counter()
     task = PoseTask(config, device)
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -45,7 +48,7 @@ def _train(config: PoseConfig, device: torch.device) -> None:
             f"of {parameters / 1e6:.3f} M parameters on {device}{processes}; {task.steps_per_epoch} steps an epoch",
         )
         logger.info(task.people.skeleton.mirroring)
-    results = Trainer(task, config).fit()
+    results = Trainer(task, config, warnings).fit()
     corrupt: dict[int, str] = {}
     for share in distributed.all_gather(task.corrupt):
         corrupt |= share
@@ -53,7 +56,8 @@ def _train(config: PoseConfig, device: torch.device) -> None:
         return
     if corrupt:
         logger.warning(f"{task.people.name}: {task.left_out(corrupt).sentence(len(task.people))}")
-    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {config.output}/last.pt, curves.png, pictures/")
+    minutes = (time.perf_counter() - started) / 60
+    print(f"done in {minutes:.1f} minutes: {config.output}/last.pt, report.html, curves.png, pictures/")
     if results:
         print(f"validation {results['metric']} (single scale, no flip): {results['mean']:.2f}")
 

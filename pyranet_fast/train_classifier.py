@@ -15,6 +15,7 @@ from .io import output_folder
 from .training import distributed
 from .training.classification import ClassificationTask
 from .training.config import TORCHRUN, ClassifierConfig
+from .training.report import WarningLog, kept_warnings
 from .training.trainer import Trainer
 
 logger = logging.getLogger("pyranet_fast")
@@ -25,18 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train_classifier",
         description="Train a Wide ResNet or a ResNeXt, with or without pyramids, on CIFAR-10. The defaults are the "
-        "published recipes; OUTPUT gets last.pt, log.csv, curves.png, pictures/ and tensorboard/. Ctrl-C saves and "
-        f"stops; rerun the same command to resume. {TORCHRUN}",
+        "published recipes; OUTPUT gets last.pt, log.csv, report.html (curves, results beside published ones, "
+        "examples, settings and speed, on a page that needs no network), curves.png, pictures/ and tensorboard/. "
+        f"Ctrl-C saves and stops; rerun the same command to resume. {TORCHRUN}",
     )
     ClassifierConfig.add_arguments(parser)
     config = ClassifierConfig.from_arguments(cli.parse_arguments(parser, argv))
 
-    with distributed.process_group(config.device, config.batch_size) as device:
-        _train(config, device)
+    with distributed.process_group(config.device, config.batch_size) as device, kept_warnings() as warnings:
+        _train(config, device, warnings)
     return 0
 
 
-def _train(config: ClassifierConfig, device: torch.device) -> None:
+def _train(config: ClassifierConfig, device: torch.device, warnings: WarningLog) -> None:
     started = time.perf_counter()
     output_folder(config.output)
     task = ClassificationTask(config, device)
@@ -47,10 +49,11 @@ def _train(config: ClassifierConfig, device: torch.device) -> None:
             f"{task.data.name}; {task.held_out.name}; {config.model} of {parameters / 1e6:.2f} M parameters on "
             f"{device}{processes}; {config.epochs} epochs of {task.steps_per_epoch} steps",
         )
-    results = Trainer(task, config).fit()
+    results = Trainer(task, config, warnings).fit()
     if not distributed.is_main_process():
         return
-    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes: {config.output}/last.pt, curves.png, pictures/")
+    minutes = (time.perf_counter() - started) / 60
+    print(f"done in {minutes:.1f} minutes: {config.output}/last.pt, report.html, curves.png, pictures/")
     if results:
         print(f"test accuracy {results['mean']:.2f} %, error {results['error']:.2f} %")
 

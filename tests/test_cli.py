@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from pyranet_fast import cli
-from pyranet_fast.data.image_io import MAX_PIXELS, limit_pixels, max_pixels
 from pyranet_fast.errors import DataWarning, UserError
+from pyranet_fast.io import MAX_PIXELS, limit_pixels, max_pixels
 
 logger = logging.getLogger("pyranet_fast")
 

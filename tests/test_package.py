@@ -21,6 +21,7 @@ import torch
 
 import pyranet_fast as pf
 from pyranet_fast.__main__ import COMMANDS
+from pyranet_fast.errors import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 source_tree = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="no setup.py: an installed package")
@@ -57,6 +58,55 @@ def test_without_the_library_it_imports_runs_and_says_so_once() -> None:
     )
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("runs on its PyTorch reference") == 1, run.stderr
+
+
+# What a user has who asked for no extra: torch and NumPy.
+BARE = (
+    "import sys\n"
+    "for name in ('cv2', 'scipy', 'h5py', 'matplotlib', 'tensorboard', 'safetensors', 'tqdm'):\n"
+    "    sys.modules[name] = None\n"
+)
+
+
+def test_operators_and_modules_need_torch_and_numpy_alone() -> None:
+    run = python(
+        f"{BARE}import torch, pyranet_fast as pf\n"
+        "x = torch.rand(1, 4, 16, 16, requires_grad=True)\n"
+        "levels = pf.ops.fractional_max_pool_pyramid(x, [(11, 11), (8, 8)])\n"
+        "pf.ops.upsample_sum(levels, (16, 16), base=x).sum().backward()\n"
+        "model = pf.models.optimize_for_inference(pf.models.PyraNet(1, 16, features=32).eval())\n"
+        "model(torch.rand(1, 3, 64, 64))\n"
+        "pf.pose.pck, pf.nn.init.multi_branch_, pf.Pose\n"
+        "try: pf.Predictor()\n"
+        "except pf.UserError as error: print(error)"
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "OpenCV is not installed, which is needed here: pip install pyranet-fast[pose]\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "train"])
+def test_commands_name_the_extra_that_is_missing(command: str) -> None:
+    run = python(f"{BARE}from pyranet_fast import __main__\nsys.exit(__main__.main(['{command}', '--help']))")
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert run.stderr == "error: OpenCV is not installed, which is needed here: pip install pyranet-fast[pose]\n"
+    alone = python(f"{BARE}import runpy\nrunpy.run_module('pyranet_fast.{command}', run_name='__main__')")
+    assert alone.stderr.splitlines()[-1].endswith("needed here: pip install pyranet-fast[pose]")
+
+
+def test_env_tells_what_is_missing_without_the_extras() -> None:
+    run = python(f"{BARE}sys.argv = ['env']\nfrom pyranet_fast import cli, env\nsys.exit(cli.run(env.main))")
+    assert run.returncode == 0, run.stderr
+    assert "OpenCV                       not found" in run.stdout and "upsample_sum" in run.stdout
+
+
+@source_tree
+def test_every_extra_that_a_sentence_names_is_declared() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    distributions = {"cv2": "opencv-python-headless"}
+    for module, (_, extra) in EXTRAS.items():
+        declared = [re.match(r"[\w-]+", line)[0] for line in extras[extra]]
+        assert distributions.get(module, module) in declared, module
 
 
 def test_an_unknown_backend_in_the_environment_is_one_clear_error() -> None:
@@ -249,6 +299,7 @@ def test_a_compiler_that_fails_is_an_error(setup: Setup) -> None:
 
 # Imported where they are used, since together they cost more than torch: what --help must not load.
 HEAVY = (
+    "gradio",
     "h5py",
     "matplotlib",
     "onnx",
@@ -341,6 +392,7 @@ def test_imports_stand_at_the_top() -> None:
         *(
             "av",
             "fsspec",
+            "gradio",
             "h5py",
             "matplotlib",
             "onnx",
@@ -348,6 +400,7 @@ def test_imports_stand_at_the_top() -> None:
             "onnxscript",
             "openvino",
             "pycocotools",
+            "safetensors",
             "scipy",
         ),
         *("torch.export", "torch.utils.tensorboard", "triton"),

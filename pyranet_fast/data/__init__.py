@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import warn_renamed
+from ..errors import missing_package, warn_renamed
+
+try:
+    import cv2  # noqa: F401 (everything here needs it)
+except ImportError as _error:
+    raise ImportError(missing_package(_error) or str(_error), name=_error.name) from None
+
 from .cache import CachedSource
 from .coco import COCOSource
 from .crops import CropDataset, worker_init

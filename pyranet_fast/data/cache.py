@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataWarning, UserError
+from ..io import limit_pixels, max_pixels
 from .dataset import PIXELS_PER_SCALE, ConcatSource, DerivedSource, Image, PeopleSource, Person, Subset
-from .image_io import limit_pixels, max_pixels
 from .transforms import Augmentation
 
 Float64Array = npt.NDArray[np.float64]

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ..errors import UserError
+from ..errors import NO_SHARED_MEMORY, UserError
+from ..io import limit_pixels, quiet_opencv
 from . import absence
 from .cache import check_coverage
 from .dataset import PIXELS_PER_SCALE, PeopleSource
-from .image_io import limit_pixels, quiet_opencv
 from .left_out import unreadable_reason
 from .transforms import (
     MAP_STRIDE,
@@ -31,12 +31,6 @@ from .transforms import (
 )
 
 _UNCHANGED = AugmentationSample()
-
-FEWER_WORKERS = "use fewer --workers (0 loads without processes)"
-NO_SHARED_MEMORY = (
-    f"the loader processes found no room for their batches in shared memory (/dev/shm); {FEWER_WORKERS}, or make it "
-    "larger, in a container by docker run --shm-size=8g"
-)
 
 
 def worker_init(worker_id: int, pixels: int | None = None) -> None:

@@ -6,12 +6,10 @@ orientation, pixels that are not 8 bits, truncated files, names in any script.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import UnreadableImageError, UserError
-from ..io import atomic_write
+from ..io import atomic_write, max_pixels
 from .dataset import Image
 from .transforms import MEAN
 
@@ -39,13 +37,6 @@ _EXR = b"\x76\x2f\x31\x01"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Within a scan, 0xFF is followed by 0 (a stuffed byte) or by a restart mark; anything else ends the scan.
 _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
-
-
-def quiet_opencv() -> None:
-    """Keep what OpenCV logs off stderr: what is wrong with an image is in our errors. For processes of our own, the
-    commands and the loaders; OpenCV's variable OPENCV_LOG_LEVEL brings the lines back."""
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: str | Path) -> Image:
@@ -118,39 +109,6 @@ def _read_bytes(path: Path) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise UnreadableImageError(f"image {path} cannot be read: {reason}") from error
     return data
-
-
-MAX_PIXELS = 200_000_000
-"""Of an image: 0.6 GB decoded. `limit_pixels` (``--max-pixels``) and the variable PYRANET_FAST_MAX_PIXELS change it;
-OpenCV's own limit is 2^30."""
-
-_limit: ContextVar[int | None] = ContextVar("max_pixels", default=None)
-
-
-def limit_pixels(most: int) -> None:
-    """Set `max_pixels` for the current context; threads and processes that read images are handed it by their makers.
-
-    Raises:
-        UserError: ``most`` is below 1.
-    """
-    if most < 1:
-        raise UserError(f"max_pixels is {most}; expected a number of pixels above 0")
-    _limit.set(most)
-
-
-def max_pixels() -> int:
-    """The most pixels that an image may have.
-
-    Raises:
-        UserError: PYRANET_FAST_MAX_PIXELS is no number of pixels.
-    """
-    limit = _limit.get()
-    if limit is not None:
-        return limit
-    text = os.environ.get("PYRANET_FAST_MAX_PIXELS", "")
-    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UserError(f"PYRANET_FAST_MAX_PIXELS is {text!r}; expected a number of pixels above 0")
-    return int(text) if text else MAX_PIXELS
 
 
 def declared_size(data: bytes) -> tuple[int, int] | None:
@@ -569,21 +527,39 @@ def write_image(path: str | Path, rgb: Image, *, mark: str = "") -> None:
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
         raise UserError(f"image {path} cannot be written: its suffix must be one of {', '.join(WRITABLE)}")
-    bgr = cv2.cvtColor(as_rgb(rgb), cv2.COLOR_RGB2BGR)
     try:
-        fine, encoded = cv2.imencode(suffix, bgr)
-    except cv2.error:
-        fine = False
-    if not fine:
-        size = f"{bgr.shape[1]} x {bgr.shape[0]} pixels"
-        raise UserError(f"image {path} of {size} cannot be written as {suffix}; try .png")
-    content = encoded.tobytes()
+        content = encode_image(rgb, suffix)
+    except UserError as error:
+        raise UserError(f"image {path}: {error}") from error
     if mark and suffix == ".png":
         body = _MARK + mark.encode("ascii")
         at = len(_PNG) + 25  # behind the header
         chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
         content = content[:at] + chunk + content[at:]
     atomic_write(path, lambda file: file.write(content))
+
+
+def encode_image(rgb: Image, suffix: str, *, quality: int | None = None) -> bytes:
+    """The bytes of a file of an (H, W, 3) uint8 RGB image.
+
+    Args:
+        rgb: the image.
+        suffix: chooses the format, such as ``".jpg"``.
+        quality: of JPEG, 1 to 100; None is OpenCV's.
+
+    Raises:
+        UserError: a size that the format cannot hold.
+    """
+    bgr = cv2.cvtColor(as_rgb(rgb), cv2.COLOR_RGB2BGR)
+    settings = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    try:
+        fine, encoded = cv2.imencode(suffix, bgr, settings)
+    except cv2.error:
+        fine = False
+    if not fine:
+        size = f"{bgr.shape[1]} x {bgr.shape[0]} pixels"
+        raise UserError(f"{size} cannot be written as {suffix}; try .png")
+    return bytes(encoded)
 
 
 def read_mark(path: Path) -> str | None:

@@ -34,12 +34,12 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import UnreadableImageError, UserError, one_line
-from ..io import atomic_write, output_folder, reading
+from ..io import atomic_write, limit_pixels, max_pixels, output_folder, reading
 from ..keypoints import resolve_skeleton
 from ..metrics import resolve_metric
 from .cache import crop_region
 from .dataset import SPLITS, Image, PeopleSource, Person, PersonRecord
-from .image_io import decode, limit_pixels, max_pixels
+from .image_io import decode
 from .left_out import LeftOut, missing_images
 from .transforms import MAP_STRIDE, Augmentation, transform_points
 

@@ -21,11 +21,10 @@ from tqdm import tqdm
 
 from ..data.crops import ScaledCrops, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource
-from ..data.image_io import limit_pixels, max_pixels
 from ..data.left_out import LeftOut
 from ..errors import UserError
 from ..inference.heatmaps import decode, decode_scales, require_finite, score_maps
-from ..io import atomic_write
+from ..io import atomic_write, limit_pixels, max_pixels
 from ..metrics import Score
 
 SECONDS = 20.0  # between two states on the disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
@@ -24,7 +25,7 @@ from .worst_page import people_errors, worst_page
 
 COLUMNS = tuple(PCKH.columns)
 """The paper's columns, of PCK and PCKh alike."""
-FORMATS = ("text", "markdown", "latex")
+FORMATS = ("text", "markdown", "latex", "html")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _published_row(metric: Metric, figure: Published) -> Row:
 
 def results_table(
     rows: Sequence[Row],
-    format: Literal["text", "markdown", "latex"] = "text",
+    format: Literal["text", "markdown", "latex", "html"] = "text",
     columns: Sequence[str] = COLUMNS,
 ) -> str:
     """A table in a metric's columns, the mean last, followed by a numbered note for every row that has one.
@@ -86,7 +87,7 @@ def results_table(
 
     Args:
         rows: in the order in which they appear; at least one.
-        format: ``"text"`` (aligned), ``"markdown"`` or ``"latex"`` (a tabular).
+        format: ``"text"`` (aligned), ``"markdown"``, ``"latex"`` (a tabular) or ``"html"`` (a table element).
         columns: names in their order; the paper's unless said otherwise.
 
     Raises:
@@ -117,7 +118,7 @@ def results_table(
     warning = _comparable(rows)
     if warning:
         below.append(warning)
-    return {"text": _text, "markdown": _markdown, "latex": _latex}[format](lines, below)
+    return {"text": _text, "markdown": _markdown, "latex": _latex, "html": _html}[format](lines, below)
 
 
 def _comparable(rows: Sequence[Row]) -> str:
@@ -166,6 +167,17 @@ def _latex(lines: list[list[str]], below: list[str]) -> str:
     shown = ["{}" + " & ".join("--" if cell == "-" else safe(cell) for cell in line) + r" \\" for line in lines]
     shown = [r"\begin{tabular}{lll" + "r" * (len(lines[0]) - 3) + "}", r"\hline", shown[0], r"\hline", *shown[1:]]
     return "\n".join([*shown, r"\hline", r"\end{tabular}", *(f"\n\\noindent {safe(line)}" for line in below)])
+
+
+def _html(lines: list[list[str]], below: list[str]) -> str:
+    def row(line: list[str], kind: str) -> str:
+        return "".join(
+            f"<{kind}{'' if i < 3 else ' class=number'}>{html.escape(cell)}</{kind}>" for i, cell in enumerate(line)
+        )
+
+    body = "".join(f"<tr>{row(line, 'td')}</tr>\n" for line in lines[1:])
+    notes = "".join(f"<p class=notes>{html.escape(line)}</p>\n" for line in below)
+    return f"<table>\n<thead><tr>{row(lines[0], 'th')}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n{notes}"
 
 
 def plot_curves(path: str | Path, curves: Mapping[str, Curve], *, column: str | None = None, title: str = "") -> None:

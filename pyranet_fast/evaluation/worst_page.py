@@ -116,7 +116,7 @@ def worst_page(
     folder = Path(folder)
     (folder / _PICTURES).mkdir(parents=True, exist_ok=True)
     counts: BoolArray = ~np.isnan(values)
-    ranked = [int(i) for i in np.argsort(-_mean(values), kind="stable") if counts[i].any()][:count]
+    ranked = [int(i) for i in np.argsort(-mean_errors(values), kind="stable") if counts[i].any()][:count]
     shown = [_one(folder, people, points[i], values[i], i, rank) for rank, i in enumerate(ranked, 1)]
     kept = {entry.picture for entry in shown}
     for old in (folder / _PICTURES).glob("[0-9][0-9][0-9]*.jpg"):
@@ -137,7 +137,8 @@ def _checked(people: PeopleSource, predictions: npt.ArrayLike) -> Float64Array:
     return points[..., :2]
 
 
-def _mean(errors: Float64Array) -> Float64Array:
+def mean_errors(errors: Float64Array) -> Float64Array:
+    """Mean over the last axis of what is not NaN; 0 where everything is."""
     known = ~np.isnan(errors)
     return np.asarray(np.where(known, errors, 0.0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1))
 
@@ -157,15 +158,29 @@ def _one(
         reason = str(error)
     else:
         picture = f"{_PICTURES}/{rank:03d}.jpg"
-        write_image(folder / picture, _picture(image, person, points, people.skeleton, joint))
-    found = float(_mean(errors)), people.skeleton.joints[joint], float(errors[joint])
+        write_image(folder / picture, person_picture(image, person, points, people.skeleton, joint))
+    found = float(mean_errors(errors)), people.skeleton.joints[joint], float(errors[joint])
     return Worst(index, *found, image=name, picture=picture, reason=reason)
 
 
-def _picture(image: Image, person: Person, points: Float64Array, skeleton: Skeleton, joint: int) -> Image:
-    """The square around a person, with the predicted pose, the true one, and the worst joint's miss."""
+def person_picture(
+    image: Image, person: Person, points: Float64Array, skeleton: Skeleton, joint: int, pixels: int = _SIDE
+) -> Image:
+    """The square around a person, with the predicted pose, the true one in thin white, and the miss of one joint.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        person: the truth.
+        points: (K, 2) predicted, x and y in image pixels.
+        skeleton: of the K joints.
+        joint: the one whose miss is drawn.
+        pixels: side of the picture.
+
+    Returns:
+        (pixels, pixels, 3) uint8 RGB.
+    """
     side = max(float(person.scale) * PIXELS_PER_SCALE, 8.0)
-    zoom = _SIDE / side
+    zoom = pixels / side
     corner = np.asarray(person.center, dtype=np.float64) - side / 2
     matrix = np.array([[zoom, 0, -zoom * corner[0]], [0, zoom, -zoom * corner[1]]])
     if zoom < 0.7:
@@ -174,7 +189,7 @@ def _picture(image: Image, person: Person, points: Float64Array, skeleton: Skele
         size = max(1, round(width * zoom)), max(1, round(height * zoom))
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         matrix[:, :2] /= np.array([size[0] / width, size[1] / height])
-    canvas = cv2.warpAffine(image, matrix, (_SIDE, _SIDE), flags=cv2.INTER_CUBIC, borderValue=_DARK)
+    canvas = cv2.warpAffine(image, matrix, (pixels, pixels), flags=cv2.INTER_CUBIC, borderValue=_DARK)
     placed = (points - corner) * zoom
     truth = np.where(person.labeled[:, None], (person.joints.astype(np.float64) - corner) * zoom, np.nan)
     drawn = draw_pose(np.asarray(canvas, dtype=np.uint8), placed, skeleton=skeleton, long_side=None)
@@ -210,14 +225,18 @@ def _page(people: PeopleSource, shown: Sequence[Worst], errors: Float64Array) ->
         f"{len(shown)} of {scored} people, the greatest mean error first; errors in {unit}, "
         "a mean over the joints that were scored."
     )
-    legend = "".join(
-        f'<span class="swatch" style="background: rgb{color}"></span>{html.escape(name)}'
-        for name, color in (*((f"predicted, {side}", COLORS[side]) for side in COLORS), ("worst joint", _MISS))
-    )
     items = "\n".join(_item(rank, entry, unit) for rank, entry in enumerate(shown, 1))
     nobody = "" if shown else "<p>Nobody was scored.</p>"
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(title), summary=html.escape(head), legend=legend, nobody=nobody, items=items
+        title=html.escape(title), summary=html.escape(head), legend=picture_legend(), nobody=nobody, items=items
+    )
+
+
+def picture_legend() -> str:
+    """What the colors of `person_picture` mean, as HTML of spans of the class swatch."""
+    return "".join(
+        f'<span class="swatch" style="background: rgb{color}"></span>{html.escape(name)}'
+        for name, color in (*((f"predicted, {side}", COLORS[side]) for side in COLORS), ("worst joint", _MISS))
     )
 
 

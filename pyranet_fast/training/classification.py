@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ..data.classification import (
 from ..data.crops import EpochBatchSampler
 from ..data.image_io import write_image
 from ..errors import UserError
+from ..evaluation.report import Row
 from ..models import classifier
 from ..nn.batch_statistics import synchronize_batch_norms_
 from ..nn.checkpointing import checkpoint_activations_
@@ -29,8 +31,28 @@ from ..nn.init import initialize_
 from ..visualization import contact_sheet
 from . import distributed
 from .config import ClassifierConfig
+from .report import Example, Findings
 
 PICTURES = 40
+EXAMPLES = 12  # of each kind in the report
+
+
+def _published(name: str, error: float, note: str) -> Row:
+    return Row(name, "accuracy", "CIFAR-10 test", round(100 - error, 2), published=True, note=note)
+
+
+_PYRAMIDS = "Yang et al., ICCV 2017, table 3"
+_QUOTED = f"as quoted by {_PYRAMIDS}"
+PUBLISHED = (
+    _published("wrn-28-10", 4.17, _QUOTED),
+    _published("wrn-28-9-pyramid", 3.82, _PYRAMIDS),
+    _published("wrn-28-10-pyramid", 3.67, _PYRAMIDS),
+    _published("resnext-29-8x64d", 3.65, _QUOTED),
+    _published("resnext-29-16x64d", 3.58, _QUOTED),
+    _published("resnext-29-8x64d-pyramid", 3.39, _PYRAMIDS),
+    _published("resnext-29-16x64d-pyramid", 3.30, _PYRAMIDS),
+)
+"""Accuracy in percent, 100 - the published error, by the names that ``--model`` takes."""
 
 
 def open_images(dataset: str, root: str | None, split: str) -> LabeledImages:
@@ -83,6 +105,7 @@ class ClassificationTask:
             synchronize_batch_norms_(model)
         self.architecture = model.config
         self.model: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._chances: Tensor | None = None  # (N, classes) of the last validation
         self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -138,7 +161,8 @@ class ClassificationTask:
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
         """Accuracy and error on all test images, in percent; ``columns``: accuracy by class."""
         labels = self.held_out.labels
-        right = self.predict(model, self.held_out.images).argmax(1) == labels
+        self._chances = self.predict(model, self.held_out.images).softmax(1)
+        right = self._chances.argmax(1) == labels
         columns = {
             name: 100 * float(right[labels == number].float().mean())
             for number, name in enumerate(self.held_out.classes)
@@ -158,6 +182,41 @@ class ClassificationTask:
         cells = [image.permute(1, 2, 0).numpy() for image in images]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, contact_sheet(cells, columns=8, cell=128, captions=captions))
+
+    def facts(self) -> dict[str, str]:
+        """Data and network, for people to read."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return {
+            "training images": f"{len(self.data)}, {self.data.name}",
+            "test images": f"{len(self.held_out)}, {self.held_out.name}",
+            "network": self.config.model,
+            "parameters": f"{parameters / 1e6:.2f} M",
+        }
+
+    def findings(self, results: dict[str, Any]) -> Findings:
+        """Accuracy by class beside published means; the surest right, the middle and the surest wrong answers."""
+        names = self.held_out.classes
+        if self._chances is None:
+            return Findings()
+        ours = Row("here", results["metric"], self.held_out.name, results["mean"], results["columns"])
+        published = PUBLISHED if self.config.dataset == "cifar10" else ()
+        chances, answers = self._chances.max(1)
+        right = answers == self.held_out.labels
+        order = chances.argsort(stable=True).tolist()
+        chosen = {
+            "best": [index for index in reversed(order) if right[index]][:EXAMPLES],
+            "typical": order[max(0, len(order) // 2 - EXAMPLES // 2) :][:EXAMPLES],
+            "worst": [index for index in reversed(order) if not right[index]][:EXAMPLES],
+        }
+        examples = []
+        for group, indices in chosen.items():
+            for index in indices:
+                picture = self.held_out.images[index].permute(1, 2, 0).numpy()
+                caption = f"{names[answers[index]]}, {chances[index]:.0%}"
+                if not right[index]:
+                    caption += f"; it is {names[self.held_out.labels[index]]}"
+                examples.append(Example(group, np.kron(picture, np.ones((4, 4, 1), np.uint8)), caption))
+        return Findings([ours, *published], tuple(results["columns"]), examples, convention="no test-time augmentation")
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
         """Network configuration, weights, classes and normalization."""

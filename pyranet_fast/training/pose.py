@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,11 +23,15 @@ from ..data import open_dataset
 from ..data.cache import CachedSource
 from ..data.crops import CropDataset, EpochBatchSampler, require_shared_memory, worker_init
 from ..data.dataset import PeopleSource, Subset
-from ..data.image_io import max_pixels, write_image
+from ..data.image_io import write_image
 from ..data.left_out import LeftOut, with_images
 from ..data.transforms import Augmentation, normalize
 from ..errors import DataWarning, UserError
+from ..evaluation.curves import pck_curve
 from ..evaluation.evaluator import evaluate_pose
+from ..evaluation.report import Row, published_beside
+from ..evaluation.worst_page import mean_errors, people_errors, person_picture, picture_legend
+from ..io import max_pixels
 from ..keypoints import Skeleton, resolve_skeleton
 from ..models import PyraNet
 from ..models.zoo import load_checkpoint, load_weights
@@ -35,11 +41,15 @@ from ..nn.init import initialize_
 from ..visualization import contact_sheet, draw_pose
 from . import distributed
 from .config import PoseConfig
+from .report import Example, Findings
 from .transfer import transferred
 
 logger = logging.getLogger("pyranet_fast")
 
 PICTURES = 12
+EXAMPLES = 6  # of each kind in the report
+CONVENTION = "single scale, no flip"
+_PIXELS = 320  # side of an example
 
 
 def make_network(config: PoseConfig, joints: int) -> PyraNet:
@@ -116,6 +126,7 @@ class PoseTask:
         self.architecture = network.config
         self.model: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.corrupt: dict[int, str] = {}
+        self._predictions: NDArray[np.float32] | None = None  # of the last validation
 
     def optimizer(self) -> torch.optim.Optimizer:
         """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
@@ -190,7 +201,7 @@ class PoseTask:
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
         """Single scale, no flip, pictures of the epoch's size: quick, and enough to watch a run."""
         c = self.config
-        score, _ = evaluate_pose(
+        score, self._predictions = evaluate_pose(
             model,
             self.held_out,
             self.data.size(epoch),
@@ -221,6 +232,77 @@ class PoseTask:
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, contact_sheet(cells, columns=4))
+
+    def facts(self) -> dict[str, str]:
+        """Data and network, for people to read."""
+        c = self.config
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return {
+            "training people": f"{len(self.people)}, {self.people.name}",
+            "validation people": f"{len(self.held_out)}, {self.held_out.name}",
+            "joints": f"{len(self.people.skeleton)}, {self.people.skeleton.name}",
+            "network": f"{c.variant}, {c.stacks} stacks, {c.features} features, {c.input_size} px",
+            "parameters": f"{parameters / 1e6:.3f} M",
+        }
+
+    def findings(self, results: dict[str, Any]) -> Findings:
+        """The last validation beside published figures, its curve, and the best, typical and worst people."""
+        people, metric, predictions = self.held_out, self.held_out.metric, self._predictions
+        if predictions is None:
+            return Findings()
+        errors = people_errors(people, predictions)
+        errors[np.isnan(predictions).all(axis=(1, 2))] = np.nan  # unreadable images, which no score counts
+        note = f"{CONVENTION}, {results['count']} people" if "count" in results else CONVENTION
+        published = published_beside(metric)
+        ours = Row("here", results["metric"], people.name, results["mean"], results.get("columns", {}), note=note)
+        return Findings(
+            rows=[ours, *published],
+            columns=tuple(metric.columns),
+            examples=self._examples(predictions[..., :2].astype(np.float64), errors),
+            curve=pck_curve(errors, metric=metric) if np.isfinite(errors).any() else None,
+            convention=CONVENTION + ("; published figures are of flips and mostly of six scales" if published else ""),
+            legend=f'{picture_legend()}<span class="swatch truth"></span>truth (thin)',
+        )
+
+    def _examples(self, points: NDArray[np.float64], errors: NDArray[np.float64]) -> list[Example]:
+        """People with the least, the middle and the greatest mean errors, each once."""
+        people, metric = self.held_out, self.held_out.metric
+        counted = (~np.isnan(errors)).sum(axis=1)
+        means = mean_errors(errors)
+        # Few joints are easily all right: only people with at least half as many as usual stand for the best.
+        enough = counted >= max(1, np.median(counted[counted > 0]) / 2) if counted.any() else counted > 0
+        ranked = [int(index) for index in np.argsort(means, kind="stable") if counted[index]]
+        whole = [index for index in ranked if enough[index]]
+        middle = max(0, len(whole) // 2 - EXAMPLES // 2)
+        chosen = {
+            "worst": ranked[::-1][:EXAMPLES],
+            "best": whole[:EXAMPLES],
+            "typical": whole[middle : middle + EXAMPLES],
+        }
+        shown: set[int] = set()
+        examples = []
+        for group, indices in chosen.items():
+            for index in indices:
+                if index in shown:
+                    continue
+                shown.add(index)
+                try:
+                    image, person = people.image(index), people.person(index)
+                except (UserError, OSError):
+                    continue
+                joint = int(np.nanargmax(errors[index]))
+                right = int(metric.right(errors[index]).sum())
+                mean = (
+                    f"mean error {means[index]:.2f} {metric.units}" if np.isfinite(means[index]) else "a joint missing"
+                )
+                examples.append(
+                    Example(
+                        group,
+                        person_picture(image, person, points[index], people.skeleton, joint, _PIXELS),
+                        f"{right} of {counted[index]} joints right, {mean}; {people.image_name(index)}",
+                    )
+                )
+        return examples
 
     def _people_to_draw(self) -> list[int]:
         """The first validation people, without those whose image cannot be read where ``--on-error`` allows that."""

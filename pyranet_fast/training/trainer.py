@@ -45,6 +45,7 @@ from .optim import (
     load_optimizer_state,
     optimizer_state,
 )
+from .report import Findings, Report, WarningLog
 from .step import FigureReader, Figures, GraphedStep, Step
 
 logger = logging.getLogger("pyranet_fast")
@@ -82,6 +83,12 @@ class Task(Protocol):
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
         """A picture of predictions on validation samples after an epoch (0-based)."""
 
+    def facts(self) -> dict[str, str]:
+        """What the training is, by name: data, network. For people to read."""
+
+    def findings(self, results: dict[str, Any]) -> Findings:
+        """What the last call of `validate` has to show beside its ``results``: a table and pictures."""
+
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
         """A checkpoint that describes the network and how to feed it, and in ``training`` what it learns from."""
 
@@ -110,6 +117,7 @@ class Trainer:
     Args:
         task: its model and its data.
         config: its options.
+        warnings: what was warned of so far, for the report.
 
     Attributes:
         model: the network that is trained, neither compiled nor distributed.
@@ -120,7 +128,8 @@ class Trainer:
         results: of the last validation.
     """
 
-    def __init__(self, task: Task, config: RunConfig) -> None:
+    def __init__(self, task: Task, config: RunConfig, warnings: WarningLog | None = None) -> None:
+        self._warnings = warnings or WarningLog()
         self.task, self.config, self.output = task, config, Path(config.output)
         self.model, self.optimizer = task.model, task.optimizer()
         share = torch.ones((), device=task.device) if config.cuda_graph else None
@@ -130,6 +139,7 @@ class Trainer:
             self.total = min(self.total, config.max_steps)
         self.step = 0
         self.results: dict[str, Any] = {}
+        self._log: RunLog | None = None
         self._ended: dict[str, float] | None = None  # figures of an epoch that is saved and not yet validated
         self._meter = Meter()  # of the epoch that is trained
         self._growth = LossGrowth()
@@ -159,13 +169,19 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
         """
         with sole_training(self.output) if distributed.is_main_process() else nullcontext():
-            return self._fit()
+            try:
+                return self._fit()
+            except Diverged as error:
+                self._write_report(f"Diverged: {error}")
+                raise
 
     def _fit(self) -> dict[str, Any]:
         self.resume()
         self._settle_precision()
         kept = self.step - (self._ended is not None)  # a row that was written as the process ended is written again
-        log = RunLog(self.output, kept) if distributed.is_main_process() else None
+        log = self._log = RunLog(self.output, kept) if distributed.is_main_process() else None
+        facts = self.task.facts() if log is not None else {}
+        self._report = Report(self.output, self.config, self.task.device, facts, self._warnings)
         step = self._prepare_step()
         figures: FigureReader[Made] = FigureReader(self.task.device)
         if not self._meter.steps:
@@ -207,6 +223,7 @@ class Trainer:
                     self._stop()
         if log is not None:
             log.close(self._summary())
+            self._write_report(f"Finished: {self.step} steps.")
         return self.results
 
     def _next(
@@ -390,11 +407,16 @@ class Trainer:
         if self.epoch % self.config.validate_every == 0 or self.step == self.total:
             self.network.eval()
             self.results = self.task.validate(self.network, self.epoch - 1)
+            self._report.show(self.task.findings(self.results))
             self.task.draw(self.network, self.output / "pictures" / f"epoch_{self.epoch:03d}.png", self.epoch - 1)
             self.model.train()
             validation = self.results["mean"]
         row = {"epoch": self.epoch, "step": self.step, **figures, "validation": validation}
         log.write(row, self.results)
+        self._write_report(
+            f"Epoch {self.epoch} of {math.ceil(self.total / self.task.steps_per_epoch)}, step {self.step} of "
+            f"{self.total}. If the training was ended since, rerun the same command to resume."
+        )
         validated = f"validation {validation:.2f}, " if validation is not None else ""
         logger.info(
             f"epoch {self.epoch}: loss {row['loss']:.5f}, accuracy {row['accuracy']:.1%}, {validated}"
@@ -408,8 +430,14 @@ class Trainer:
         distributed.all_gather(self.step)  # nobody leaves before the checkpoint is there
         if distributed.is_main_process():
             done = f"stopped at step {self.step} of {self.total}; saved {self.output / LAST}"
+            self._write_report(f"Stopped at step {self.step} of {self.total}; {RESUME}.")
             logger.warning(f"{done}; {RESUME}")
         raise KeyboardInterrupt
+
+    def _write_report(self, status: str) -> None:
+        """The page of the training as it stands; the first process alone writes it."""
+        if self._log is not None:
+            self._report.write(self._log.rows, self.results, status)
 
     def _summary(self) -> dict[str, Any]:
         return {

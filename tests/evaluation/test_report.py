@@ -110,7 +110,7 @@ def test_latex():
     ("call", "message"),
     [
         (lambda: results_table([]), "rows is empty"),
-        (lambda: results_table([published_beside(PCK)[0]], "html"), "format is 'html'; text, markdown, latex"),
+        (lambda: results_table([published_beside(PCK)[0]], "csv"), "format is 'csv'; text, markdown, latex, html"),
         (
             lambda: results_table([Row("x", "PCK", "LSP", 1.0, {"Nose": 1.0})]),
             "row 'x' has the column 'Nose'; Head, Shoulder",

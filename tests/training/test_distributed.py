@@ -137,7 +137,7 @@ def test_weights_agree_everybody_is_seen_once_and_one_process_writes(finished: t
     events = {name for name in files if name.startswith("tensorboard/")}
     pictures = {"pictures/epoch_001.png", "pictures/epoch_002.png"}
     assert len(events) == 1
-    assert files - events == {"last.pt", "log.csv", "curves.png", "summary.json", *pictures}
+    assert files - events == {"last.pt", "log.csv", "curves.png", "report.html", "summary.json", *pictures}
     assert text.count("people to train on") == text.count("epoch 2: loss") == text.count("done in") == 1
     checkpoint = load_checkpoint(output / "last.pt")
     assert checkpoint.training["step"] == STEPS

@@ -73,6 +73,9 @@ def test_a_run_leaves_logs_curves_and_pictures(finished: Path) -> None:
         picture = cv2.imread(str(finished / name))
         assert picture is not None and picture.std() > 1, name
     assert list((finished / "tensorboard").iterdir())
+    report = (finished / "report.html").read_text()
+    assert "Finished: 8 steps." in report and "PRM, 8 stacks" in report and "im1012.jpg" in report
+    assert report.count("<figure>") == 12  # of twelve people the six worst, the others
     state = load_checkpoint(finished / "last.pt")
     assert state.training["step"] == 8 and state.metrics["metric"].startswith("PCK@0.2")
 
@@ -254,6 +257,7 @@ def test_interrupt_saves_and_exits(root: Path, tmp_path: Path) -> None:
     assert "stopped at step" in out + err and "Traceback" not in err
     step = load_checkpoint(tmp_path / "last.pt").training["step"]
     assert f"stopped at step {step} of" in out + err
+    assert f"Stopped at step {step} of" in (tmp_path / "report.html").read_text()
 
 
 def failure(capsys: pytest.CaptureFixture, flags: list[str]) -> str:
