@@ -193,6 +193,7 @@ class Killer:
             os.chdir(folder)
             log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(log, 1), os.dup2(log, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)  # pytest has put others there
             evaluator.SECONDS = 0.0  # a state after each batch
             operations = _watch(str(folder / "out"), moments or {})
             status = cli.run(COMMANDS[command].main, COMMANDS[command].arguments(self.data))
