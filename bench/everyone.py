@@ -146,12 +146,18 @@ def _coco_precision(made: Sequence[Scene], poses: Sequence[Sequence[Pose]], comm
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    annotations, results = [], []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for number, (scene, people) in enumerate(zip(made, poses, strict=True), 1):
         areas = pose_areas(scene.joints, scene.labeled)
         for joints, labeled, box, area in zip(scene.joints, scene.labeled, scene.boxes, areas, strict=True):
             keypoints = np.where(labeled[:, None], np.column_stack([joints, 2 * labeled]), 0.0)
-            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
+            annotation: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": 1,
+                "iscrowd": 0,
+            }
             annotation |= {"keypoints": keypoints.ravel().tolist(), "num_keypoints": int(labeled.sum())}
             annotations.append(annotation | {"bbox": box.tolist(), "area": float(area)})
         for pose in people:
