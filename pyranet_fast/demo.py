@@ -242,7 +242,7 @@ def parse_box(text: str) -> Box:
         raise UserError(
             f"the box is {text!r}; expected four numbers x, y, width, height, or clicks on two corners in the photo"
         )
-    return values  # type: ignore[return-value]
+    return values
 
 
 def box_of_corners(first: Sequence[float], second: Sequence[float]) -> str:

@@ -44,7 +44,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clip(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight frames of that person, who moves to the right."""
-    image = cv2.imread(str(photo))
+    image = cv2.cvtColor(read_image(photo), cv2.COLOR_RGB2BGR)
     path = tmp_path_factory.mktemp("clip") / "person.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, image.shape[1::-1])
     for frame in range(8):
