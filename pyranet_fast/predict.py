@@ -32,7 +32,7 @@ from .inference.boxes import read_boxes
 from .inference.journal import Journal
 from .inference.predictor import Predictor
 from .inference.result import Pose, Prediction
-from .inference.sources import Picture, is_listed, pictures
+from .inference.sources import Picture, is_listed, is_live, pictures
 from .io import atomic_write, output_folder
 from .keypoints import Skeleton
 from .models.precision import AUTO, CHOICES
@@ -233,7 +233,12 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
             journal.prepare(resume=arguments.resume)
         meet()
         journal.open()
-        _predict_all(arguments, predictor, journal, drawer)
+        try:
+            _predict_all(arguments, predictor, journal, drawer)
+        except KeyboardInterrupt:
+            if not is_live(arguments.sources):
+                raise
+            logger.info("stopped")  # the usual end of a camera
         journal.close()
         meet()
         if rank() != 0:

@@ -508,3 +508,26 @@ def test_boxes_and_people(checkpoint, tmp_path, capsys):
         assert words in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command(*images, *options, "--people", "some")
+
+
+def test_a_camera_ends_by_ctrl_c(checkpoint, tmp_path, monkeypatch):
+    class Camera:
+        def __init__(self, number):
+            self.taken = 0
+
+        def isOpened(self):
+            return True
+
+        def read(self):
+            self.taken += 1
+            if self.taken > 2:
+                raise KeyboardInterrupt
+            return True, np.zeros((40, 30, 3), np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    out = tmp_path / "out"
+    assert command("camera:0", "--checkpoint", checkpoint, "--output", out, "--no-search", "--precision", "fp32") == 0
+    assert {name.split("#")[0] for name in results(out)} <= {"camera:0"} and (out / "predictions.json").exists()
