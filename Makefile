@@ -151,7 +151,7 @@ test: build emulator parity ## the tests
 # The pages in a real browser: Gradio and Selenium are installed for it, Chromium and chromedriver have to be there
 # (Debian: chromium, chromium-driver); without them these tests skip with the reason.
 test-browser: build ## tests of report.html and of the demo's page in a headless Chromium
-	@$(PIP) install -e ".[demo]" --no-build-isolation "selenium>=4.20"
+	@PYRANET_FAST_NATIVE=0 $(PIP) install -e ".[demo]" --no-build-isolation "selenium>=4.20"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark tests/test_demo.py tests/training/test_report_page.py $(ARGS)
 
 # torch is not built for sanitizers: leaks are not looked for, and memory that cannot be had is an exception. Under

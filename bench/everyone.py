@@ -152,7 +152,12 @@ def _coco_precision(made: Sequence[Scene], poses: Sequence[Sequence[Pose]], comm
         areas = pose_areas(scene.joints, scene.labeled)
         for joints, labeled, box, area in zip(scene.joints, scene.labeled, scene.boxes, areas, strict=True):
             keypoints = np.where(labeled[:, None], np.column_stack([joints, 2 * labeled]), 0.0)
-            annotation: dict[str, Any] = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
+            annotation: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": 1,
+                "iscrowd": 0,
+            }
             annotation |= {"keypoints": keypoints.ravel().tolist(), "num_keypoints": int(labeled.sum())}
             annotations.append(annotation | {"bbox": box.tolist(), "area": float(area)})
         for pose in people:
