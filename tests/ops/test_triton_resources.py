@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +14,9 @@ import pytest
 from tests.ops.testing import triton_marks
 
 pytestmark = triton_marks
+VERSION = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "0.0"
+MOST = [] if tuple(map(int, VERSION.split(".")[:2])) >= (3, 9) else ["--most-registers", "255"]
+"""Triton 3.6 needs up to 235 registers where 3.9 needs 128; it must not spill either."""
 HEAVY = "pool backward, own windows$|mirrored"
 """The launches that need most registers."""
 
@@ -30,7 +35,7 @@ def compiled(cache: Path, *arguments: str) -> tuple[int, list[str]]:
     ("arguments", "kernels"), [(["90"], 21), (["80", "100", "120", "--only", HEAVY], 6)], ids=("all", "the heaviest")
 )
 def test_no_kernel_spills_or_needs_too_many_registers(tmp_path: Path, arguments: list[str], kernels: int) -> None:
-    status, lines = compiled(tmp_path, *arguments)
+    status, lines = compiled(tmp_path, *arguments, *MOST)
     assert status == 0, "\n".join(lines)
     assert len(lines) == kernels and all(line.endswith("  ok") for line in lines)
 

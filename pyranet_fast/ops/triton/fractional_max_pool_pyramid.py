@@ -50,15 +50,6 @@ def _windows(samples, level, n, c, here, strides, OWN: tl.constexpr, WIDE: tl.co
 
 
 @triton.jit
-def _vector(vector, c, here, WIDE: tl.constexpr):
-    """Values of the channels; None where there is no vector."""
-    if vector is None:
-        return None
-    else:
-        return tl.load(vector + c, mask=here, other=0.0).to(WIDE)
-
-
-@triton.jit
 def _linear(v, scale, shift):
     """The folded batch norm; either part may be None."""
     if scale is not None:
@@ -126,7 +117,10 @@ def _forward_kernel(
         rows, columns = tl.where(of_positions, height - 1, h), tl.where(of_positions, width - 1, w)
     mask = (row < rows) & (column < columns) & here
 
-    scale, shift = _vector(scale, c, here, WIDE), _vector(shift, c, here, WIDE)
+    if scale is not None:
+        scale = tl.load(scale + c, mask=here, other=0.0).to(WIDE)
+    if shift is not None:
+        shift = tl.load(shift + c, mask=here, other=0.0).to(WIDE)
     x += n * stride_of(x_strides, 0, LAYOUT)
     # ATen's rule, in reading order: a later element wins if it is greater or NaN.
     best = _element(x + offset(c, y, x0, x_strides, LAYOUT), mask, scale, shift, RELU, WIDE)
@@ -246,7 +240,10 @@ def _backward_kernel(
                 total += _taken(taken, wins_3, here & in_row_above & in_column_before, LAYOUT)
 
     if x is not None:
-        scale, shift = _vector(scale, c, here, WIDE), _vector(shift, c, here, WIDE)
+        if scale is not None:
+            scale = tl.load(scale + c, mask=here, other=0.0).to(WIDE)
+        if shift is not None:
+            shift = tl.load(shift + c, mask=here, other=0.0).to(WIDE)
         at = x + n * stride_of(x_strides, 0, LAYOUT) + offset(c, row, column, x_strides, LAYOUT)
         v = tl.load(at, mask=inside, other=0.0).to(WIDE)
         if RELU:
