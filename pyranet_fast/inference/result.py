@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.dataset import Image
 from ..keypoints import resolve_skeleton
+
+if TYPE_CHECKING:  # data sets need OpenCV, a pose does not
+    from ..data.dataset import Image
 
 Box = tuple[float, float, float, float]
 
