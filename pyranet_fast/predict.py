@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch.distributed
 from tqdm import tqdm
@@ -37,7 +36,7 @@ from .io import atomic_write, output_folder
 from .keypoints import Skeleton
 from .models.precision import AUTO, CHOICES
 from .training.distributed import process_group, rank, world_size
-from .visualization import contact_sheet, draw_crop, draw_heatmaps, draw_poses
+from .visualization import contact_sheet, draw_crop, draw_heatmaps, draw_poses, shrink
 
 logger = logging.getLogger("pyranet_fast")
 
@@ -468,7 +467,7 @@ def _write_sheet(journal: Journal, output: Path) -> None:
         image = read_image(output / line["overlay"])
         zoom = 256 / max(image.shape[:2])
         size = (max(1, round(zoom * image.shape[1])), max(1, round(zoom * image.shape[0])))
-        cells.append(np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8))
+        cells.append(shrink(image, size))
         captions.append(Path(line["image"]).name)
     if cells:
         columns = max(1, round(math.sqrt(len(cells) * 1.5)))

@@ -286,3 +286,8 @@ def _write(strip: Image, text: str) -> None:
     ink = np.ascontiguousarray(strip)
     cv2.putText(ink, text, (2, round(0.72 * height)), font, size, _INK, 1, cv2.LINE_AA)
     strip[:] = ink
+
+
+def shrink(image: Image, size: tuple[int, int]) -> Image:
+    """An (H, W, 3) image at (width, height), each pixel the mean of those it stands for."""
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
