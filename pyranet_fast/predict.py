@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .data.dataset import Image  # isort: skip  # first: it names the extra of a package that is missing
 import numpy as np
 import torch.distributed
 from tqdm import tqdm
 
 from . import cli
 from .cli import keep_pages
-from .data.dataset import Image
 from .data.image_io import read_image, read_mark, write_image
 from .errors import UserError
 from .evaluation.prediction_writer import write_coco_json
