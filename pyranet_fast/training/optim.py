@@ -140,7 +140,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            for name, value in optimizer.state[parameter].items():
+            for name, value in optimizer.state.get(parameter, {}).items():
                 if not isinstance(value, Tensor):
                     continue
                 if value.numel() != 1 and value.shape != parameter.shape:
