@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def _difference(found: Path, expected: Path, name: str) -> str:
         return f"{name} is missing"
     if found.read_bytes() == expected.read_bytes():
         return ""
-    read = {".pt": _checkpoint, ".json": _json, ".csv": _table, ".h5": _arrays}.get(expected.suffix)
+    readers = {".pt": _checkpoint, ".json": _json, ".csv": _table, ".h5": _arrays, ".html": _report}
+    read = readers.get(expected.suffix)
     if read is None:
         return f"{name} has other bytes"
     one, other = dict(_leaves(read(found))), dict(_leaves(read(expected)))
@@ -62,6 +64,17 @@ def _table(path: Path) -> Any:
 def _arrays(path: Path) -> Any:
     with h5py.File(path) as file:
         return {**{name: np.asarray(file[name]) for name in file}, "attributes": dict(file.attrs)}
+
+
+def _report(path: Path) -> Any:
+    """The curves and pictures of a training's page, and where it stands; the rest of the page tells times and memory."""
+    text = path.read_text()
+    (data,) = re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", text, re.DOTALL)
+    curves = {chart["title"]: chart for chart in json.loads(data)["charts"]}
+    del curves["Throughput"], curves["Time spent waiting for data"]
+    pictures = re.findall(r"<img [^>]*>", text)
+    assert len(curves) >= 3 and pictures
+    return {"curves": curves, "pictures": pictures, "finished": "Finished:" in text}
 
 
 def _leaves(value: Any, place: str = "") -> list[tuple[str, Any]]:

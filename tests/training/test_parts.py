@@ -16,7 +16,7 @@ from pyranet_fast.data.crops import EpochBatchSampler
 from pyranet_fast.errors import UserError
 from pyranet_fast.training.config import ClassifierConfig, PoseConfig, RunConfig
 from pyranet_fast.training.logging import LossGrowth, Meter
-from pyranet_fast.training.optim import MovingAverage, learning_rate
+from pyranet_fast.training.optim import MovingAverage, check_optimizer, learning_rate
 from pyranet_fast.training.pose import loader_workers
 from pyranet_fast.training.step import FigureReader, Figures
 
@@ -221,3 +221,14 @@ def test_a_meter_goes_on_where_another_was() -> None:
 
 
 MEASURED = ("seconds", "images_per_second", "data_wait")
+
+
+def test_a_checked_optimizer_has_no_state_of_what_it_did_not_train() -> None:
+    """Biases that are left out have none: an empty one would be in the checkpoints of resumed trainings alone."""
+    trained, frozen = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    optimizer = torch.optim.RMSprop([trained, frozen])
+    trained.sum().backward()
+    optimizer.step()
+    before = optimizer.state_dict()
+    check_optimizer(optimizer)
+    assert optimizer.state_dict()["state"].keys() == before["state"].keys() == {0}
