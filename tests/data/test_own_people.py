@@ -57,7 +57,10 @@ def test_train_and_predict_with_own_joints(root, tmp_path, capsys):
     other = [*flags, "--weights", str(output / "last.pt")]
     other[1], other[3], other[5] = "coco:dogs.json,dogs.json", str(tmp_path / "cats"), str(tmp_path / "out2")
     assert cli.run(train.main, other) == 2
-    assert "predicts the 'coco:dog' skeleton, and data set" in capsys.readouterr().err
+    assert (
+        "predicts the 'coco:dog' skeleton, and the data set has 'coco:dog'; their joints differ"
+        in capsys.readouterr().err
+    )
 
     checkpoint.skeleton = {"name": "dog", "joints": ["nose"]}
     save_checkpoint(tmp_path / "bad.pt", checkpoint)

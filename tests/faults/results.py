@@ -67,7 +67,7 @@ def _arrays(path: Path) -> Any:
 
 
 def _report(path: Path) -> Any:
-    """The curves and pictures of a training's page, and where it stands; the rest of the page tells times and memory."""
+    """The curves and pictures of a training's page, and where it stands; the rest tells times and memory."""
     text = path.read_text()
     (data,) = re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", text, re.DOTALL)
     curves = {chart["title"]: chart for chart in json.loads(data)["charts"]}
