@@ -297,8 +297,10 @@ def test_a_compiler_that_fails_is_an_error(setup: Setup) -> None:
     assert "there is a C++ compiler, but it could not build _C" in run.stderr
 
 
-# Imported where they are used, since together they cost more than torch: what --help must not load.
-HEAVY = (
+# Packages that are imported where they are used: they are slow to import, or not everybody has them.
+LATE = (
+    "av",
+    "fsspec",
     "gradio",
     "h5py",
     "matplotlib",
@@ -308,11 +310,9 @@ HEAVY = (
     "openvino",
     "pycocotools",
     "scipy",
-    "tensorboard",
-    "torch._dynamo",
-    "torch.export",
-    "torch.utils.tensorboard",
 )
+# Together they cost more than torch: what --help must not load.
+HEAVY = (*LATE, "tensorboard", "torch._dynamo", "torch.export", "torch.utils.tensorboard")
 STARTS = """
 import contextlib, io, json, os, runpy, sys
 import torch, cv2
@@ -389,21 +389,8 @@ def test_imports_stand_at_the_top() -> None:
                     elif isinstance(node, ast.ImportFrom):
                         inside.add((path, "." * node.level + (node.module or "")))
     allowed = (
-        *(
-            "av",
-            "fsspec",
-            "gradio",
-            "h5py",
-            "matplotlib",
-            "onnx",
-            "onnxruntime",
-            "onnxscript",
-            "openvino",
-            "pycocotools",
-            "safetensors",
-            "scipy",
-        ),
-        *("torch.export", "torch.utils.tensorboard", "triton"),
+        *LATE,
+        *("safetensors", "torch.export", "torch.utils.tensorboard", "triton"),
     )
     wrong = [
         f"{path.relative_to(folder)}: {name}"
