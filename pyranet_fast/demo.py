@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from .data.image_io import read_image, write_image
 from .errors import UserError
 from .inference.predictor import Predictor
 from .inference.result import Pose
+from .inference.video import frame_rate, read_frames
 from .io import MAX_PIXELS, atomic_write
 from .keypoints import resolve_skeleton
 from .models.precision import AUTO, CHOICES
 from .models.zoo import resolve_device
-from .visualization import contact_sheet, draw_pose
+from .visualization import draw_heatmaps, draw_pose, fitted
 
 logger = logging.getLogger("pyranet_fast")
 
@@ -93,17 +94,12 @@ class Studio:
         self.predictor, self.folder, self.limits = predictor, folder, limits or Limits()
         self._one_at_a_time = threading.Lock()
 
-    @property
-    def choices(self) -> list[str]:
-        """Whom the network can look for: everybody, where the predictor can."""
-        return [ONE, BOX, EVERYBODY] if hasattr(self.predictor, "everyone") else [ONE, BOX]
-
     def photo(self, path: str | None, who: str = ONE, box_text: str = "", compare: bool = False) -> PhotoResult:
         """Find people in a photo.
 
         Args:
             path: of the file.
-            who: one of `choices`.
+            who: `ONE`, `BOX` or `EVERYBODY`.
             box_text: ``"x, y, width, height"`` in pixels, for `BOX`.
             compare: time the network with each backend of the operators, too.
 
@@ -130,7 +126,7 @@ class Studio:
             summary += [f"| {name} | {1000 * value:.0f} |" for name, value in times.items()]
         return PhotoResult(
             overlay,
-            draw_heatmaps(image, poses[0]) if poses else None,
+            self._heatmaps(image, poses[0]) if poses else None,
             [row for number, pose in enumerate(poses, 1) for row in joint_rows(number, pose)],
             "\n".join(summary),
             [str(folder / "pose.png"), str(folder / "pose.json")],
@@ -154,12 +150,15 @@ class Studio:
         folder = self._new_folder()
         overlay, lines = folder / "pose.webm", folder / "pose.jsonl"
         writer: Any = None
-        rate, total, frames = video_frames(path)
+        rate, total = frame_rate(path)
+        step = max(1, round(rate / _FRAMES_A_SECOND))
+        rate, total = rate / step, -(-total // step)
+        frames = (fitted(frame.image, _LONG_SIDE) for frame in read_frames(path) if frame.number % step == 0)
         most = min(total or sys.maxsize, round(self.limits.video_seconds * rate))
         started, count, box = time.monotonic(), 0, None
         with self._one_at_a_time, lines.open("w", encoding="utf-8") as log:
             for image in frames:
-                if count == most or time.monotonic() - started > self.limits.seconds:
+                if count and (count >= most or time.monotonic() - started > self.limits.seconds):
                     break
                 poses = self._find(image, who, box)
                 box = followed_box(poses, image) if who == ONE else None
@@ -171,11 +170,10 @@ class Studio:
                 people = [pose.as_dict() for pose in poses]
                 log.write(json.dumps({"frame": count, "seconds": round(count / rate, 3), "people": people}) + "\n")
                 count += 1
-        if writer is None:
-            raise UserError(f"video {Path(path).name} has no frame that can be read; expected MP4, WebM, MOV or AVI")
         writer.release()
         seconds = time.monotonic() - started
-        told = f"**{count} frames** in {seconds:.1f} s, {count / seconds:.1f} a second; the video has {rate:.1f}."
+        speed = f"{count / seconds:.1f} a second; the video has {rate:.1f}."
+        told = f"**{count} {'frame' if count == 1 else 'frames'}** in {seconds:.1f} s, {speed}"
         if total > count:
             told += f" It was cut after {count / rate:.1f} of {total / rate:.1f} s, at the limits of this page."
         return str(overlay), [str(overlay), str(lines)], told
@@ -190,9 +188,8 @@ class Studio:
             self._one_at_a_time.release()
 
     def _find(self, image: Image, who: str, box: Box | None, *, search: bool = True) -> list[Pose]:
-        everyone: Callable[[Image], list[Pose]] | None = getattr(self.predictor, "everyone", None)
-        if who == EVERYBODY and everyone is not None:
-            return list(everyone(image))
+        if who == EVERYBODY:
+            return self.predictor.everyone(image)
         before, self.predictor.search = self.predictor.search, self.predictor.search and search
         try:
             return [self.predictor(image, box)]
@@ -220,6 +217,9 @@ class Studio:
             skeleton, shown = self.predictor.skeleton, drawn
             drawn = draw_pose(shown, pose.joints, pose.scores, skeleton, long_side=None)
         return drawn if keep_size or max(drawn.shape) <= 2048 else fitted(drawn, 2048)
+
+    def _heatmaps(self, image: Image, pose: Pose) -> Image:
+        return draw_heatmaps(image, pose.heatmaps, pose.heatmap_to_image, resolve_skeleton(pose.skeleton))
 
     def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(prefix="result-", dir=self.folder))
@@ -273,27 +273,6 @@ def joint_rows(number: int, pose: Pose) -> list[list[Any]]:
     ]
 
 
-def draw_heatmaps(image: Image, pose: Pose) -> Image:
-    """A sheet of score maps (K, h, w), each over the crop that the network saw, with the joint's name and peak."""
-    side = 192
-    names = resolve_skeleton(pose.skeleton).joints
-    scale = pose.heatmaps.shape[-1] / side
-    to_map = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
-    to_image = pose.heatmap_to_image @ to_map
-    flags = cv2.INTER_AREA | cv2.WARP_INVERSE_MAP
-    crop = cv2.warpAffine(image, to_image, (side, side), flags=flags, borderValue=(40, 40, 44))
-    gray = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    cells = []
-    for heatmap in pose.heatmaps:
-        share = cv2.resize(np.clip(heatmap, 0, 1), (side, side), interpolation=cv2.INTER_LINEAR)[..., None]
-        color = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-        cells.append(
-            np.asarray((0.6 - 0.5 * share) * gray + (0.25 + 0.75 * share) * color).clip(0, 255).astype(np.uint8)
-        )
-    captions = [f"{name} {score:.2f}" for name, score in zip(names, pose.scores, strict=True)]
-    return contact_sheet(cells, columns=4, cell=side, captions=captions)
-
-
 def followed_box(poses: Sequence[Pose], image: Image) -> Box | None:
     """The box of a pose's joints, for the next frame; None where it is not to be trusted, so that it is sought."""
     if not poses or not (poses[0].trustworthy if poses[0].trustworthy is not None else poses[0].mean_score > 0.45):
@@ -304,37 +283,6 @@ def followed_box(poses: Sequence[Pose], image: Image) -> Box | None:
     low, high = np.clip(low - margin, 0, size - 1), np.clip(high + margin, 0, size - 1)
     width, height = (high - low).tolist()
     return (float(low[0]), float(low[1]), width, height) if min(width, height) > 8 else None
-
-
-def fitted(image: Image, long_side: int) -> Image:
-    """The image, reduced where its longer side is above ``long_side``, to even sizes."""
-    zoom = min(1.0, long_side / max(image.shape[:2]))
-    size = tuple(max(2, round(side * zoom) // 2 * 2) for side in image.shape[1::-1])
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def video_frames(path: str | Path) -> tuple[float, int, Iterator[Image]]:
-    """Frames a second, their number (0: not known) and the frames of a video, RGB, reduced to what a page needs."""
-    capture = cv2.VideoCapture(str(path))
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    rate = rate if np.isfinite(rate) and 1 <= rate <= 240 else 25.0
-    step = max(1, round(rate / _FRAMES_A_SECOND))
-    total = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-
-    def read() -> Iterator[Image]:
-        number = 0
-        try:
-            while capture.grab():
-                if number % step == 0:
-                    fine, frame = capture.retrieve()
-                    if not fine:
-                        return
-                    yield fitted(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8), _LONG_SIDE)
-                number += 1
-        finally:
-            capture.release()
-
-    return rate / step, -(-total // step), read()
 
 
 def build_page(studio: Studio) -> Any:
@@ -387,7 +335,7 @@ def build_page(studio: Studio) -> Any:
                         elem_id="photo",
                     )
                     corner = gr.State(None)
-                    who = gr.Radio(studio.choices, value=ONE, label="Look for", elem_id="who")
+                    who = gr.Radio([ONE, BOX, EVERYBODY], value=ONE, label="Look for", elem_id="who")
                     box = gr.Textbox(
                         label="Box: x, y, width, height in pixels; or click two corners in the photo", elem_id="box"
                     )
@@ -415,7 +363,7 @@ def build_page(studio: Studio) -> Any:
                     label=f"Video (up to {limits.megabytes} MB; {limits.video_seconds:g} s are looked at)",
                     elem_id="clip",
                 )
-                whom = gr.Radio([name for name in studio.choices if name != BOX], value=ONE, label="Look for")
+                whom = gr.Radio([ONE, EVERYBODY], value=ONE, label="Look for")
                 start = gr.Button("Find the poses", variant="primary", elem_id="start")
             with gr.Column():
                 played = gr.Video(

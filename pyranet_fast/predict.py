@@ -36,7 +36,7 @@ from .io import atomic_write, output_folder
 from .keypoints import Skeleton
 from .models.precision import AUTO, CHOICES
 from .training.distributed import process_group, rank, world_size
-from .visualization import contact_sheet, draw_crop, draw_heatmaps, draw_poses, shrink
+from .visualization import contact_sheet, draw_crop, draw_heatmaps, draw_poses, fitted
 
 logger = logging.getLogger("pyranet_fast")
 
@@ -464,10 +464,7 @@ def _write_sheet(journal: Journal, output: Path) -> None:
     overlays = (line for line in journal if "overlay" in line)
     cells, captions = [], []
     for line in itertools.islice(overlays, SHEET_PICTURES):
-        image = read_image(output / line["overlay"])
-        zoom = 256 / max(image.shape[:2])
-        size = (max(1, round(zoom * image.shape[1])), max(1, round(zoom * image.shape[0])))
-        cells.append(shrink(image, size))
+        cells.append(fitted(read_image(output / line["overlay"]), 256))
         captions.append(Path(line["image"]).name)
     if cells:
         columns = max(1, round(math.sqrt(len(cells) * 1.5)))

@@ -288,6 +288,8 @@ def _write(strip: Image, text: str) -> None:
     strip[:] = ink
 
 
-def shrink(image: Image, size: tuple[int, int]) -> Image:
-    """An (H, W, 3) image at (width, height), each pixel the mean of those it stands for."""
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+def fitted(image: Image, long_side: int) -> Image:
+    """The (H, W, 3) image, reduced where its longer side is above ``long_side``, to even sizes."""
+    zoom = min(1.0, long_side / max(image.shape[:2]))
+    size = tuple(max(2, round(side * zoom) // 2 * 2) for side in image.shape[1::-1])
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -57,6 +57,16 @@ def read_frames(path: str | Path) -> Iterator[Frame]:
             raise UserError(f"video {path} has no frame that can be decoded")
 
 
+def frame_rate(path: str | Path) -> tuple[float, int]:
+    """Frames a second (25 where the file tells none) and the number of frames (0 where it tells none) of a video."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    finally:
+        capture.release()
+    return rate if 1 <= rate <= 240 else 25.0, max(0, int(count))
+
+
 def _by_pyav(path: Path) -> Iterator[Frame]:
     import av
 
