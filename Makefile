@@ -134,11 +134,11 @@ demo: build ## train a small model on synthetic people, evaluate it, draw its pr
 	$(PYTHON) -m pyranet_fast.predict $(DEMO)/people/*.png --checkpoint $(DEMO)/last.pt --output $(DEMO)/predictions
 	@echo "pictures: $(CURDIR)/$(DEMO)/predictions (people it has not seen), $(CURDIR)/$(DEMO)/pictures, $(DEMO)/curves.png"
 
-# recipes/RECIPE.sh. lsp, the weights in the package: an hour and a half on two cores with products in bfloat16, longer on
-# others. people, which also needs mpii/: many hours. Rerun it to resume.
-RECIPE ?= lsp
-weights: build ## weights from the data sets below ROOT, into output/RECIPE: lsp, those in the package, or people
-	@test -n "$(ROOT)" || { echo "make: name the folder that holds lsp_dataset/ and lspet_dataset/: make weights ROOT=DATA" >&2; exit 1; }
+# recipes/RECIPE.sh. people, the weights in the package: many hours on two cores. lsp, where people starts: an hour and a
+# half with products in bfloat16, longer on others; it needs no mpii/. Rerun it to resume.
+RECIPE ?= people
+weights: build ## weights from the data sets below ROOT, into output/RECIPE: people, those in the package, or lsp
+	@test -n "$(ROOT)" || { echo "make: name the folder that holds lsp_dataset/, lspet_dataset/ and mpii/: make weights ROOT=DATA" >&2; exit 1; }
 	@PYTHON=$(PYTHON) sh recipes/$(RECIPE).sh "$(ROOT)"
 
 # --- checks ------------------------------------------------------------------------------------------------------

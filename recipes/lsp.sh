@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the weights that come with the package, from the data sets to the file: sh recipes/lsp.sh DATA [OUTPUT]
+# Makes recipes/lsp-128px.safetensors, where recipes/people.sh starts, from the data sets on: sh recipes/lsp.sh DATA [OUTPUT]
 #
 # DATA holds lsp_dataset/ and lspet_dataset/; OUTPUT gets everything (default: output/lsp). The same command goes on after
 # an interruption. PYTHON chooses the Python.

@@ -2,7 +2,7 @@
 # Trains one network of MPII's 16 joints for athletes and everyday people: sh recipes/people.sh DATA [OUTPUT]
 #
 # DATA holds lsp_dataset/, lspet_dataset/ and mpii/; OUTPUT gets everything (default: output/people). Rerun the same
-# command to resume. It starts from the weights of recipes/lsp.sh (START: another checkpoint) and trains in pieces, each of
+# command to resume. It starts from the weights of lsp.sh (START: another checkpoint) and trains in pieces, each of
 # which ends at a learning rate of 0 and is a whole network: FIRST and LAST are their epochs. PYTHON chooses the Python,
 # THREADS the processes of one thread each: several threads of one process wait for each other where cores are shared.
 set -eu
@@ -10,7 +10,7 @@ data=${1:?usage: sh recipes/people.sh DATA [OUTPUT]}
 output=${2:-output/people}
 python=${PYTHON:-python}
 processes=${THREADS:-2}
-start=${START:-lsp-128px}
+start=${START:-$(dirname "$0")/lsp-128px.safetensors}
 
 run() {
     echo "+ $*"

@@ -195,8 +195,8 @@ def test_shipped_weights_give_the_photo_the_same_joints(tmp_path):
     """As the issue's user has them: a photo, predict's joints, and ONNX Runtime's within a hundredth of a pixel."""
     needs(*ORDINARY)
     path = tmp_path / "shipped.onnx"
-    assert command("lsp-128px", path, "--no-check") == 0
-    ours, exported = Predictor("lsp-128px"), Predictor(path)
+    assert command("people-160px", path, "--no-check") == 0
+    ours, exported = Predictor("people-160px"), Predictor(path)
     source = open_dataset("demo", None, "test", count=2)
     for i in range(2):
         one, other = ours(source.image(i)), exported(source.image(i))

@@ -253,7 +253,7 @@ def test_as_a_process(tmp_path):
         text=True,
     )
     assert run.returncode == 2
-    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; shipped are lsp-128px\n"
+    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; shipped are people-160px\n"
 
 
 def test_damaged_images_have_one_line_each_on_stderr(checkpoint, tmp_path):

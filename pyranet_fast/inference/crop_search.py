@@ -49,7 +49,7 @@ HINT_SCORE = 0.1
 CANDIDATE_SIMILARITY, SAME_PERSON = 0.5, 0.3
 MOST_CANDIDATES = 24
 # People whose joints are less likely right than this, or of a lower mean score, are left out.
-MIN_PERSON_CHANCE, MIN_PERSON_SCORE = 0.65, 0.44
+MIN_PERSON_CHANCE, MIN_PERSON_SCORE = 0.55, 0.44
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,17 @@ def _starts(length: int, side: float, count: int) -> list[float]:
     return [float(v) for v in np.linspace(0.0, length - side, count)] if length > side else [(length - side) / 2]
 
 
-def search_regions(first: Pose, shape: Sequence[int], look: Look) -> Pose:
+def search_regions(first: Pose, shape: Sequence[int], search: Look, look: Look) -> Pose:
     """The most confident pose of an image: ``first``, or what the best of the `candidate_regions` lead to.
 
     Args:
         first: of the whole image.
         shape: of the image, (height, width, …).
-        look: poses of regions.
+        search: poses of all regions, by a smaller network perhaps.
+        look: poses of the best of them.
     """
     regions = candidate_regions(shape)
-    seen = look(regions, False)
+    seen = search(regions, False)
     order = sorted(range(len(seen)), key=lambda i: -seen[i].mean_score)[:CANDIDATES]
     best = _refined(look([regions[i] for i in order], True), look)
     return max(first, *best, key=lambda pose: pose.mean_score)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ..checkpoint import CALIBRATION, Checkpoint
+from ..checkpoint import CALIBRATION, POSE, Checkpoint
 from ..data.dataset import Image
 from ..data.image_io import as_rgb, read_image
 from ..data.transforms import MAP_STRIDE, crop, invert
@@ -18,7 +18,7 @@ from ..errors import UserError, one_line
 from ..io import reading
 from ..keypoints import resolve_skeleton
 from ..models.precision import CHOICES
-from ..models.zoo import build_model, find_checkpoint, load_checkpoint, resolve_device
+from ..models.zoo import FOLDER, available, build_model, find_checkpoint, load_checkpoint, resolve_device
 from .boxes import Boxes
 from .calibration import Calibration
 from .crop_search import (
@@ -59,8 +59,9 @@ class Predictor:
             closer) before the most confident is chosen: for people who are small, cut off or upside down.
         precision: ``"fp32"`` (also None), ``"bf16"``, faster where the hardware has it, or ``"auto"``: the faster one
             here, found by a few passes. An exported file has its own.
-        searcher: a predictor of the same joints, with a smaller network, for the first looks of `everyone`; None: this
-            one. Where it knows their chances of being right, so should this one.
+        searcher: a predictor of the same joints, with a smaller network, for the first looks of every search; None: this
+            one. Where it knows their chances of being right, so should this one. ``"auto"``: of a shipped network the
+            cheapest shipped one of the same joints, of any other network None.
 
     Raises:
         UserError: no checkpoint, one that cannot be read or built, a device that is not there, or an exported file that
@@ -75,11 +76,12 @@ class Predictor:
         flip: bool = True,
         search: bool = True,
         precision: str | None = None,
-        searcher: Predictor | None = None,
+        searcher: Predictor | Literal["auto"] | None = "auto",
     ) -> None:
         if precision is not None and precision not in CHOICES:
             raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, CHOICES))} and None")
-        self.flip, self.search, self.searcher = flip, search, searcher
+        self.flip, self.search = flip, search
+        self._searcher, self._shipped = searcher, False
         if isinstance(checkpoint_or_name, str | Path) and Path(checkpoint_or_name).suffix in SUFFIXES:
             self._use_exported(Path(checkpoint_or_name), device, precision)
             return
@@ -88,6 +90,7 @@ class Predictor:
         elif checkpoint_or_name is None or isinstance(checkpoint_or_name, str | Path):
             path = find_checkpoint(checkpoint_or_name)
             checkpoint = load_checkpoint(path)
+            self._shipped = path.parent == FOLDER
         else:
             raise TypeError(
                 f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path, a name, a Checkpoint or None is "
@@ -137,6 +140,29 @@ class Predictor:
         self.name, self.device, self.precision = path.stem, torch.device("cpu"), about.precision
         self.model, self._autocast = network, "fp32"
 
+    @property
+    def searcher(self) -> Predictor:
+        """What takes the first looks of a search: a smaller network of the same joints, or this one."""
+        if self._searcher == "auto":
+            self._searcher = self._cheapest() if self._shipped else None
+        return self if self._searcher is None else self._searcher
+
+    @searcher.setter
+    def searcher(self, searcher: Predictor | None) -> None:
+        self._searcher = searcher
+
+    def _cheapest(self) -> Predictor | None:
+        """Of the shipped networks of these joints the one of the least work, None where that is this one."""
+        work = {one.name: one.parameters * one.input_size**2 for one in available() if one.kind == POSE}
+        for name in sorted(work, key=lambda name: work[name]):
+            if name == self.name:
+                return None
+            precision = self.precision if self.precision in CHOICES else None
+            smaller = Predictor(name, self.device, flip=self.flip, precision=precision, searcher=None)
+            if smaller.skeleton.joints == self.skeleton.joints:
+                return smaller
+        return None
+
     def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:
         """Predict the pose of one person.
 
@@ -182,8 +208,8 @@ class Predictor:
         return self._everyone(_load(image), most, batch_size)
 
     def _everyone(self, image: Image, most: int | None, batch_size: int) -> list[Pose]:
-        searcher = self if self.searcher is None else self.searcher
-        return find_people(image.shape, searcher._look(image, batch_size), self._look(image, batch_size), most)
+        search, look = self.searcher._look(image, batch_size), self._look(image, batch_size)
+        return find_people(image.shape, search, look, most)
 
     def predict_batch(
         self,
@@ -334,7 +360,8 @@ class Predictor:
                 poses[i] = pose
         for i in free if self.search else ():
             if needs_search(poses[i]):
-                poses[i] = search_regions(poses[i], images[i].shape, self._look(images[i], batch_size))
+                search, look = (one._look(images[i], batch_size) for one in (self.searcher, self))
+                poses[i] = search_regions(poses[i], images[i].shape, search, look)
         return poses
 
     def _look(self, image: Image, batch_size: int) -> Look:

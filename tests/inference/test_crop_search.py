@@ -32,14 +32,14 @@ def test_the_search_keeps_the_most_confident():
             for f in regions
         ]  # fmt: skip
 
-    best = crop_search.search_regions(first, (90, 200, 3), look)
+    best = crop_search.search_regions(first, (90, 200, 3), look, look)
     assert (
         best.rotation == 90
         and seen[0] == (len(crop_search.candidate_regions((90, 200))), False)
         and seen[1] == (3, True)
     )
     kept = pose(0.31)
-    assert crop_search.search_regions(kept, (90, 200, 3), look) is kept
+    assert crop_search.search_regions(kept, (90, 200, 3), look, look) is kept
 
 
 def test_chances_decide_on_the_search_where_they_are_known():
