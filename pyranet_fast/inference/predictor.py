@@ -59,7 +59,7 @@ class Predictor:
             closer) before the most confident is chosen: for people who are small, cut off or upside down.
         precision: ``"fp32"`` (also None), ``"bf16"``, faster where the hardware has it, or ``"auto"``: the faster one
             here, found by a few passes. An exported file has its own.
-        searcher: a predictor of the same joints, with a smaller network, for the first looks of every search; None: this
+        searcher: a predictor of the same joints, with a smaller network, for the first looks of a search; None: this
             one. Where it knows their chances of being right, so should this one. ``"auto"``: of a shipped network the
             cheapest shipped one of the same joints, of any other network None.
 
