@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes the table, its figures and a sheet of failures; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.everyone", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: the first one there)")
-    parser.add_argument("--searcher", help="file or name of a smaller network for the first looks (default: the same)")
+    parser.add_argument("--searcher", help="file or name of a network for the first looks (default: as Predictor)")
     parser.add_argument("--dataset", default="mpii", help="demo, mpii, coco:FILE, … (default: %(default)s)")
     parser.add_argument("--root", help="folder that holds mpii/ and the like; none for demo and packed:FILE")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="(default: %(default)s)")
@@ -259,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     folder = output_folder(arguments.output)
     people = open_dataset(arguments.dataset, arguments.root, arguments.split)
-    searcher = None if arguments.searcher is None else Predictor(arguments.searcher, "cpu", precision="auto")
+    searcher: Any = "auto" if arguments.searcher is None else Predictor(arguments.searcher, "cpu", precision="auto")
     predictor = Predictor(arguments.checkpoint, "cpu", precision="auto", searcher=searcher)
     common = Common(predictor.skeleton, people.skeleton)
     made = scenes(people, common, arguments.count)

@@ -18,7 +18,7 @@ from ..errors import UserError, one_line
 from ..io import reading
 from ..keypoints import resolve_skeleton
 from ..models.precision import CHOICES
-from ..models.zoo import FOLDER, available, build_model, find_checkpoint, load_checkpoint, resolve_device
+from ..models.zoo import available, build_model, find_checkpoint, load_checkpoint, resolve_device
 from .boxes import Boxes
 from .calibration import Calibration
 from .crop_search import (
@@ -81,7 +81,8 @@ class Predictor:
         if precision is not None and precision not in CHOICES:
             raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, CHOICES))} and None")
         self.flip, self.search = flip, search
-        self._searcher, self._shipped = searcher, False
+        self._searcher = searcher
+        self._path: Path | None = None
         if isinstance(checkpoint_or_name, str | Path) and Path(checkpoint_or_name).suffix in SUFFIXES:
             self._use_exported(Path(checkpoint_or_name), device, precision)
             return
@@ -90,7 +91,7 @@ class Predictor:
         elif checkpoint_or_name is None or isinstance(checkpoint_or_name, str | Path):
             path = find_checkpoint(checkpoint_or_name)
             checkpoint = load_checkpoint(path)
-            self._shipped = path.parent == FOLDER
+            self._path = path
         else:
             raise TypeError(
                 f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path, a name, a Checkpoint or None is "
@@ -144,7 +145,7 @@ class Predictor:
     def searcher(self) -> Predictor:
         """What takes the first looks of a search: a smaller network of the same joints, or this one."""
         if self._searcher == "auto":
-            self._searcher = self._cheapest() if self._shipped else None
+            self._searcher = self._cheapest()
         return self if self._searcher is None else self._searcher
 
     @searcher.setter
@@ -152,15 +153,17 @@ class Predictor:
         self._searcher = searcher
 
     def _cheapest(self) -> Predictor | None:
-        """Of the shipped networks of these joints the one of the least work, None where that is this one."""
-        work = {one.name: one.parameters * one.input_size**2 for one in available() if one.kind == POSE}
-        for name in sorted(work, key=lambda name: work[name]):
-            if name == self.name:
-                return None
-            precision = self.precision if self.precision in CHOICES else None
-            smaller = Predictor(name, self.device, flip=self.flip, precision=precision, searcher=None)
-            if smaller.skeleton.joints == self.skeleton.joints:
-                return smaller
+        """Of the shipped networks of these joints the one of the least work; None: this one, or this is not shipped."""
+        shipped = sorted(available(), key=lambda one: one.parameters * one.input_size**2)
+        if self._path not in [one.path for one in shipped]:
+            return None
+        for one in shipped:
+            if one.path == self._path:
+                break
+            if one.kind == POSE:
+                smaller = Predictor(one.path, self.device, flip=self.flip, precision=self.precision, searcher=None)
+                if smaller.skeleton.joints == self.skeleton.joints:
+                    return smaller
         return None
 
     def __call__(self, image: Any, box: Sequence[float] | None = None) -> Pose:

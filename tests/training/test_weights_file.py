@@ -104,6 +104,24 @@ def test_shipped_networks_are_listed_and_used_by_name(folder, tmp_path, capsys):
         load_checkpoint(small, "classification")
 
 
+def test_the_cheapest_shipped_network_takes_the_first_looks(folder, tmp_path):
+    for name, stacks in (("large", 3), ("small", 1), ("middle", 2)):
+        save_weights(folder / f"{name}.safetensors", trained(stacks))
+    stranger = Skeleton("other", tuple(f"joint {i}" for i in range(14)), (), ())
+    other = replace(trained(1), skeleton=stranger.as_value())
+    save_weights(folder / "other.safetensors", replace(other, input_size=32))
+    large = Predictor(device="cpu", flip=False)
+    assert (large.name, large.searcher.name, large.searcher.flip) == ("large", "small", False)
+    small = Predictor("small", "cpu")
+    assert small.searcher is small
+    assert (alone := Predictor("large", "cpu", searcher=None)).searcher is alone
+    save_weights(tmp_path / "own.safetensors", trained(3))
+    assert (own := Predictor(tmp_path / "own.safetensors", "cpu")).searcher is own
+    assert (loaded := Predictor(trained(3), "cpu")).searcher is loaded
+    large.searcher = None
+    assert large.searcher is large
+
+
 def test_evaluate_takes_what_is_shipped(folder, tmp_path, capsys):
     flags = ["--output", str(tmp_path / "out"), "--dataset", "demo", "--device", "cpu"]
     assert cli.run(evaluate.main, flags) == 2
