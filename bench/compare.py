@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     if not arguments.threshold >= 0:
-        parser.error(f"--threshold is {arguments.threshold}; 0 or more is accepted")
+        parser.error(f"--threshold must be at least 0, got {arguments.threshold}")
     first, second = runner.read_results(arguments.before), runner.read_results(arguments.after)
     if first["machine"] != second["machine"]:
         print(f"note: other machines: {first['machine']} and {second['machine']}", file=sys.stderr)

@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="photos", help="folder for table.md and pictures (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
-        parser.error(f"--count is {arguments.count}; a whole number above 0 is accepted")
+        parser.error(f"--count must be a positive integer, got {arguments.count}")
     torch.set_num_threads(arguments.threads)
     folder = output_folder(arguments.output)
     people = open_dataset(arguments.dataset, arguments.root, "test")

@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the machine's)")
     arguments = parser.parse_args(argv)
     if min(arguments.workers) < 0:
-        parser.error(f"--workers is {min(arguments.workers)}; 0 or more is accepted")
+        parser.error(f"--workers must be at least 0, got {min(arguments.workers)}")
     runner.check_positive(parser, argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k != "workers"}))
     device = str(resolve_device(arguments.device))
     runner.set_up(device, arguments.threads, keep=False)

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner.add_isa_flag(parser)
     arguments = cli.parse_arguments(parser, argv)
     if arguments.rounds < 1:
-        parser.error(f"--rounds is {arguments.rounds}; a whole number above 0 is accepted")
+        parser.error(f"--rounds must be a positive integer, got {arguments.rounds}")
     runner.limit_isa(arguments.isa)
     torch.set_num_threads(1)
     body = []

@@ -76,7 +76,7 @@ def check_positive(parser: argparse.ArgumentParser, arguments: argparse.Namespac
     for name, value in vars(arguments).items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not isinstance(number, bool) and not number > 0:
-                parser.error(f"--{name.replace('_', '-')} is {number}; a number above 0 is accepted")
+                parser.error(f"--{name.replace('_', '-')} must be positive, got {number}")
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def write_results(
         more: what else held for the part.
     """
     if part not in PARTS:
-        raise ValueError(f"part is {part!r}; accepted are {', '.join(map(repr, PARTS))}")
+        raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}")
     path = path_of(name or machine_name(device, threads))
     content: dict[str, Any] = {"machine": machine(device, threads), "parts": {}, "rows": []}
     if path.exists():
@@ -411,11 +411,11 @@ def _complete_row(row: dict[str, Any], place: str) -> None:
     """Checks a row and fills in what older files leave out."""
     row.setdefault("part", "model")
     if row["part"] not in PARTS or not isinstance(row.get("form"), str):
-        raise UserError(f"{place}: part is {row['part']!r} and form {row.get('form')!r}; "
-                        f"a form, and a part of {', '.join(PARTS)} are accepted")  # fmt: skip
+        raise UserError(f"{place}: expected a form and a part of {', '.join(PARTS)}, got part {row['part']!r} and "
+                        f"form {row.get('form')!r}")  # fmt: skip
     for key in set(row) & set(MEASURED) - {"failed"}:
         if isinstance(row[key], bool) or not isinstance(row[key], int | float) or not row[key] >= 0:
-            raise UserError(f"{place}: {key} is {row[key]!r}; a number of at least 0 is accepted")
+            raise UserError(f"{place}: {key} must be a number of at least 0, got {row[key]!r}")
     if row["part"] in ("model", "growth"):
         for key, value in USUAL_NETWORK.items():
             row.setdefault(key, value)

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.study in CONTESTS:
         return _contest(parser, arguments, train_flags)
     if train_flags:
-        parser.error(f"{arguments.study} trains nothing: flags after -- are accepted by {', '.join(CONTESTS)}")
+        parser.error(f"{arguments.study} trains no network; only {', '.join(CONTESTS)} take flags after --")
     output = output_folder(arguments.output)
     command = f"python -m pyranet_fast.ablate variance --seed {arguments.seed}"
     print(write_variance(output, command, arguments.seed))
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, train_flags: list[str]) -> int:
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) < 1:
-            parser.error(f"--{name} is {getattr(arguments, name)}; a whole number above 0 is accepted")
+            parser.error(f"--{name} must be a positive integer, got {getattr(arguments, name)}")
     contest = CONTESTS[arguments.study]
     flags = [*contest.flags, *train_flags]
     networks = contest.contestants(flags)

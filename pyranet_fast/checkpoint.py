@@ -124,7 +124,7 @@ def save_weights(path: str | Path, checkpoint: Checkpoint, *, description: str =
 
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise UserError(f"{path} ends in {path.suffix!r}; {SUFFIX} is accepted")
+        raise UserError(f"{path} must end in {SUFFIX}, got {path.suffix!r}")
     tensors = {}
     for name, tensor in checkpoint.weights.items():
         low = tensor.half() if half and tensor.dim() > 1 and tensor.is_floating_point() else tensor

@@ -207,7 +207,7 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None 
     most = vars(arguments).pop("max_pixels", None)
     if most is not None:
         if most < 1:
-            parser.error(f"--max-pixels is {most}; a whole number above 0 is accepted")
+            parser.error(f"--max-pixels must be a positive integer, got {most}")
         limit_pixels(most)
     set_up_logging(vars(arguments).pop("verbosity", logging.INFO))
     values = ", ".join(f"{name} {value!r}" for name, value in vars(arguments).items())

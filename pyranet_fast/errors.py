@@ -13,7 +13,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 class UserError(ValueError):
     """Something outside the program is wrong: a file, a folder, a flag.
 
-    The message names what is wrong, what was found and what is accepted.
+    The message names the argument, what was expected and what was got.
     Commands print it as one line and end with exit status 2.
     """
 

@@ -131,14 +131,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = cli.parse_arguments(parser, argv)
     if arguments.batch_size < 1:
-        parser.error(f"--batch-size is {arguments.batch_size}; a whole number above 0 is accepted")
+        parser.error(f"--batch-size must be a positive integer, got {arguments.batch_size}")
     if not 0 <= arguments.workers <= 256:
-        parser.error(f"--workers is {arguments.workers}; 0 to 256 is accepted")
+        parser.error(f"--workers must be 0 to 256, got {arguments.workers}")
     if arguments.worst < 0:
-        parser.error(f"--worst is {arguments.worst}; a whole number, 0 for no page, is accepted")
+        parser.error(f"--worst must be an integer of at least 0 (0 for no page), got {arguments.worst}")
     formats = [part.strip() for part in arguments.write.split(",") if part.strip()]
     if unknown := sorted(set(formats) - {"coco", "mpii"}):
-        parser.error(f"--write has {unknown[0]!r}; coco and mpii are accepted")
+        parser.error(f"--write must be coco or mpii, got {unknown[0]!r}")
     of_files = arguments.predictions is not None or arguments.ground_truth is not None
     for name in _OF_CHECKPOINT if of_files else _OF_FILES:
         if getattr(arguments, name) not in (None, "auto"):

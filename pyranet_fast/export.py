@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse_arguments(parser, argv)
     path = Path(arguments.output)
     if path.suffix not in SUFFIXES:
-        parser.error(f"FILE is {arguments.output!r}; a name that ends in {', '.join(SUFFIXES)} is accepted")
+        parser.error(f"FILE must end in one of {', '.join(SUFFIXES)}, got {arguments.output!r}")
     if arguments.aot and path.suffix != TORCH:
         parser.error(f"--aot goes with FILE{TORCH}; FILE is {arguments.output!r}")
     if arguments.int8 and path.suffix == TORCH:
@@ -100,9 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.images is not None and (arguments.dataset or arguments.root):
         parser.error("--images does not go with --dataset and --root: give a folder of images, or a dataset")
     if arguments.people < 0:
-        parser.error(f"--people is {arguments.people}; a whole number is accepted, 0 for all")
+        parser.error(f"--people must be an integer of at least 0 (0 for all), got {arguments.people}")
     if arguments.calibration_crops < 1:
-        parser.error(f"--calibration-crops is {arguments.calibration_crops}; a whole number above 0 is accepted")
+        parser.error(f"--calibration-crops must be a positive integer, got {arguments.calibration_crops}")
 
     file = find_checkpoint(arguments.checkpoint)
     checkpoint = load_checkpoint(file)
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert isinstance(model, PyraNet)
     size = arguments.input_size or checkpoint.input_size
     if size < model.multiple or size % model.multiple:
-        parser.error(f"--input-size is {size}; a multiple of {model.multiple} is accepted")
+        parser.error(f"--input-size must be a multiple of {model.multiple}, got {size}")
     description = describe_export(checkpoint, size, decode=arguments.decode, flip=arguments.flip)
     # What cannot be read is known before the work, not after it.
     crops = _crops(arguments, description, "test", arguments.people) if arguments.check else None

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = cli.parse_arguments(parser, argv)
     if Path(arguments.output).suffix != SUFFIX:
-        parser.error(f"the output is {arguments.output!r}; a name that ends in {SUFFIX} is accepted")
+        parser.error(f"the output must be a file name ending in {SUFFIX}, got {arguments.output!r}")
 
     torch.manual_seed(0)  # what is missing starts the same way each time
     found = import_weights(read_foreign(arguments.source), None if arguments.layout == "auto" else arguments.layout)
@@ -54,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "auto":
         name = next((name for name, skeleton in SKELETONS.items() if len(skeleton) == joints), None)
     if name is None or len(SKELETONS[name]) != joints:
-        accepted = ", ".join(f"{name} ({len(skeleton)})" for name, skeleton in SKELETONS.items())
-        raise UserError(f"{arguments.source} has {joints} score maps; {accepted} are accepted as --skeleton")
+        expected = ", ".join(f"{name} ({len(skeleton)})" for name, skeleton in SKELETONS.items())
+        raise UserError(f"--skeleton must be one of {expected}, got {name or 'auto'} with {joints} score maps")
     size, multiple = arguments.input_size, found.model.multiple
     if size < multiple or size % multiple:
-        parser.error(f"--input-size is {size}; a multiple of {multiple} is accepted")
+        parser.error(f"--input-size must be a multiple of {multiple}, got {size}")
     if not found.complete and not arguments.partial:
         raise UserError(
             f"{arguments.source} is not a whole network of this package, and nothing was written; --partial writes "

@@ -110,12 +110,12 @@ class Skeleton:
         fields = ("name", "joints", "flip_pairs", "bones")
         if set(value) != set(fields):
             given = ", ".join(map(str, value)) or "(none)"
-            raise UserError(f"a skeleton has the fields {given}; {', '.join(fields)} are accepted")
+            raise UserError(f"a skeleton must have the fields {', '.join(fields)}, got {given}")
         name, joints = value["name"], value["joints"]
         if not isinstance(name, str):
-            raise UserError(f"a skeleton's name is {name!r}; a text is accepted")
+            raise UserError(f"a skeleton's name must be a string, got {name!r}")
         if not isinstance(joints, list | tuple) or not joints or not all(isinstance(j, str) and j for j in joints):
-            raise UserError(f"skeleton {name!r}: joints is {joints!r}; a list of names is accepted")
+            raise UserError(f"skeleton {name!r}: joints must be a list of names, got {joints!r}")
         try:
             return cls(name, tuple(joints), _pairs(name, "flip_pairs", value), _pairs(name, "bones", value))
         except ValueError as error:
@@ -172,9 +172,7 @@ def resolve_skeleton(value: Any) -> Skeleton:
         return Skeleton.from_dict(value)
     if isinstance(value, str) and value in SKELETONS:
         return SKELETONS[value]
-    raise UserError(
-        f"skeleton {value!r} is not known; {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict is accepted"
-    )
+    raise UserError(f"skeleton must be {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict, got {value!r}")
 
 
 def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
@@ -184,7 +182,7 @@ def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, 
         for pair in pairs
     )
     if not fits:
-        raise UserError(f"skeleton {name!r}: {field} is {pairs!r}; a list of pairs of joint indices is accepted")
+        raise UserError(f"skeleton {name!r}: {field} must be a list of pairs of joint indices, got {pairs!r}")
     return tuple((first, second) for first, second in pairs)
 
 

@@ -549,7 +549,7 @@ def pckh(
     """
     size = np.asarray(head_size, dtype=np.float64)
     if on_bad_size not in ("raise", "leave_out"):
-        raise ValueError(f"on_bad_size is {on_bad_size!r}; 'raise' and 'leave_out' are accepted")
+        raise ValueError(f"on_bad_size must be 'raise' or 'leave_out', got {on_bad_size!r}")
     good = np.isfinite(size) & (size > 0)
     if on_bad_size == "raise" and not good.all():
         worst = int(np.flatnonzero(~good)[0])

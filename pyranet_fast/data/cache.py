@@ -122,12 +122,12 @@ def check_coverage(source: PeopleSource, reach: float, input_size: int, *, stric
     """
     if reach > source.reach + 1e-6:
         less = (
-            f"{source.name}: pictures that reach {reach:.3g} crop sides from a person's center are asked for, and "
-            f"{source.reach:.3g} were kept"
+            f"{source.name}: its images reach {source.reach:.3g} crop sides from a person's center, and the "
+            f"augmentation asks for {reach:.3g}"
         )
         if strict:
-            raise UserError(f"{less}; scales up to {2 * source.reach:.3g} are accepted, or the original images")
-        warnings.warn(f"{less}; what lies beyond is gray", DataWarning, stacklevel=2)
+            raise UserError(f"{less}; use scales of at most {2 * source.reach:.3g} or the original images")
+        warnings.warn(f"{less}; the rest is gray", DataWarning, stacklevel=2)
     if input_size > source.detail:
         warnings.warn(
             f"{source.name}: large people were kept with {source.detail:g} pixels along a crop's side, less than the "

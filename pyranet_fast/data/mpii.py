@@ -99,7 +99,7 @@ class MPIISource(AnnotatedSource):
             if self._find_file(_MAT):
                 return "mat"
             wanted = f"{_JSON[0]}[.gz], {_HDF5[split]} or {_MAT[0]}"
-            raise UserError(f"{self.folder} has no annotations of split {split!r}; {wanted} is accepted")
+            raise UserError(f"{self.folder} has no annotations of split {split!r}; expected {wanted}")
         if (self.folder / _HDF5["test"]).is_file():
             return "hdf5"
         raise UserError(f"{self.folder} has no test.h5; MPII's test labels are not public: use the split 'val'")

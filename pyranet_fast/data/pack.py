@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse_arguments(parser, argv)
     chosen = [part.strip() for part in arguments.splits.split(",") if part.strip()]
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(SPLITS):
-        parser.error(f"--splits is {arguments.splits!r}; {', '.join(SPLITS)}, each once, are accepted")
+        parser.error(f"--splits must be {', '.join(SPLITS)}, each at most once, got {arguments.splits!r}")
     outside = arguments.allow_outside
     people = {split: open_dataset(arguments.dataset, arguments.root, split, allow_outside=outside) for split in chosen}
     words = ["python -m pyranet_fast.data.pack", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]

@@ -47,7 +47,7 @@ MAGIC = b"PRMpeopl"
 VERSION = 1
 _PREFIX = struct.Struct("<8sIIIxxxxQ")
 _ALIGN = 64
-_WRITER = "a file written by python -m pyranet_fast.data.pack is accepted"
+_WRITER = "expected a file written by python -m pyranet_fast.data.pack"
 
 Array = npt.NDArray[Any]
 
@@ -386,14 +386,14 @@ def write_packed(
         ("held_out_quality", held_out_quality, 1, 100),
     ):
         if not low <= value <= high:
-            raise ValueError(f"{name} is {value}; {low} to {high} is accepted")
+            raise ValueError(f"{name} must be {low} to {high}, got {value}")
     if not splits or any(split not in SPLITS for split in splits):
-        raise ValueError(f"splits is {list(splits)}; at least one of {', '.join(SPLITS)} is accepted")
+        raise ValueError(f"splits must name at least one of {', '.join(SPLITS)}, got {list(splits)}")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
     output = Path(output)
     if output.is_dir():
-        raise UserError(f"output {output} is a folder; a file to write is accepted")
+        raise UserError(f"output must be a file to write, got the folder {output}")
     folder = output_folder(output.parent)
     train = PictureSettings(reach, float(input_size), quality, limit)
     held_out = PictureSettings(HELD_OUT_REACH, 2.0 * input_size, held_out_quality)

@@ -54,11 +54,11 @@ class Classifier(nn.Module):
             TypeError, ValueError: the input is not as described; the sentence names what was got.
         """
         if not isinstance(image, Tensor):
-            raise TypeError(f"image is a {type(image).__name__}; a tensor (N, 3, H, W) is accepted")
+            raise TypeError(f"image must be a tensor (N, 3, H, W), got {type(image).__name__}")
         if image.dim() != 4 or image.shape[1] != 3:
-            raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
+            raise ValueError(f"image must have shape (N, 3, H, W), got {tuple(image.shape)}")
         if not torch.is_floating_point(image):
-            raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalized image is accepted")
+            raise TypeError(f"image must be normalized and have a floating-point dtype, got {image.dtype}")
         if image.shape[2] < self.smallest or image.shape[3] < self.smallest:
             h, w = image.shape[2], image.shape[3]
             raise ValueError(f"image is {h}x{w} (height x width); {self.name} accepts {self.smallest} or more of each")
@@ -82,7 +82,7 @@ def check_counts(**counts: int) -> None:
     """ValueError unless all are whole numbers of at least 1."""
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} is {count!r}; a whole number of at least 1 is accepted")
+            raise ValueError(f"{name} must be a positive integer, got {count!r}")
 
 
 class WideBlock(Recomputing):
@@ -155,7 +155,7 @@ def wide_resnet(depth: int = 28, width: int = 10, *, pyramid: bool = False, clas
     """
     check_counts(depth=depth, width=width, classes=classes)
     if depth < 10 or (depth - 4) % 6:
-        raise ValueError(f"depth is {depth}; 6 n + 4 with n of at least 1, such as 16, 28 or 40, is accepted")
+        raise ValueError(f"depth must be 6 n + 4 with n of at least 1, such as 16, 28 or 40, got {depth}")
     return WideResNet(depth, width, bool(pyramid), classes)
 
 
@@ -248,7 +248,7 @@ def resnext(
     """
     check_counts(depth=depth, cardinality=cardinality, base_width=base_width, classes=classes)
     if depth < 11 or (depth - 2) % 9:
-        raise ValueError(f"depth is {depth}; 9 n + 2 with n of at least 1, such as 20, 29 or 38, is accepted")
+        raise ValueError(f"depth must be 9 n + 2 with n of at least 1, such as 20, 29 or 38, got {depth}")
     return ResNeXt(depth, cardinality, base_width, bool(pyramid), classes)
 
 
@@ -274,6 +274,6 @@ def classifier(name: str, *, classes: int = 10) -> Classifier:
         depth, cardinality, width = int(found[1]), int(found[2]), int(found[3])
         return resnext(depth, cardinality, width, pyramid=found[4] is not None, classes=classes)
     raise ValueError(
-        f"model is {name!r}; accepted are wrn-DEPTH-WIDTH and resnext-DEPTH-CARDINALITYxWIDTHd, with or without "
-        "-pyramid, such as wrn-28-10-pyramid or resnext-29-8x64d"
+        "model must be wrn-DEPTH-WIDTH or resnext-DEPTH-CARDINALITYxWIDTHd, with or without -pyramid, such as "
+        f"wrn-28-10-pyramid or resnext-29-8x64d, got {name!r}"
     )

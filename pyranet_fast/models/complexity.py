@@ -38,7 +38,7 @@ def complexity(model: nn.Module, input_shape: Sequence[int]) -> Complexity:
         input_shape: e.g. (1, 3, 256, 256). FLOPs are those of the whole batch.
     """
     if len(input_shape) == 0 or any(int(size) != size or size < 0 for size in input_shape):
-        raise ValueError(f"input_shape is {tuple(input_shape)}; whole numbers, such as (1, 3, 256, 256), are accepted")
+        raise ValueError(f"input_shape must be integers such as (1, 3, 256, 256), got {tuple(input_shape)}")
     shape = tuple(int(size) for size in input_shape)
     params = sum(p.numel() for p in model.parameters())
     training = {module: module.training for module in model.modules()}

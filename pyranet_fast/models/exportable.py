@@ -262,7 +262,7 @@ def exportable(model: PyraNet, size: int | Size, *, custom: bool = False) -> Exp
         TypeError, ValueError: another model, or a size that does not fit.
     """
     if not isinstance(model, PyraNet):
-        raise TypeError(f"model is a {type(model).__name__}; a PyraNet is accepted")
+        raise TypeError(f"model must be a PyraNet, got {type(model).__name__}")
     height, width = (size, size) if isinstance(size, int) else size
     check_image(torch.empty(0, 3, height, width), model.multiple)
     home = next(model.parameters()).device
@@ -333,7 +333,7 @@ def write_onnx(path: str | Path, network: ExportablePyraNet, *, metadata: Mappin
         UserError: onnx or onnxscript are not installed.
     """
     if network.custom:
-        raise ValueError("network has custom operators; exportable(..., custom=False) is accepted for ONNX")
+        raise ValueError("network must come from exportable(..., custom=False) for ONNX, got custom operators")
     model = onnx_model(network, torch.zeros(2, 3, *network.size), metadata=metadata)
     data = model.SerializeToString()
     atomic_write(Path(path), lambda file: file.write(data))

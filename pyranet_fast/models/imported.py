@@ -91,13 +91,13 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as tensors; a file of torch.save(model.state_dict(), FILE) is accepted"
+            f"{path} cannot be read as tensors; expected a file of torch.save(model.state_dict(), FILE)"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict; a dictionary of tensors by name is accepted")
+        raise UserError(f"{path} must hold a state dict, a dictionary of tensors by name, got none")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 

@@ -79,7 +79,7 @@ def choose_precision(
     where = torch.device(device)
     if asked := os.environ.get(SWITCH):
         if asked not in NAMES:
-            raise UserError(f"{SWITCH} is {asked!r}; {' and '.join(NAMES)} are accepted")
+            raise UserError(f"{SWITCH} must be {' or '.join(NAMES)}, got {asked!r}")
         return Choice(asked, {}, f"{SWITCH} is {asked}")
     first = fast_precision(where)
     if first.precision == "fp32":  # no network of them gains

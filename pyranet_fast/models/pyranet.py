@@ -163,18 +163,18 @@ class PyraNet(nn.Module):
         }
         for name, count in counts.items():
             if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} is {count!r}; a whole number of at least 1 is accepted")
+                raise ValueError(f"{name} must be a positive integer, got {count!r}")
         if not isinstance(features, int) or features < 4 or features % 4:
-            raise ValueError(f"features is {features!r}; a multiple of 4, at least 4, is accepted")
+            raise ValueError(f"features must be a positive multiple of 4, got {features!r}")
         if variant not in VARIANTS:
-            raise ValueError(f"variant is {variant!r}; accepted are {', '.join(map(repr, VARIANTS))}")
+            raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
         if variant != "plain" and base_width > features // 2:
             raise ValueError(
-                f"base_width is {base_width}; at most features // 2 = {features // 2} is accepted, "
-                "so that every pyramid level has a channel"
+                f"base_width must be at most features // 2 = {features // 2}, so that every pyramid level has a "
+                f"channel, got {base_width}"
             )
         if pool_windows not in POOL_WINDOWS:
-            raise ValueError(f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}")
+            raise ValueError(f"pool_windows must be one of {', '.join(map(repr, POOL_WINDOWS))}, got {pool_windows!r}")
         self._config: dict[str, Any] = {
             "stacks": stacks,
             "joints": joints,
@@ -224,14 +224,14 @@ class PyraNet(nn.Module):
 def check_image(image: Tensor, multiple: int) -> None:
     """TypeError or ValueError unless ``image`` is what `PyraNet.forward` takes."""
     if not isinstance(image, Tensor):
-        raise TypeError(f"image is a {type(image).__name__}; a tensor (N, 3, H, W) is accepted")
+        raise TypeError(f"image must be a tensor (N, 3, H, W), got {type(image).__name__}")
     if image.dim() != 4 or image.shape[1] != 3:
-        raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
+        raise ValueError(f"image must have shape (N, 3, H, W), got {tuple(image.shape)}")
     if not torch.is_floating_point(image):
-        raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalized image is accepted")
+        raise TypeError(f"image must be normalized and have a floating-point dtype, got {image.dtype}")
     h, w = image.shape[2], image.shape[3]
     if h < 1 or w < 1 or h % multiple or w % multiple:
-        raise ValueError(f"image is {h}x{w} (height x width); multiples of {multiple} = 4 * 2^depth are accepted")
+        raise ValueError(f"height and width of image must be multiples of {multiple} = 4 * 2^depth, got {h}x{w}")
 
 
 def check_precision(image: Tensor, model: nn.Module) -> None:
@@ -241,6 +241,6 @@ def check_precision(image: Tensor, model: nn.Module) -> None:
     weights = next(model.parameters()).dtype
     if image.dtype != weights and not torch.is_autocast_enabled(image.device.type):
         raise TypeError(
-            f"image has dtype {image.dtype} but the network's weights have {weights}; one dtype is accepted: "
-            "image.to(dtype), model.to(dtype), or torch.autocast"
+            f"image must have the dtype of the network's weights, {weights}, got {image.dtype}; use image.to(dtype), "
+            "model.to(dtype) or torch.autocast"
         )

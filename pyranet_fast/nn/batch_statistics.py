@@ -31,7 +31,7 @@ class SynchronizableNorm(_NormBase):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 4:
-            raise ValueError(f"input has shape {tuple(input.shape)}; (N, C, H, W) is accepted")
+            raise ValueError(f"input must have shape (N, C, H, W), got {tuple(input.shape)}")
 
     def synchronized_norm(self, x: Tensor) -> Tensor:
         """batch_norm(x) with the statistics of all processes' x, (N, C, H, W) with C the same in all of them."""
@@ -133,8 +133,8 @@ def synchronize_batch_norms_(model: nn.Module, enabled: bool = True) -> int:
     norms = [m for m in model.modules() if isinstance(m, SynchronizableNorm)]
     if not norms:
         raise ValueError(
-            f"model is a {type(model).__name__} without batch norms of this package; one that has them is accepted, "
-            "and torch.nn.SyncBatchNorm.convert_sync_batchnorm is for others"
+            f"model must have batch norms of this package, got a {type(model).__name__} without any; for other batch "
+            "norms use torch.nn.SyncBatchNorm.convert_sync_batchnorm"
         )
     for norm in norms:
         norm.synchronized = enabled

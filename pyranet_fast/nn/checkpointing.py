@@ -85,7 +85,7 @@ def checkpoint_activations_(model: nn.Module, enabled: bool = True) -> int:
     """
     blocks = [m for m in model.modules() if isinstance(m, Recomputing)]
     if not blocks:
-        raise ValueError(f"model is a {type(model).__name__} without residual units; one that has them is accepted")
+        raise ValueError(f"model must have residual units, got a {type(model).__name__} without any")
     for block in blocks:
         block.recompute = enabled
     return len(blocks)

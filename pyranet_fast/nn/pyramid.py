@@ -28,7 +28,7 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
     """
     h, w = size
     if h < 2 or w < 2:
-        raise ValueError(f"the input of a pyramid is ({h}, {w}) pixels; height and width of at least 2 are accepted")
+        raise ValueError(f"the input of a pyramid must be at least 2 pixels high and wide, got ({h}, {w})")
 
     def pooled(full: int, level: int) -> int:
         # In double 2^(-C/C) can fall below one half when made by repeated products: the last is an integer.
@@ -231,13 +231,15 @@ class PyramidResidualModule(Recomputing):
     ) -> None:
         super().__init__()
         if variant not in PYRAMID_VARIANTS:
-            raise ValueError(f"variant is {variant!r}; accepted are {', '.join(map(repr, PYRAMID_VARIANTS))}")
+            raise ValueError(f"variant must be one of {', '.join(map(repr, PYRAMID_VARIANTS))}, got {variant!r}")
         if pool_windows not in POOL_WINDOWS:
-            raise ValueError(f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}")
+            raise ValueError(f"pool_windows must be one of {', '.join(map(repr, POOL_WINDOWS))}, got {pool_windows!r}")
         if levels < 1:
-            raise ValueError(f"levels is {levels}; at least 1 is accepted")
+            raise ValueError(f"levels must be at least 1, got {levels}")
         if not 1 <= base_width <= outputs:
-            raise ValueError(f"base_width is {base_width}; 1 to the module's output channels ({outputs}) is accepted")
+            raise ValueError(
+                f"base_width must be between 1 and the module's output channels ({outputs}), got {base_width}"
+            )
         middle, width = outputs // 2, outputs // base_width
         self.reduce = BNReLUConv(inputs, middle, preactivate=preactivate)
         self.filter = BNReLUConv(middle, middle, 3)

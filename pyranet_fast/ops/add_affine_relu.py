@@ -42,17 +42,17 @@ def add_affine_relu(
         check_same_device("other", other, "x", x)
         if tuple(other.shape) not in ((n, c, h, w), (n, c, 2 * h, 2 * w)):
             raise ValueError(
-                f"other has shape {tuple(other.shape)}; that of x, {tuple(x.shape)}, or twice its height and width is "
-                "accepted"
+                f"other must have the shape of x, {tuple(x.shape)}, or twice its height and width, got "
+                f"{tuple(other.shape)}"
             )
     wide = wide_dtype(x)
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector.dim() != 2 or vector.shape[1] != c or vector.shape[0] != scale.shape[0]:
             raise ValueError(
-                f"{name} has shape {tuple(vector.shape)}; (J, {c}), a row for each output, is accepted, in both alike"
+                f"scale and shift must have one shape (J, {c}), one row per output, got {name} {tuple(vector.shape)}"
             )
         if vector.dtype != wide:
-            raise TypeError(f"{name} has dtype {vector.dtype}; {wide} is accepted with x in {x.dtype}")
+            raise TypeError(f"{name} must have dtype {wide} with x in {x.dtype}, got {vector.dtype}")
         check_same_device(name, vector, "x", x)
     if scale.shape[0] == 0 and not keep:
         raise ValueError("scale has no rows and keep is False: nothing is asked for")

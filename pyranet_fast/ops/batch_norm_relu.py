@@ -52,11 +52,11 @@ def batch_norm_relu(
         ("running_var", running_var),
     ):
         if vector is not None and tuple(vector.shape) != (c,):
-            raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one value a channel, is accepted")
+            raise ValueError(f"{name} must have shape ({c},), one value per channel, got {tuple(vector.shape)}")
     if (running_mean is None) != (running_var is None):
-        raise ValueError("running_mean and running_var go together: both or neither are accepted")
+        raise ValueError("running_mean and running_var must be given together, got only one of them")
     if not torch.compiler.is_compiling() and n * h * w <= 1:
-        raise ValueError(f"x has shape {tuple(x.shape)}; more than one value a channel is accepted in training")
+        raise ValueError(f"x must have more than one value per channel in training, got shape {tuple(x.shape)}")
     if not policy.supports_batch_norm_relu(x, (weight, bias, running_mean, running_var), batches):
         return reference.batch_norm_relu(x, weight, bias, running_mean, running_var, batches, momentum, eps)
     if running_mean is not None and policy.fuses():

@@ -56,7 +56,7 @@ def canvas_of(sizes: Sequence[tuple[int, int]]) -> Canvas:
     For (53, 53), (45, 45), (38, 38), (32, 32): a canvas of 92 x 99.
     """
     if len(sizes) == 0:
-        raise ValueError("sizes is empty; a list of at least one (height, width) is accepted")
+        raise ValueError("sizes must be a list of at least one (height, width), got an empty list")
     checked = [check_size(f"sizes[{i}]", size) for i, size in enumerate(sizes)]
     columns = int(len(checked) ** 0.5 + 0.999)
     places: list[tuple[int, int, int, int]] = []
@@ -140,7 +140,7 @@ def upsample_sum_canvas(
         check_map("base", base)
         check_shape("base", base, (*maps.shape[:2], h, w), "(N, C, H, W)")
         if base.dtype != maps.dtype:
-            raise TypeError(f"base has dtype {base.dtype} but maps has {maps.dtype}; one dtype is accepted")
+            raise TypeError(f"base must have the dtype of maps, {maps.dtype}, got {base.dtype}")
         check_same_device("base", base, "maps", maps)
     return ops.upsample_sum_canvas(maps, canvas.flat, h, w, base, align_corners)
 

@@ -200,7 +200,7 @@ def available() -> list[str]:
 def _named_by_environment() -> str | None:
     name = os.environ.get("PYRANET_FAST_BACKEND") or None
     if name is not None and name not in BACKENDS:
-        raise ValueError(f"PYRANET_FAST_BACKEND is {name!r}; accepted are {', '.join(BACKENDS)}")
+        raise ValueError(f"PYRANET_FAST_BACKEND must be one of {', '.join(BACKENDS)}, got {name!r}")
     return name
 
 
@@ -243,7 +243,7 @@ def backend(name: str | None) -> Iterator[None]:
     """
     if name is not None:
         if name not in BACKENDS:
-            raise ValueError(f"backend is {name!r}; accepted are {', '.join(BACKENDS)}")
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
         found = availability(name)
         if not found.here:
             raise RuntimeError(f"backend {name!r} is not available here: {found.reason}")

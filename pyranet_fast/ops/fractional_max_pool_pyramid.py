@@ -90,12 +90,12 @@ def check_pool_arguments(
     check_map("x", x)
     n, c, h, w = x.shape
     if len(output_sizes) == 0:
-        raise ValueError("output_sizes is empty; a list of at least one (height, width) is accepted")
+        raise ValueError("output_sizes must be a list of at least one (height, width), got an empty list")
     sizes = [check_size(f"output_sizes[{i}]", s) for i, s in enumerate(output_sizes)]
     for i, (oh, ow) in enumerate(sizes):
         if oh > h - 1 or ow > w - 1:
             raise ValueError(
-                f"output_sizes[{i}] is ({oh}, {ow}) for an input of ({h}, {w}); at most ({h - 1}, {w - 1}) is accepted"
+                f"output_sizes[{i}] must be at most ({h - 1}, {w - 1}) for an input of ({h}, {w}), got ({oh}, {ow})"
             )
     if samples is None:
         samples = draw_windows((len(sizes), n, c, 2), x.device)
@@ -119,8 +119,8 @@ def draw_windows(shape: Sequence[int], device: torch.device) -> Tensor:
         if "randomness error mode" not in str(error):
             raise
         raise RuntimeError(
-            f"samples of {_NAME} are drawn inside torch.vmap with randomness='error'; samples that are given, or "
-            "torch.vmap(..., randomness='different') or 'same', are accepted"
+            f"samples of {_NAME} cannot be drawn inside torch.vmap with randomness='error'; pass samples, or use "
+            "torch.vmap(..., randomness='different') or 'same'"
         ) from error
 
 
@@ -129,7 +129,7 @@ def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
     shape = tuple(samples.shape)
     if samples.dim() != 4 or shape[0] != levels or shape[1] not in (1, n) or shape[2] not in (1, c) or shape[3] != 2:
         raise ValueError(
-            f"samples has shape {shape}; (levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2) is accepted"
+            f"samples must have shape (levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2), got {shape}"
         )
     check_dtype("samples", samples, (torch.float32, torch.float64))
     check_same_device("samples", samples, "x", x)
@@ -137,7 +137,7 @@ def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
     if has_values(samples):
         low, high = (v.item() for v in samples.aminmax()) if samples.numel() > 0 else (0.0, 0.0)
         if not (low >= 0 and high < 1):
-            raise ValueError(f"samples has values from {low:g} to {high:g}; values in [0, 1) are accepted")
+            raise ValueError(f"samples must lie in [0, 1), got values from {low:g} to {high:g}")
 
 
 def _fake(

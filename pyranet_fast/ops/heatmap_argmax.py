@@ -39,9 +39,9 @@ def heatmap_argmax(
     """
     check_map("heatmaps", heatmaps)
     if heatmaps.shape[2] < 1 or heatmaps.shape[3] < 1:
-        raise ValueError(f"heatmaps has shape {tuple(heatmaps.shape)}; height and width of at least 1 are accepted")
+        raise ValueError(f"heatmaps must have a height and width of at least 1, got shape {tuple(heatmaps.shape)}")
     if refine not in ("none", "quarter"):
-        raise ValueError(f"refine is {refine!r}; accepted are 'none', 'quarter'")
+        raise ValueError(f"refine must be 'none' or 'quarter', got {refine!r}")
     if swap is not None and mirrored is None:
         raise ValueError("swap is given without mirrored; it says which joint is which in the mirrored maps")
     ops = dispatch.operators(heatmaps)
@@ -60,18 +60,18 @@ def heatmap_argmax(
 def _check_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor | None) -> Tensor:
     check_shape("mirrored", mirrored, heatmaps.shape, "(N, K, H, W) as heatmaps")
     if mirrored.dtype != heatmaps.dtype:
-        raise TypeError(f"mirrored has dtype {mirrored.dtype} but heatmaps has {heatmaps.dtype}; one dtype is accepted")
+        raise TypeError(f"mirrored must have the dtype of heatmaps, {heatmaps.dtype}, got {mirrored.dtype}")
     check_same_device("mirrored", mirrored, "heatmaps", heatmaps)
     k = heatmaps.shape[1]
     if swap is None:
         return torch.arange(k, device=heatmaps.device)
     check_shape("swap", swap, (k,), "(K,), a joint for every joint")
     if swap.dtype != torch.int64:
-        raise TypeError(f"swap has dtype {swap.dtype}; int64 is accepted")
+        raise TypeError(f"swap must have dtype int64, got {swap.dtype}")
     if k > 0 and has_values(swap):
         low, high = (int(v) for v in swap.aminmax())
         if low < 0 or high >= k:
-            raise ValueError(f"swap has joints from {low} to {high}; 0 to {k - 1} are accepted")
+            raise ValueError(f"swap must hold joints from 0 to {k - 1}, got {low} to {high}")
     return swap.to(heatmaps.device)
 
 

@@ -54,7 +54,7 @@ def upsample_sum(
         ValueError, TypeError: an argument is not as described; the sentence names it.
     """
     if len(maps) == 0:
-        raise ValueError("maps is empty; a list of at least one (N, C, h, w) tensor is accepted")
+        raise ValueError("maps must be a list of at least one (N, C, h, w) tensor, got an empty list")
     size = check_size("size", size)
     maps, base = _autocast(maps, base)
     _check_maps(maps, base, size)
@@ -77,7 +77,7 @@ def _check_maps(maps: Sequence[Tensor], base: Tensor | None, size: tuple[int, in
         if m.shape[:2] != first.shape[:2] or m.shape[2] < 1 or m.shape[3] < 1:
             n, c = first.shape[:2]
             raise ValueError(
-                f"{name} has shape {tuple(m.shape)}; ({n}, {c}, h, w) as in maps[0], h and w at least 1, is accepted"
+                f"{name} must have shape ({n}, {c}, h, w) as maps[0], h and w at least 1, got {tuple(m.shape)}"
             )
         _check_beside(name, m, first)
     if base is not None:
@@ -88,7 +88,7 @@ def _check_maps(maps: Sequence[Tensor], base: Tensor | None, size: tuple[int, in
 
 def _check_beside(name: str, x: Tensor, first: Tensor) -> None:
     if x.dtype != first.dtype:
-        raise TypeError(f"{name} has dtype {x.dtype} but maps[0] has {first.dtype}; one dtype is accepted")
+        raise TypeError(f"{name} must have the dtype of maps[0], {first.dtype}, got {x.dtype}")
     check_same_device(name, x, "maps[0]", first)
 
 

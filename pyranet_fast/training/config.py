@@ -28,18 +28,18 @@ ConfigT = TypeVar("ConfigT", bound="RunConfig")
 class _Limits:
     """The numbers that an option accepts. NaN is in none of them."""
 
-    sentence: str
+    expected: str
     accept: Callable[[float], bool]
 
 
-_COUNT = _Limits("a whole number above 0 is accepted", lambda value: value >= 1)
-_POSITIVE = _Limits("a number above 0 and below 1,000,000 is accepted", lambda value: 0 < value < 1e6)
-_NOT_NEGATIVE = _Limits("a finite number of 0 or more is accepted", lambda value: 0 <= value < math.inf)
-_SEED = _Limits("a whole number from 0 to 4,294,967,295 is accepted", lambda value: 0 <= value < 2**32)
-_SHARE = _Limits("a number in [0, 1] is accepted", lambda value: 0 <= value <= 1)
-_BELOW_1 = _Limits("a number in [0, 1) is accepted", lambda value: 0 <= value < 1)
-_BETWEEN_0_AND_1 = _Limits("a number between 0 and 1 is accepted", lambda value: 0 < value < 1)
-_WORKERS = _Limits("-1 to 256 is accepted", lambda value: -1 <= value <= 256)
+_COUNT = _Limits("a positive integer", lambda value: value >= 1)
+_POSITIVE = _Limits("a number above 0 and below 1,000,000", lambda value: 0 < value < 1e6)
+_NOT_NEGATIVE = _Limits("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+_SEED = _Limits("an integer from 0 to 4,294,967,295", lambda value: 0 <= value < 2**32)
+_SHARE = _Limits("a number in [0, 1]", lambda value: 0 <= value <= 1)
+_BELOW_1 = _Limits("a number in [0, 1)", lambda value: 0 <= value < 1)
+_BETWEEN_0_AND_1 = _Limits("a number between 0 and 1", lambda value: 0 < value < 1)
+_WORKERS = _Limits("an integer from -1 to 256", lambda value: -1 <= value <= 256)
 
 
 def _option(
@@ -158,7 +158,7 @@ class RunConfig:
         for option in sorted(self.options(), key=lambda option: option.name):
             then = recorded.get(option.name, recorded.get(option.metadata["was"] or option.name, dataclasses.MISSING))
             now = getattr(self, option.name)
-            if now == AUTO and option.name == "precision":  # goes on as it was
+            if now == AUTO and option.name == "precision":  # keeps its precision
                 continue
             if not option.metadata["free"] and then is not dataclasses.MISSING and then != now:
                 found.append(f"{flag_of(option.name)} {then} there, {now} here")
@@ -170,9 +170,9 @@ def _check(option: dataclasses.Field[Any], value: Any) -> None:
     if value is None:
         return
     if limits is not None and not limits.accept(value):
-        raise UserError(f"{flag_of(option.name)} is {value}; {limits.sentence}")
+        raise UserError(f"{flag_of(option.name)} must be {limits.expected}, got {value}")
     if choices is not None and value not in choices:
-        raise UserError(f"{flag_of(option.name)} is {value!r}; accepted are {', '.join(choices)}")
+        raise UserError(f"{flag_of(option.name)} must be one of {', '.join(choices)}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -283,16 +283,14 @@ class PoseConfig(RunConfig):
         super().__post_init__()
         if self.cuda_graph and self.compile:
             raise UserError(
-                "--cuda-graph was given with --compile, whose code may wait for the device, which a graph cannot; "
-                "one of them is accepted"
+                "expected --cuda-graph or --compile, got both: compiled code may synchronize with the device, which a "
+                "CUDA graph cannot capture"
             )
         stride = 4 * 2**self.depth
         for name in ("input_size", "early_size"):
             side = getattr(self, name)
             if side is not None and (side < 0 or side % stride):
-                raise UserError(
-                    f"{flag_of(name)} is {side}; with --depth {self.depth} a multiple of {stride} is accepted"
-                )
+                raise UserError(f"{flag_of(name)} must be a multiple of {stride} with --depth {self.depth}, got {side}")
 
 
 EPOCHS = {"wrn": 200, "resnext": 300}

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="people", help="folder for the pictures (default: %(default)s)")
     arguments = cli.parse_arguments(parser, argv)
     if arguments.count < 1 or arguments.seed < 0:
-        parser.error(f"--count is {arguments.count} and --seed {arguments.seed}; above 0, and 0 or more, are accepted")
+        parser.error(f"--count must be positive and --seed at least 0, got {arguments.count} and {arguments.seed}")
 
     folder = output_folder(arguments.output)
     people = open_dataset("demo", None, arguments.split, count=arguments.count, seed=arguments.seed)

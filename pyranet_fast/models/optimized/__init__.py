@@ -169,15 +169,15 @@ def optimize_for_inference(
         UserError: weights or statistics that are not finite once they are folded.
     """
     if not isinstance(model, PyraNet):
-        raise TypeError(f"model is a {type(model).__name__}; a PyraNet is accepted")
+        raise TypeError(f"model must be a PyraNet, got {type(model).__name__}")
     hooked = [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
     if hooked:
         raise ValueError(
-            f"model has a forward hook on {hooked[0] or 'itself'}, which its folded copy would not run; one without is "
-            "accepted: remove it first"
+            "model must have no forward hooks, which the folded copy would not run, got one on "
+            f"{hooked[0] or 'itself'}: remove it first"
         )
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))}")
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
     training = {module: module.training for module in model.modules()}
     model.eval()  # norms fold in evaluation only
     try:

@@ -100,7 +100,7 @@ class GraphedInference(nn.Module):
     ) -> None:
         super().__init__()
         if shapes < 1:
-            raise ValueError(f"shapes is {shapes}; at least 1 is accepted")
+            raise ValueError(f"shapes must be at least 1, got {shapes}")
         self.network, self.shapes, self._capture = network, shapes, capture
         self._graphs: OrderedDict[Any, tuple[Tensor, Callable[[], None], list[Tensor]]] = OrderedDict()
         self.eval()
@@ -118,7 +118,7 @@ class GraphedInference(nn.Module):
         """
         check_image(image, self.network.multiple)
         if image.device.type != "cuda" and self._capture is CudaCapture:
-            raise ValueError(f"image is on {image.device}; with graph=True an image on a CUDA device is accepted")
+            raise ValueError(f"image must be on a CUDA device with graph=True, got {image.device}")
         if len(image) == 0:
             return self.network(image)
         # Tensors made in inference mode could not be written to outside of it.
