@@ -1,4 +1,4 @@
-"""The network in plain PyTorch, as a good engineer would write it in an afternoon: what every speed is compared with.
+"""The network in plain, idiomatic PyTorch: the baseline of all speed comparisons.
 
 Nothing of pyranet_fast is used. Names of parameters are `PyraNet`'s, so weights load across and parity is a test
 (tests/bench). Variants ``"B*"`` and ``"plain"``.

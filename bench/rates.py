@@ -1,4 +1,4 @@
-"""`python -m bench.rates`: what networks cost on one core, to choose one before a long training.
+"""`python -m bench.rates`: cost of network configurations on one core, to choose one before a long training run.
 
 Times are of the processor, not of the clock, so that other work on the machine disturbs them less; the fastest of the
 rounds counts. A training step is forward, loss, backward and RMSProp; a person is one picture of a batch through the

@@ -1,4 +1,4 @@
-"""How a benchmark runs: forms timed in turn, first calls in a process of their own, and the files of results.
+"""Benchmark runner: times forms in turn, first calls in separate processes, and writes result files.
 
 Rounds: all forms run once in every round, so that whatever else the machine does falls on all of them alike.
 
@@ -42,7 +42,9 @@ from pyranet_fast.errors import UserError
 
 def add_isa_flag(parser: argparse.ArgumentParser) -> None:
     """Adds ``--isa``; `limit_isa` follows it."""
-    parser.add_argument("--isa", choices=list(ISAS), help="run as a processor that has no more (default: all it has)")
+    parser.add_argument(
+        "--isa", choices=list(ISAS), help="highest instruction set to use (default: that of the processor)"
+    )
 
 
 def limit_isa(isa: str | None) -> None:

@@ -186,33 +186,32 @@ class Contest:
 
 CONTESTS = {
     "variants": Contest(
-        "PRM-A, B, B*, C, D, plain and wide at one size, trained under one budget (figure 8)",
+        "Compare PRM-A, B, B*, C, D, plain and wide at equal size and training budget (figure 8)",
         "module variants",
         variants,
     ),
     "scales": Contest(
-        "PRM-B* with C = 2 to 8 levels, which are of one size, under one budget (figure 9 a-b)",
+        "Compare PRM-B* with C = 2 to 8 levels at equal size and training budget (figure 9 a-b)",
         "pyramid levels C",
         scales,
     ),
     "initialization": Contest(
-        "PRM-B* with every initialization, under one budget (figure 9 c)",
+        "Compare the initializations of PRM-B* at equal training budget (figure 9 c)",
         "initialization",
         initializations,
     ),
     "control": Contest(
-        "plain and PRM-B* networks without and with variance control, under one budget (figure 9 d)",
+        "Compare plain and PRM-B* networks with and without variance control (figure 9 d)",
         "variance control",
         control,
     ),
     "recipes": Contest(
-        "ablates one training option at a time under a fixed budget: PRM-B* trained as the flags say, and with each of "
-        "them changed",
-        "recipes of training",
+        "Ablate one training option of PRM-B* at a time at equal training budget",
+        "training recipes",
         recipes,
     ),
     "classifiers": Contest(
-        "WRN-16-2 without and with the pyramid, under one budget (table 3, small)",
+        "Compare WRN-16-2 with and without the pyramid at equal training budget (table 3, small)",
         "CIFAR-10 networks",
         classifiers,
         command="train_classifier",
