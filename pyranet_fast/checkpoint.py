@@ -1,8 +1,8 @@
 """Checkpoints and weights files: formats, reading and writing.
 
-A checkpoint holds a network with everything that predictions and a resumed training need. A weights file is for passing
-on: safetensors with the network's description inside, convolutions in half precision, a fifth of a checkpoint's size,
-readable by any tool that knows safetensors; nothing in it can run.
+A checkpoint holds everything needed to predict and to resume training. A weights file is for sharing: safetensors with
+the network's configuration, convolutions in half precision, a fifth of the size of a checkpoint, free of executable
+code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.evaluate`: score a checkpoint on a data set, or a file of predictions."""
+"""`python -m pyranet_fast.evaluate`: evaluates a checkpoint on a dataset, or a file of predictions."""
 
 from __future__ import annotations
 

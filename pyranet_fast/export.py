@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.export`: a checkpoint as a file for ONNX Runtime, OpenVINO, a browser, or C++."""
+"""`python -m pyranet_fast.export`: exports a checkpoint to ONNX Runtime, OpenVINO, the browser or C++."""
 
 from __future__ import annotations
 

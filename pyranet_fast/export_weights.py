@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.export_weights`: a training's checkpoint as a small file to pass on."""
+"""`python -m pyranet_fast.export_weights`: saves the weights of a checkpoint in a small file to share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.import_weights`: another implementation's `.pth` as weights of this package."""
+"""`python -m pyranet_fast.import_weights`: converts the `.pth` of another implementation to weights of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.train`: train a PyraNet on people."""
+"""`python -m pyranet_fast.train`: trains a PyraNet on people."""
 
 from __future__ import annotations
 

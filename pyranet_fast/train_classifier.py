@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.train_classifier`: train an image classifier with or without pyramids (paper section 5.2)."""
+"""`python -m pyranet_fast.train_classifier`: trains image classifiers with or without pyramids (paper section 5.2)."""
 
 from __future__ import annotations
 

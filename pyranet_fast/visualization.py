@@ -1,4 +1,4 @@
-"""Pictures of poses: a skeleton over an image, and sheets of many images."""
+"""Drawing of poses: skeletons over images, and image grids."""
 
 from __future__ import annotations
 

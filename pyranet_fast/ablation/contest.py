@@ -1,7 +1,6 @@
-"""Contests: networks or recipes trained under one budget and compared (the paper's figures 8 and 9, table 3).
+"""Contests: networks or recipes compared at equal training budget (figures 8 and 9, table 3 of the paper).
 
-From top to bottom: who takes part in which contest, how all of them are trained, what each came to, and the table and
-pictures of that.
+From top to bottom: the contests and their contestants, training, results, tables and plots.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contestant came to.
+    """Results of one contestant.
 
     Attributes:
         name: of the contestant.
@@ -229,7 +228,7 @@ def train_all(
     command: str = "train",
     jobs: int = 1,
 ) -> None:
-    """Train everybody with every seed; what is finished with the same flags and labels is not trained again.
+    """Train every network with every seed; runs finished with the same flags and labels are not repeated.
 
     Args:
         contestants: the networks.

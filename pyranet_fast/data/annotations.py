@@ -1,4 +1,4 @@
-"""Annotations of many people as arrays, whatever file they were read from, and what reading those files shares."""
+"""Annotations of people as arrays, independent of the file format, and helpers shared by the readers."""
 
 from __future__ import annotations
 

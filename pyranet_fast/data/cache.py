@@ -1,6 +1,6 @@
 """Images decoded once and cached in memory, cropped to the region around a person that augmentation can reach.
 
-The same region is what a packed file holds (``packed``), with the same check that no crop shows more.
+Packed files (``packed``) hold the same region, with the same check that no crop exceeds it.
 """
 
 from __future__ import annotations
@@ -145,13 +145,13 @@ def _origin(source: PeopleSource, index: int) -> tuple[int, int]:
 
 
 class CachedSource(DerivedSource):
-    """Another dataset with every image decoded once, before loader processes fork from this one.
+    """Another dataset with every image decoded once, before loader processes are forked.
 
-    The pixels lie in large uint8 blocks: processes made by fork share them, since nothing in them is
-    counted or moved. Labels are in the pixels of the cached region; ``to_original`` leads back.
+    The pixels lie in large uint8 blocks, which forked processes share: nothing in them is reference-counted or
+    moved. Labels are in pixels of the cached region; ``to_original`` maps them back.
 
     Attributes:
-        failures: error by index, for images that could not be read; ``image`` raises it again.
+        failures: error by index, for images that could not be read; ``image`` re-raises it.
         nbytes: size of the cached pixels.
     """
 

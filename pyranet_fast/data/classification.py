@@ -1,7 +1,7 @@
 """Datasets of small labeled images held in memory, and their augmentation in batches.
 
-CIFAR-10 is read from its original pickle layout without trusting the pickles; the colored shapes are made here, for
-trying classification without a download.
+CIFAR-10 is read from its original pickles without executing them; the colored shapes are synthetic, to try
+classification without a download.
 """
 
 from __future__ import annotations

@@ -69,22 +69,22 @@ class _Labels:
 class COCOSource(AnnotatedSource):
     """People of a COCO keypoint file.
 
-    ``images`` lists ``id`` and ``file_name`` (which may hold folders; backslashes are taken for slashes where there is
-    no such file), ``annotations`` the people: ``image_id``, ``category_id``, ``keypoints`` [x, y, v] for each joint,
-    labeled where v > 0, and ``bbox`` [x, y, width, height]. ``categories`` gives the joints, see
-    ``skeleton_from_category``; several categories may have them, if they are the same.
+    ``images`` lists ``id`` and ``file_name`` (which may contain folders; backslashes are read as slashes if there is no
+    such file), ``annotations`` the people: ``image_id``, ``category_id``, ``keypoints`` [x, y, v] for each joint,
+    labeled where v > 0, and ``bbox`` [x, y, width, height]. ``categories`` names the joints, see
+    ``skeleton_from_category``; several categories may have joints if they are the same.
 
-    Keypoints are taken as 0-based pixel indices: (0, 0) is the center of the first pixel. The box counts from
-    the picture's corner, as the predictor's does: its center is half a pixel less. The crop is the square of 1.25
-    times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
+    Keypoints are 0-based pixel indices: (0, 0) is the center of the first pixel. The box starts at
+    the corner of the image, as the predictor's does: its center is shifted by half a pixel. The crop is the square of
+    1.25 times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
 
-    People whose labels cannot be right are left out: a box without size, outside of the picture, in shares of it, or
-    given as two corners; labeled joints that are no numbers, or none of them in the crop; a picture of another size
-    than the file says, after its EXIF orientation. ``notes`` counts them by reason.
+    People with invalid labels are left out: a box that is empty, outside the image, relative to its size, or given as
+    two corners; labeled joints that are not finite, or none of them in the crop; an image whose size, after EXIF
+    orientation, differs from the file. ``notes`` counts them by reason.
 
     Attributes:
         left_out: number of people left out, by reason.
-        categories: by id, names of the categories that have joints.
+        categories: names of the categories with joints, by id.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class COCOSource(AnnotatedSource):
         return image
 
     def available(self) -> list[int]:
-        """Return the indices of the people whose image is there."""
+        """Return the indices of the people whose image exists."""
         there = {name: (self._image_folder / name).is_file() for name in set(self._annotations.names)}
         return [index for index, name in enumerate(self._annotations.names) if there[name]]
 

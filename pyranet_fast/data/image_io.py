@@ -1,7 +1,7 @@
-"""Reading and writing images: any file or array becomes (H, W, 3) uint8 RGB, or a sentence that says what is wrong.
+"""Image input and output: any file or array becomes (H, W, 3) uint8 RGB, or one sentence that says what is wrong.
 
-OpenCV decodes. What it leaves open, or does in other ways from version to version, is decided here: transparency,
-orientation, pixels that are not 8 bits, truncated files, names in any script.
+OpenCV decodes. This module handles what OpenCV leaves open or changes between versions: transparency, orientation,
+pixels that are not 8 bits, truncated files, file names in any script.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MPII's annotations from JSON, HDF5 and the official MATLAB file (Andriluka et al. 2014), and the sizes of heads."""
+"""MPII annotations from JSON, HDF5 and the official MATLAB file (Andriluka et al. 2014), and head sizes."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""People packed into one file, which is read by mapping it into memory: its format, reader and writer.
+"""Packed datasets: format, reader and writer of one memory-mapped file.
 
 The file holds arrays and JPEG pictures behind a header. All numbers are little-endian. It is
 
 - 32 bytes: magic, version, length and CRC-32 of the header, length of the file;
-- the header, JSON: what is in the file, and of each array its type, shape and place;
+- the header, JSON: content of the file, and type, shape and offset of each array;
 - the arrays, each at a multiple of 64 bytes, counted from the first such place after the header;
-- the pictures, one after the other; an array of offsets, counted from the first of them, leads to each.
+- the images, one after the other, located by an array of offsets from the first of them.
 
-CRC-32 sums guard the header, the arrays together, and, in an array of their own, every picture.
+CRC-32 checksums guard the header, all arrays together, and, in a separate array, every image.
 """
 
 from __future__ import annotations
@@ -162,13 +162,13 @@ class PackedFile:
 
 
 class PackedSource(PeopleSource):
-    """One split of a packed file. People have the order of the source that was packed.
+    """One split of a packed file, in the order of the packed source.
 
-    The file is mapped into memory; a copy in another process, forked or spawned, opens the same file again.
-    ``reach`` and ``detail`` tell what part of the images was packed.
+    The file is memory-mapped; a copy in another process, forked or spawned, reopens it. ``reach`` and ``detail``
+    describe the packed part of the images.
 
     Attributes:
-        failures: by index, why a person was packed without a picture.
+        failures: reason, by index, for people packed without an image.
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
@@ -274,7 +274,7 @@ class PackedSource(PeopleSource):
         return PersonRecord(**known)
 
     def available(self) -> list[int]:
-        """Return the indices of the people who were packed with a picture."""
+        """Return the indices of the people packed with an image."""
         found: list[int] = np.flatnonzero(np.diff(self._arrays["offsets"])).tolist()
         return found
 
@@ -375,7 +375,7 @@ def write_packed(
 
     Raises:
         UserError: an image cannot be read, or not one of a split can; ``output`` is a folder or cannot be written.
-        ValueError: an argument is not as described.
+        ValueError: an argument is invalid.
     """
     reach = Augmentation().reach if reach is None else reach
     for name, value, low, high in (

@@ -1,4 +1,4 @@
-"""PCK and PCKh as functions of the threshold, and the area under them."""
+"""PCK and PCKh as functions of the threshold, and the area under the curve."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..metrics import PCKH, BoolArray, Float64Array, Metric, area, mean_of, perc
 
 @dataclass(frozen=True)
 class Curve:
-    """Percent of right joints at every threshold.
+    """Accuracy in percent at every threshold.
 
     Attributes:
         metric: its name, ``"PCK"`` or ``"PCKh"``.
         thresholds: (T,) ascending, in units of the metric.
         mean: (T,) percent, the convention's mean over joints.
-        columns: (T,) percent for each of the paper's columns; NaN where nobody was labeled.
+        columns: (T,) percent for each column of the paper; NaN without labels.
         count: people with at least one joint that counts.
-        unit: what thresholds are in, for people to read.
+        unit: unit of the thresholds, as text.
     """
 
     metric: str
@@ -51,13 +51,13 @@ def pck_curve(
     *,
     metric: Metric | str = PCKH,
 ) -> Curve:
-    """The curve of a metric over many thresholds at once.
+    """Compute the curve of a metric over many thresholds at once.
 
     Args:
         errors: (N, K) in units of the metric (head sizes, torsos), as ``relative_errors`` gives them; infinite
             where a joint has no prediction.
-        seen: (N, K), true where a joint counts; None means wherever its error is not NaN.
-        thresholds: (T,) ascending, at least 0; None is 0 to the usual one (0.5 for PCKh, 0.2 for PCK) by 0.01.
+        seen: (N, K), true where a joint counts; None: wherever its error is not NaN.
+        thresholds: (T,) ascending, at least 0; None: 0 to the usual one (0.5 for PCKh, 0.2 for PCK) in steps of 0.01.
         metric: ``"pckh"``, ``"pck"`` or a ``Metric``: columns, mean and comparison.
 
     Raises:
@@ -92,20 +92,20 @@ def pck_curve(
 
 
 def auc(curve: Curve, highest: float | None = None, column: str | None = None) -> float:
-    """Area under a curve from its first threshold to ``highest``, in percent of the area of a perfect one.
+    """Return the area under a curve from its first threshold to ``highest``, in percent of that of a perfect one.
 
-    The area is that of straight lines between the thresholds.
+    Uses the trapezoidal rule between thresholds.
 
     Args:
         curve: with at least two thresholds.
-        highest: a threshold within the curve; None is its last one.
-        column: one of the curve's columns; None is the mean.
+        highest: upper threshold, within the curve; None: its last one.
+        column: a column of the curve; None: the mean.
 
     Returns:
-        0 to 100; NaN where the column was never labeled.
+        0 to 100; NaN for a column without labels.
 
     Raises:
-        ValueError: a column or an upper end that the curve does not have, or a curve of one point.
+        ValueError: unknown column, upper threshold outside the curve, or a curve of one point.
     """
     if column is not None and column not in curve.columns:
         raise ValueError(f"column must be one of {', '.join(curve.columns)}, got {column!r}")

@@ -1,7 +1,7 @@
-"""Predictions as files for others: HDF5, MPII's submission layout, COCO's list of results.
+"""Prediction files: HDF5, MPII's submission layout, COCO's list of results.
 
-All take 0-based pixels, an integer being a pixel's center; each file gets the pixels its readers expect. Files
-are written whole or not at all.
+All functions take 0-based pixels, where integers are pixel centers; each file gets the pixel origin its readers expect.
+Files are written atomically.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files of an evaluation: metrics.json, tables beside published rows, curves, predictions, the worst of them."""
+"""Output files of an evaluation: metrics.json, tables with published results, curves and predictions."""
 
 from __future__ import annotations
 

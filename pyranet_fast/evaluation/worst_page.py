@@ -1,4 +1,4 @@
-"""A page of the worst predictions: what a number hides."""
+"""HTML page of the worst predictions."""
 
 from __future__ import annotations
 

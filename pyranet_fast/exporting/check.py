@@ -1,4 +1,4 @@
-"""Whether an exported file gives the checkpoint's joints, and what it costs: differences, PCK and times in one run."""
+"""Check of an exported file against its checkpoint: differences, PCK and run times."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Weights of other implementations: tables from their names to ours, checked by shapes.
+"""Weights of other implementations: tables from their names to ours, with shape checks.
 
-Three layouts of published PyTorch code are known:
+Three layouts of published PyTorch code are supported:
 
-- ``"torch7"``: the authors' Torch7 network ported container by container (``ConcatTable.modules_list``), as AlphaPose's
-  trainer has it. It is this package's variant B, module by module.
-- ``"pytorch-pose"``: bearpaw/pytorch-pose's ``hourglass`` and ``pyranet``. They have a residual unit more after each
-  hourglass, other first units, and skips and pyramids without a norm of their own: what corresponds is taken.
-- ``"wenbc21"``: wenbc21/PyraNet, whose modules are others altogether: only the heads correspond.
+- ``"torch7"``: the authors' Torch7 network ported container by container (``ConcatTable.modules_list``), as in
+  AlphaPose's trainer. It matches this package's variant B, module by module.
+- ``"pytorch-pose"``: bearpaw/pytorch-pose's ``hourglass`` and ``pyranet``. They have one more residual unit after
+  each hourglass, other first units, and skips and pyramids without their own norm: the matching part is used.
+- ``"wenbc21"``: wenbc21/PyraNet, with entirely different modules: only the heads match.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of float32 and bfloat16 is faster, on this machine and for this network: measured, in under two seconds."""
+"""Choice of float32 or bfloat16 by measuring which is faster on this machine for this network, in under two seconds."""
 
 from __future__ import annotations
 

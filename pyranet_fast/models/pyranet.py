@@ -120,24 +120,24 @@ class Stack(Recomputing):
 
 
 class PyraNet(nn.Module):
-    """Stacked hourglasses of Pyramid Residual Modules, or a baseline of the same frame.
+    """Stacked hourglass network of Pyramid Residual Modules, or a baseline with the same structure.
 
     Args:
-        stacks: number of hourglasses; each gives score maps.
+        stacks: number of hourglasses; each predicts score maps.
         joints: number of score maps, K.
         features: channels of the hourglasses, a multiple of 4. The stem has features/4 and features/2.
         variant: ``"B*"`` is the paper's model, with 3x3 filters shared by the levels; ``"A"`` has separate
             input maps, ``"B"`` separate filters, ``"C"`` concatenates the levels, ``"D"`` dilates instead of
-            pooling. ``"plain"`` has residual units instead, ``"wide"`` wider ones, of the B* model's size.
+            pooling. ``"plain"`` has residual units, ``"wide"`` wider ones with as many parameters as B*.
         levels: pyramid levels C.
         depth: levels of an hourglass.
         base_width: a pyramid level has (output channels) // base_width channels.
-        variance_control: section 4.2: BN-ReLU-1x1 in place of the identity skip before a sum of branches.
-        pool_windows: fractional pooling's random offsets in training are drawn for each ``"channel"`` of a
-            sample (the paper), each ``"sample"`` or the whole ``"batch"``. In evaluation they are fixed.
+        variance_control: BN-ReLU-1x1 instead of the identity skip before a sum of branches (section 4.2).
+        pool_windows: random window offsets of fractional pooling in training: one per ``"channel"`` of each sample
+            (the paper), per ``"sample"`` or per ``"batch"``. Fixed in evaluation.
 
     Raises:
-        ValueError: an argument is not as described; the sentence names it.
+        ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -196,20 +196,20 @@ class PyraNet(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments; ``PyraNet(**config)`` builds the same network, JSON can hold it."""
+        """Constructor arguments that rebuild the network; JSON-serializable."""
         return dict(self._config)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Score maps of every stack.
+        """Return the score maps of every stack.
 
         Args:
             image: (N, 3, H, W), normalized, H and W multiples of 4 * 2^depth.
 
         Returns:
-            ``stacks`` tensors (N, joints, H/4, W/4), the last the best.
+            ``stacks`` tensors (N, joints, H/4, W/4); use the last for predictions.
 
         Raises:
-            TypeError, ValueError: the input is not as described; the sentence names what was got.
+            TypeError, ValueError: the input is invalid; the message says what was got.
         """
         check_image(image, self.multiple)
         check_precision(image, self)

@@ -1,4 +1,4 @@
-"""Weight initialization, the paper's for networks with several branches among it (section 4.1, equation 15).
+"""Weight initialization, including the paper's for multi-branch networks (section 4.1, equation 15).
 
 Each function changes a model in place and returns it.
 """

@@ -1,4 +1,4 @@
-"""Argument checks that the operators share, and how their results are laid out."""
+"""Argument checks shared by the operators, and the memory layout of results."""
 
 from __future__ import annotations
 

@@ -34,34 +34,33 @@ def fractional_max_pool_pyramid(
     shift: Tensor | None = None,
     relu: bool = False,
 ) -> list[Tensor]:
-    r"""Pool ``x`` with 2x2 windows to every size of ``output_sizes``, reading it once.
+    r"""Pool ``x`` with 2x2 windows to every size of ``output_sizes`` (equation 3), reading it once.
 
-    Per level, sample and channel one u in [0, 1) for each axis places the windows:
+    Per level, sample and channel, one u in [0, 1) per axis determines the windows:
     :math:`\alpha = (\text{in} - 2) / (\text{out} - 1)`, start i = int((i + u)\alpha) - int(u\alpha) for
     i < out - 1, and in - 2 for the last. The values equal those of
-    ``torch.nn.functional.fractional_max_pool2d(x, 2, output_size=..., _random_samples=u)``. The first maximum
-    of a window wins, NaN wins over numbers.
+    ``torch.nn.functional.fractional_max_pool2d(x, 2, output_size=..., _random_samples=u)``. Ties go to
+    the first element of a window; NaN wins over numbers.
 
     Args:
-        x: (N, C, H, W), float32, float64, bfloat16 or float16, contiguous, channels_last or with any other
-            strides, never copied. Under autocast it keeps its dtype. Outputs are channels_last where ``x``
-            is, else contiguous.
+        x: (N, C, H, W), float32, float64, bfloat16 or float16, with any strides, never copied. Autocast
+            does not change its dtype. Outputs are channels_last if ``x`` is, else contiguous.
         output_sizes: [(h, w), ...], at least one, each between 1 and input size - 1.
-        samples: (L, N or 1, C or 1, 2) in [0, 1), last axis (W, H); float32 (float64 accepted). None draws
-            (L, N, C, 2) from torch's default generator. A C axis of 1 shares the windows between channels. Inside
-            torch.vmap None needs its ``randomness="different"`` or ``"same"``.
-        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None, and
-            their dtype another than ``x``'s. Their gradients are the same bits for any number of threads.
+        samples: (L, N or 1, C or 1, 2) in [0, 1), last axis (W, H); float32 or float64. None: draw
+            (L, N, C, 2) from torch's default generator. A C axis of 1 shares the windows among channels. Inside
+            torch.vmap, None requires ``randomness="different"`` or ``"same"``.
+        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None;
+            their dtype may differ from ``x``'s. Their gradients are bitwise reproducible with any number of threads.
         relu: pool max(y, 0).
 
     Returns:
-        One (N, C, h, w) tensor a level, in ``x``'s dtype. The backward needs one byte a pixel of ``x``, for
-        all levels together, and ``x`` itself only where scale, shift or relu is given. Derivatives of every
-        order, forward-mode ones too, take the windows' winners as fixed; torch.vmap works.
+        One (N, C, h, w) tensor per level, in ``x``'s dtype. The backward pass needs one byte per pixel of ``x``, for
+        all levels together, and ``x`` itself only with scale, shift or relu. Supports derivatives of every order,
+        forward mode too, with fixed maxima, and torch.vmap.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
-        RuntimeError: samples is None inside torch.vmap, which draws no random numbers unless it is told how.
+        ValueError, TypeError: an argument is invalid; the message names it.
+        RuntimeError: samples is None inside torch.vmap with ``randomness="error"``.
     """
     samples, sizes = check_pool_arguments(x, output_sizes, samples, scale, shift)
     ops = dispatch.operators(x)

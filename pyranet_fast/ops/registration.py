@@ -1,4 +1,4 @@
-"""What Python adds to an operator, once for all backends: shapes for compilers, derivatives, and rules for torch.vmap.
+"""Python registrations of the operators for all backends: shapes for compilers, derivatives, rules for torch.vmap.
 
 A gradient is a `torch.autograd.Function` behind the operator itself, so that eager mode, compilers, the transforms of
 torch.func and a caller of ``torch.ops`` take one path. It is what ``torch.library.register_autograd`` makes, but for

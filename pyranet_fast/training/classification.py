@@ -1,4 +1,4 @@
-"""Training a classifier on small images: the data, network, loss, validation and pictures of `Trainer`."""
+"""Classifier training on small images: data, network, loss, validation and images of `Trainer`."""
 
 from __future__ import annotations
 

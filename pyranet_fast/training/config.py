@@ -1,4 +1,4 @@
-"""The options of a training, each declared once: its flag, help, limits, and what a checkpoint records of it."""
+"""Training options, each declared once: flag, help, limits, and record in checkpoints."""
 
 from __future__ import annotations
 

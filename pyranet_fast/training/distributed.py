@@ -1,9 +1,8 @@
-"""One training by several processes, one a GPU or a share of the CPU's cores, as torchrun starts them.
+"""Distributed data-parallel training under torchrun, one process per GPU or group of CPU cores.
 
-Every process has the whole network and a share of each batch; their gradients are averaged. Norms use the statistics of
-their own share, as the published code's do, and the running statistics that are saved are those of the first process;
-or, by ``--sync-batchnorm``, they use those of the whole batch (`nn.synchronize_batch_norms_`).
-Without torchrun everything here is for one process and does nothing.
+Every process has the entire network and a part of each batch; gradients are averaged. Norms use the statistics of their
+own part, as in the published code, and the running statistics of the first process are saved; with ``--sync-batchnorm``
+they use those of the entire batch (`nn.synchronize_batch_norms_`). Without torchrun these functions do nothing.
 """
 
 from __future__ import annotations

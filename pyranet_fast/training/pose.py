@@ -1,4 +1,4 @@
-"""Training a PyraNet on people: the data, network, loss, validation and pictures of `Trainer`."""
+"""PyraNet training on people: data, network, loss, validation and images of `Trainer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop, for every task: it reads top to bottom, and loses nothing when it is stopped."""
+"""The training loop of all tasks; resumable after every interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of one network as the start of another one: with other joints, with more stacks."""
+"""Fine-tuning: weights of one network initialize another, with other joints or more stacks."""
 
 from __future__ import annotations
 
