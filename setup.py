@@ -165,7 +165,7 @@ def switch(name: str) -> str:
     """An environment variable that is 0, 1 or nothing."""
     choice = os.environ.get(name, "")
     if choice not in ("", "0", "1"):
-        sys.exit(f"pyranet_fast: {name} is {choice!r}; accepted are 0, 1 or nothing")
+        sys.exit(f"pyranet_fast: {name} must be 0, 1 or empty, got {choice!r}")
     return choice
 
 

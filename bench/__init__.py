@@ -1,1 +1,1 @@
-"""Throughput beside native PyTorch, in the same run: `make bench`."""
+"""Benchmarks against native PyTorch in the same run: `make bench`."""

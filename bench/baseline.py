@@ -1,4 +1,4 @@
-"""The network in plain PyTorch, as a good engineer would write it in an afternoon: what every speed is compared with.
+"""The network in plain, idiomatic PyTorch: the baseline of all speed comparisons.
 
 Nothing of pyranet_fast is used. Names of parameters are `PyraNet`'s, so weights load across and parity is a test
 (tests/bench). Variants ``"B*"`` and ``"plain"``.
@@ -159,7 +159,7 @@ class Baseline(nn.Module):
     ) -> None:
         super().__init__()
         if variant not in ("B*", "plain"):
-            raise ValueError(f"variant is {variant!r}; 'B*' and 'plain' are accepted")
+            raise ValueError(f"variant must be 'B*' or 'plain', got {variant!r}")
         kind = Kind(variant == "B*", levels, base_width)
         self.stem = Stem(features, kind)
         self.stacks = nn.ModuleList(Stack(joints, features, depth, kind, last=i == stacks - 1) for i in range(stacks))

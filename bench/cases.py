@@ -1,4 +1,4 @@
-"""What is timed: cases, the forms of the network that run them, and whether a form agrees with the plain network.
+"""Benchmark cases, the implementations (forms) that run them, and the check of a form against plain PyTorch.
 
 A case fixes what all forms share (mode, stacks, batch, resolution); a form is one way to run it: plain PyTorch
 (`bench.baseline`) or ours, eager or compiled, in a memory layout and a precision.

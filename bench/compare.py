@@ -1,4 +1,4 @@
-"""`python -m bench.compare A.json B.json`: two files of results as ratios of cost, row by row."""
+"""`python -m bench.compare A.json B.json`: compare two result files, row by row, as cost ratios."""
 
 from __future__ import annotations
 
@@ -68,14 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument(
-        "--threshold", type=float, default=0.1, help="share that counts as slower (default: %(default)s)"
+        "--threshold", type=float, default=0.1, help="fraction that counts as a regression (default: %(default)s)"
     )
-    parser.add_argument(
-        "--ours", action="store_true", help="only forms of this package: a slower rival is no regression"
-    )
+    parser.add_argument("--ours", action="store_true", help="compare only forms of this package")
     arguments = parser.parse_args(argv)
     if not arguments.threshold >= 0:
-        parser.error(f"--threshold is {arguments.threshold}; 0 or more is accepted")
+        parser.error(f"--threshold must be at least 0, got {arguments.threshold}")
     first, second = runner.read_results(arguments.before), runner.read_results(arguments.after)
     if first["machine"] != second["machine"]:
         print(f"note: other machines: {first['machine']} and {second['machine']}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Two threads in every benchmark, as on the machines that the project is built on; --record writes the rows."""
+"""Run every benchmark with two threads; --record writes the rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const="",
         default=None,
         metavar="NAME",
-        help="write the rows to bench/results/NAME.json, or the machine's",
+        help="write the rows to bench/results/NAME.json (default: that of the machine)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench.everyone`: everybody in everyday pictures, found without boxes, beside the same with true boxes.
+"""`python -m bench.everyone`: multi-person prediction in photos without boxes, compared with ground-truth boxes.
 
 Predicts the people of a data set's pictures by `Predictor.everyone`, by one pose in each picture, and in the boxes
 around their labeled joints. A person is found where an unmatched pose has an object keypoint similarity (OKS) of at
@@ -243,12 +243,14 @@ def sheet(made: Sequence[Scene], poses: Sequence[Sequence[Pose]], common: Common
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes the table, its figures and a sheet of failures; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.everyone", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: the first one there)")
-    parser.add_argument("--searcher", help="file or name of a network for the first looks (default: as Predictor)")
+    parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: its first)")
+    parser.add_argument(
+        "--searcher", help="file or name of a smaller network for the initial crop search (default: the same network)"
+    )
     parser.add_argument("--dataset", default="mpii", help="demo, mpii, coco:FILE, … (default: %(default)s)")
-    parser.add_argument("--root", help="folder that holds mpii/ and the like; none for demo and packed:FILE")
+    parser.add_argument("--root", help="folder that contains mpii/, …; not for demo and packed:FILE")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="(default: %(default)s)")
-    parser.add_argument("--count", type=int, default=1000, help="pictures at most (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=1000, help="maximum number of images (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument(
         "--output", default="everyone", help="folder for table.md, figures.json, failures.jpg (default: %(default)s)"

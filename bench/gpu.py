@@ -1,4 +1,4 @@
-"""`python -m bench.gpu`: operators and the whole network on this GPU beside native PyTorch, within ten minutes.
+"""`python -m bench.gpu`: benchmark operators and the network on this GPU against native PyTorch, within ten minutes.
 
 Writes bench/results/<gpu>.json, in the schema of all results: `python -m bench.report` makes tables and pictures of it.
 The network comes first: inference and training step of 2 and 8 stacks, ours, eager in TF32, compiled in bf16. What is
@@ -213,11 +213,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--operators", nargs="+", default=list(ON_GPU), choices=list(ON_GPU))
     parser.add_argument("--budget", type=float, default=9, metavar="MINUTES", help="(default: %(default)s)")
     parser.add_argument("--compile-limit", type=float, default=90, metavar="SECONDS", help="(default: %(default)s)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled forms")
-    parser.add_argument("--threads", type=int, default=8, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--no-compile", action="store_true", help="skip compiled forms")
+    parser.add_argument("--threads", type=int, default=8, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu with --tiny (default: %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="every path in seconds; the numbers mean nothing")
-    parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the GPU's)")
+    parser.add_argument("--tiny", action="store_true", help="run every path in seconds; timings are meaningless")
+    parser.add_argument("--name", help="file name in bench/results, or path of a .json file (default: that of the GPU)")
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
     device = str(resolve_device(arguments.device))

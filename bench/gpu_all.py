@@ -1,4 +1,4 @@
-"""`python -m bench.gpu_all`, which is `make gpu`: everything that a machine with a GPU has to show, within ten minutes.
+"""`python -m bench.gpu_all`, which is `make gpu`: run all GPU checks and benchmarks within ten minutes.
 
 In order: the CUDA kernels are built for this GPU where they are not (by setup.py alone: no pip, no network), every
 kernel is checked beside the reference, the tests of tests/gpu run side by side, compute-sanitizer looks at the native
@@ -185,10 +185,10 @@ def _build(device: torch.device, jobs: int) -> Step:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_all", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu: a dry run in small (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=10, help="in all (default: %(default)s)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu: a small dry run (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="time limit in total (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=min(16, os.cpu_count() or 1), help="(default: %(default)s)")
-    parser.add_argument("--name", help="of the results, as for bench.gpu")
+    parser.add_argument("--name", help="name of the results, as for bench.gpu")
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)
     device = resolve_device(arguments.device)

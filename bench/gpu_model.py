@@ -1,4 +1,4 @@
-"""`python -m bench.gpu_model`, which is `make gpu-model`: what a GPU would run and move, counted without one.
+"""`python -m bench.gpu_model`, which is `make gpu-model`: count kernels and memory traffic of a GPU run, without a GPU.
 
 The network's own code runs over fake CUDA tensors, which have shapes, dtypes and strides but no values, and every
 operator is counted: the kernels it launches, the bytes they read and write by precision, their FLOPs. The time of a
@@ -588,9 +588,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64], help="(default: 1 16 64)")
     parser.add_argument("--stacks", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument("--input-size", type=int, default=256, help="(default: %(default)s)")
-    parser.add_argument("--operators", type=int, metavar="N", help="of each form the N that take longest, too")
+    parser.add_argument("--operators", type=int, metavar="N", help="also list the N slowest operators of each form")
     parser.add_argument(
-        "--results", type=Path, metavar="FILE", help="bench/results/<gpu>.json: beside what it measured"
+        "--results", type=Path, metavar="FILE", help="compare with the measurements of bench/results/<gpu>.json"
     )
     arguments = parser.parse_args(argv)
     runner.check_positive(parser, arguments)

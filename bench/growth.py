@@ -1,4 +1,4 @@
-"""`python -m bench.growth`: time and memory against batch, stacks, levels C and resolution, one at a time.
+"""`python -m bench.growth`: time and memory as functions of batch size, stacks, levels C and resolution, one at a time.
 
 Around a base point (2 stacks, batch 4, C = 4, 256 px), in eager PyTorch and in ours. Rows carry the work of a forward
 in GFLOP: time should grow with it.

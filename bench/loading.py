@@ -1,4 +1,4 @@
-"""`python -m bench.loading`: how fast people are read, cropped and augmented on one core, and what packing changes.
+"""`python -m bench.loading`: data loading speed on one core (read, crop, augment), with and without packing.
 
     python -m bench.loading --root DATA lsp+lspet packed:people.pack
 

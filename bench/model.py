@@ -1,4 +1,4 @@
-"""`python -m bench.model`: the whole network, inference and training step, beside plain PyTorch in its forms.
+"""`python -m bench.model`: inference and training step of the entire network against plain PyTorch.
 
 All forms of a case run one after another, round by round, so that whatever else the machine does falls on all of them;
 the ratio is the median over rounds of the best plain form's time to ours. Parity with the plain network in float32 is
@@ -222,24 +222,34 @@ def measure_all(
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that this command and `bench.growth` share."""
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), metavar="FORM", help=", ".join(FORMS))
-    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled forms")
+    parser.add_argument("--no-compile", action="store_true", help="skip compiled forms")
     parser.add_argument("--rounds", type=int, default=15, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--budget", type=float, metavar="MINUTES", help="what is not begun by then is left out")
     parser.add_argument(
-        "--compile-limit", type=float, default=600, metavar="SECONDS", help="of a form's own process (default: 600)"
+        "--budget", type=float, metavar="MINUTES", help="time limit; forms that have not started by then are skipped"
     )
     parser.add_argument(
-        "--isolate", choices=ISOLATE, help="whose first call and memory are measured in a process of its own, where "
-        "compiled ones are then compiled twice; default: all on the CPU, compiled on a GPU",
+        "--compile-limit",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="time limit of a form measured in its own process (default: 600)",
+    )
+    parser.add_argument(
+        "--isolate", choices=ISOLATE, help="forms whose first call and memory are measured in a separate process, "
+        "which compiles them twice; default: all on the CPU, compiled ones on a GPU",
     )  # fmt: skip
-    parser.add_argument("--keep-pages", action="store_true", help="set the allocator as the commands do, for all forms")
+    parser.add_argument(
+        "--keep-pages", action="store_true", help="use the allocator settings of the commands for all forms"
+    )
     parser.add_argument("--features", type=int, default=256, help="(default: %(default)s)")
     parser.add_argument("--depth", type=int, default=4, help="(default: %(default)s)")
     parser.add_argument("--base-width", type=int, default=9, help="(default: %(default)s)")
     runner.add_isa_flag(parser)
-    parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the machine's)")
+    parser.add_argument(
+        "--name", help="file name in bench/results, or path of a .json file (default: that of the machine)"
+    )
 
 
 def options_of(arguments: argparse.Namespace, device: str) -> RunOptions:
@@ -258,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.model", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--stacks", nargs="+", type=int, default=[2, 8])
-    parser.add_argument("--batches", nargs="+", type=int, help="of inference (default: 1 4; 1 64 on a GPU)")
+    parser.add_argument("--batches", nargs="+", type=int, help="batch sizes of inference (default: 1 4; 1 64 on a GPU)")
     parser.add_argument("--training-batch", type=int, help="(default: 4; 16 on a GPU)")
     parser.add_argument("--input-size", type=int, default=256, help="(default: %(default)s)")
     parser.add_argument("--levels", type=int, default=4, help="(default: %(default)s)")

@@ -1,4 +1,4 @@
-"""Operators beside native PyTorch, on the CPU and on a GPU: one entry of `OPERATORS` for each.
+"""Operator benchmarks against native PyTorch on CPU and GPU: one entry of `OPERATORS` each.
 
 All forms of a case run in turn, round by round, with a copy of as many bytes as the operator must move.
 `python -m pytest bench -s` runs the cases of the CPU (bench/test_operators.py) and prints, for each, our time, the

@@ -1,4 +1,4 @@
-"""`python -m bench.photos`: people in photos without a box, as they are, small, cut off and turned.
+"""`python -m bench.photos`: accuracy in photos without boxes: people as they are, small, truncated and rotated.
 
 Places the people of a data set's test split in larger photos, turns them or cuts them off, and predicts their poses
 with and without the search for other crops. Prints and writes a table: correct joints (PCK@0.2, PCKh@0.5) of those that
@@ -178,15 +178,15 @@ def draw_pictures(predictor: Predictor, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes table and pictures; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.photos", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: the first one there)")
+    parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: its first)")
     parser.add_argument("--dataset", default="lsp", help="demo, lsp, mpii, packed:FILE, … (default: %(default)s)")
-    parser.add_argument("--root", help="folder that holds lsp_dataset/, mpii/; none for demo and packed:FILE")
-    parser.add_argument("--count", type=int, default=100, help="people of each kind (default: %(default)s)")
+    parser.add_argument("--root", help="folder that contains lsp_dataset/, mpii/; not for demo and packed:FILE")
+    parser.add_argument("--count", type=int, default=100, help="people per condition (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--output", default="photos", help="folder for table.md and pictures (default: %(default)s)")
+    parser.add_argument("--output", default="photos", help="folder for table.md and images (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
-        parser.error(f"--count is {arguments.count}; a whole number above 0 is accepted")
+        parser.error(f"--count must be a positive integer, got {arguments.count}")
     torch.set_num_threads(arguments.threads)
     folder = output_folder(arguments.output)
     people = open_dataset(arguments.dataset, arguments.root, "test")

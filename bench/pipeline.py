@@ -1,4 +1,4 @@
-"""`python -m bench.pipeline`: loading people, waiting for them in training, and evaluating them at six scales.
+"""`python -m bench.pipeline`: data loading, data waits in training, and six-scale evaluation.
 
 Loader: people a second that come out of training's loader, by number of workers, with the decoded pixels kept and not.
 Training: the share of an epoch that waits for data, from the log of `pyranet_fast.train`. Evaluation: people a second
@@ -159,12 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints a line a row and writes the file; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="(default: all)")
-    parser.add_argument("--root", help="folder of lsp_dataset/: the loader and evaluation on LSP as well")
-    parser.add_argument("--people", type=int, default=512, help="that are loaded (default: %(default)s)")
-    parser.add_argument("--evaluated", type=int, default=64, help="people (default: %(default)s)")
+    parser.add_argument(
+        "--root", help="folder that contains lsp_dataset/, to run the loader and the evaluation on LSP too"
+    )
+    parser.add_argument("--people", type=int, default=512, help="people to load (default: %(default)s)")
+    parser.add_argument("--evaluated", type=int, default=64, help="people to evaluate (default: %(default)s)")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of the loader (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="training steps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--input-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--stacks", type=int, default=1, help="(default: %(default)s)")
@@ -172,10 +174,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--depth", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--name", help="file in bench/results, or a path to a .json (default: the machine's)")
+    parser.add_argument(
+        "--name", help="file name in bench/results, or path of a .json file (default: that of the machine)"
+    )
     arguments = parser.parse_args(argv)
     if min(arguments.workers) < 0:
-        parser.error(f"--workers is {min(arguments.workers)}; 0 or more is accepted")
+        parser.error(f"--workers must be at least 0, got {min(arguments.workers)}")
     runner.check_positive(parser, argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k != "workers"}))
     device = str(resolve_device(arguments.device))
     runner.set_up(device, arguments.threads, keep=False)
@@ -220,7 +224,7 @@ def say_difference(crops: Sequence[Pixels], first: Sequence[Pixels]) -> None:
 def loading(argv: Sequence[str] | None = None) -> int:
     """`python -m bench.loading`: prints a line a data set; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.loading", description=LOADING)
-    parser.add_argument("datasets", nargs="+", help="as train's --dataset")
+    parser.add_argument("datasets", nargs="+", help="datasets, as for train --dataset")
     parser.add_argument("--root", default=None)
     parser.add_argument("--split", default="train")
     parser.add_argument("--input-size", type=int, default=256)

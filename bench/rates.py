@@ -1,4 +1,4 @@
-"""`python -m bench.rates`: what networks cost on one core, to choose one before a long training.
+"""`python -m bench.rates`: cost of network configurations on one core, to choose one before a long training run.
 
 Times are of the processor, not of the clock, so that other work on the machine disturbs them less; the fastest of the
 rounds counts. A training step is forward, loss, backward and RMSProp; a person is one picture of a batch through the
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner.add_isa_flag(parser)
     arguments = cli.parse_arguments(parser, argv)
     if arguments.rounds < 1:
-        parser.error(f"--rounds is {arguments.rounds}; a whole number above 0 is accepted")
+        parser.error(f"--rounds must be a positive integer, got {arguments.rounds}")
     runner.limit_isa(arguments.isa)
     torch.set_num_threads(1)
     body = []

@@ -1,4 +1,4 @@
-"""`python -m bench.report [FILE ...]`: the README's table of speed, all tables and plots in docs/bench.
+"""`python -m bench.report [FILE ...]`: writes the speed table of the README and all tables and plots of docs/bench.
 
 A case that several files have is in the README once, from the file that times the most forms of it. Everything comes
 from bench/results; nothing is typed by hand.
@@ -379,10 +379,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints, writes or checks the tables; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="(default: bench/results/*.json)")
-    parser.add_argument("--write", action="store_true", help="put them into README.md and docs/bench")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if README.md has others")
-    parser.add_argument("--readme", type=Path, default=README, help="another page than README.md")
-    parser.add_argument("--page", type=Path, default=PAGE, help="another page than docs/bench/README.md")
+    parser.add_argument("--write", action="store_true", help="write them to README.md and docs/bench")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if README.md is out of date")
+    parser.add_argument("--readme", type=Path, default=README, help="page to update instead of README.md")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page to update instead of docs/bench/README.md")
     arguments = parser.parse_args(argv)
     files = arguments.files or sorted(runner.RESULTS.glob("*.json"), key=lambda path: path.stem)
     if not files:

@@ -1,4 +1,4 @@
-"""How a benchmark runs: forms timed in turn, first calls in a process of their own, and the files of results.
+"""Benchmark runner: times forms in turn, first calls in separate processes, and writes result files.
 
 Rounds: all forms run once in every round, so that whatever else the machine does falls on all of them alike.
 
@@ -42,7 +42,9 @@ from pyranet_fast.errors import UserError
 
 def add_isa_flag(parser: argparse.ArgumentParser) -> None:
     """Adds ``--isa``; `limit_isa` follows it."""
-    parser.add_argument("--isa", choices=list(ISAS), help="run as a processor that has no more (default: all it has)")
+    parser.add_argument(
+        "--isa", choices=list(ISAS), help="highest instruction set to use (default: that of the processor)"
+    )
 
 
 def limit_isa(isa: str | None) -> None:
@@ -76,7 +78,7 @@ def check_positive(parser: argparse.ArgumentParser, arguments: argparse.Namespac
     for name, value in vars(arguments).items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not isinstance(number, bool) and not number > 0:
-                parser.error(f"--{name.replace('_', '-')} is {number}; a number above 0 is accepted")
+                parser.error(f"--{name.replace('_', '-')} must be positive, got {number}")
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -361,7 +363,7 @@ def write_results(
         more: what else held for the part.
     """
     if part not in PARTS:
-        raise ValueError(f"part is {part!r}; accepted are {', '.join(map(repr, PARTS))}")
+        raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}")
     path = path_of(name or machine_name(device, threads))
     content: dict[str, Any] = {"machine": machine(device, threads), "parts": {}, "rows": []}
     if path.exists():
@@ -411,11 +413,11 @@ def _complete_row(row: dict[str, Any], place: str) -> None:
     """Checks a row and fills in what older files leave out."""
     row.setdefault("part", "model")
     if row["part"] not in PARTS or not isinstance(row.get("form"), str):
-        raise UserError(f"{place}: part is {row['part']!r} and form {row.get('form')!r}; "
-                        f"a form, and a part of {', '.join(PARTS)} are accepted")  # fmt: skip
+        raise UserError(f"{place}: expected a form and a part of {', '.join(PARTS)}, got part {row['part']!r} and "
+                        f"form {row.get('form')!r}")  # fmt: skip
     for key in set(row) & set(MEASURED) - {"failed"}:
         if isinstance(row[key], bool) or not isinstance(row[key], int | float) or not row[key] >= 0:
-            raise UserError(f"{place}: {key} is {row[key]!r}; a number of at least 0 is accepted")
+            raise UserError(f"{place}: {key} must be a number of at least 0, got {row[key]!r}")
     if row["part"] in ("model", "growth"):
         for key, value in USUAL_NETWORK.items():
             row.setdefault(key, value)

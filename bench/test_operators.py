@@ -1,4 +1,4 @@
-"""`python -m pytest bench`: operators beside native PyTorch on the CPU; see `bench.operators`."""
+"""`python -m pytest bench`: operators against native PyTorch on the CPU; see `bench.operators`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m bench.weights`: a network on all validation people, as one table for the model card.
+"""`python -m bench.weights`: evaluates a network on all validation people and prints one table for the model card.
 
 Leeds Sports Pose 1001-1500 at one scale and at six, the validation people of an MPII folder, whether scores tell a
 person from an empty scene, and how far the share of joints that is expected to be right can be trusted. Everything is
@@ -188,14 +188,18 @@ def measure(
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: the first one there)")
-    parser.add_argument("--root", required=True, help="folder that holds lsp_dataset/ and mpii/")
+    parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: its first)")
+    parser.add_argument("--root", required=True, help="folder that contains lsp_dataset/ and mpii/")
     parser.add_argument("--output", default="weights", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--input-size", type=int, default=None, help="another side than the checkpoint's, pixels")
+    parser.add_argument(
+        "--input-size", type=int, default=None, help="input size in pixels (default: that of the checkpoint)"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="(default: %(default)s)")
     parser.add_argument("--six-scales", action=argparse.BooleanOptionalAction, default=True, help="(default: on)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--card", default=None, metavar="FILE", help=f"put the table between {BEGIN} and {END} there")
+    parser.add_argument(
+        "--card", default=None, metavar="FILE", help=f"update the table between {BEGIN} and {END} in FILE"
+    )
     arguments = cli.parse_arguments(parser, argv)
     torch.set_num_threads(arguments.threads)
     folder = output_folder(arguments.output)

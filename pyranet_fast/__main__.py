@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast COMMAND`, also installed as `pyranet-fast COMMAND`: every command by one name.
+"""`python -m pyranet_fast COMMAND`, also installed as `pyranet-fast COMMAND`: all commands under one name.
 
 `pyranet-fast train …` is `python -m pyranet_fast.train …`, with the same flags and exit status.
 """
@@ -16,17 +16,17 @@ from .errors import missing_package
 COMMANDS = {
     "train": ("train", "train a pose network"),
     "evaluate": ("evaluate", "score a checkpoint, or a file of predictions"),
-    "predict": ("predict", "find the joints of a person in images"),
-    "demo": ("demo", "serve a page to try a network on a photo, a video or the camera"),
-    "export": ("export", "write a checkpoint for ONNX Runtime, OpenVINO or C++"),
-    "export-weights": ("export_weights", "write a checkpoint's weights as safetensors"),
-    "import-weights": ("import_weights", "read the weights of other implementations"),
-    "pack": ("data.pack", "write the people of a data set into one memory-mapped file"),
-    "synthetic": ("data.synthetic", "write pictures of synthetic people"),
+    "predict": ("predict", "predict the joints of people in images"),
+    "demo": ("demo", "try a network on a photo, a video or the camera in the browser"),
+    "export": ("export", "export a checkpoint to ONNX Runtime, OpenVINO or C++"),
+    "export-weights": ("export_weights", "save the weights of a checkpoint as safetensors"),
+    "import-weights": ("import_weights", "convert the weights of other implementations"),
+    "pack": ("data.pack", "pack a dataset into one memory-mapped file"),
+    "synthetic": ("data.synthetic", "write images of synthetic people"),
     "train-classifier": ("train_classifier", "train an image classifier on CIFAR-10"),
-    "ablate": ("ablate", "run one of the paper's studies"),
-    "complexity": ("complexity", "count parameters and FLOPs of the networks"),
-    "env": ("env", "show versions, what is built, and which backend each operator uses"),
+    "ablate": ("ablate", "reproduce a study of the paper"),
+    "complexity": ("complexity", "count parameters and FLOPs of networks"),
+    "env": ("env", "show versions, build and the backend of each operator"),
 }
 """By name: the module below `pyranet_fast` that runs the command, and what it does."""
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<18}{text}" for name, (_, text) in COMMANDS.items())
-    return f"usage: pyranet-fast COMMAND [FLAGS]\n\n{rows}\n\npyranet-fast COMMAND --help shows a command's flags."
+    return f"usage: pyranet-fast COMMAND [FLAGS]\n\n{rows}\n\npyranet-fast COMMAND --help shows the flags of a command."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.ablate`: the paper's studies, each by one command."""
+"""`python -m pyranet_fast.ablate`: reproduces the studies of the paper."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, train_flags = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.ablate",
-        description="The paper's studies. Flags after -- are those of train, for every network of a contest.",
+        description="Reproduce a study of the paper. Flags after -- are passed to train for every network.",
     )
     commands = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     study = commands.add_parser(
         "variance",
-        help="variances of responses and gradients as networks start (figures 5, 6, equation 15)",
-        description="Variances of responses and gradients through networks as they start (figures 5 and 6, equation "
-        "15): nothing is trained. OUTPUT gets table.md, variance.json and pictures.",
+        help="variance of responses and gradients at initialization (figures 5 and 6, equation 15)",
+        description="Measure the variance of responses and gradients at initialization, without training (figures 5 "
+        "and 6, equation 15). Writes table.md, variance.json and plots to OUTPUT.",
     )
     study.add_argument("--output", default="ablation/variance", help="folder for the results (default: %(default)s)")
-    study.add_argument("--seed", type=int, default=0, help="decides weights and inputs (default: %(default)s)")
+    study.add_argument("--seed", type=int, default=0, help="random seed of weights and inputs (default: %(default)s)")
     cli.add_verbosity(study)
     for name, contest in CONTESTS.items():
         one = commands.add_parser(
             name,
             help=contest.about,
-            description=contest.about + ". OUTPUT gets table.md, results.json and pictures; runs/ holds the "
-            "trainings. Rerun the same command to resume.",
+            description=contest.about + ". Writes table.md, results.json and plots to OUTPUT, and the training "
+            "runs to OUTPUT/runs. Rerun the same command to resume.",
         )
         one.add_argument("--output", default=f"ablation/{name}", help="folder for the results (default: %(default)s)")
-        one.add_argument("--seeds", type=int, default=1, help="trainings of every network (default: %(default)s)")
+        one.add_argument("--seeds", type=int, default=1, help="training runs per network (default: %(default)s)")
         one.add_argument(
             "--jobs",
             type=int,
             default=1,
-            help="trainings at a time, which share the cores: small networks make better use of one core each "
+            help="parallel training runs, which share the cores; small networks train best on one core each "
             "(default: %(default)s)",
         )
-        one.add_argument("--only", default="", help="some of the networks, by name, with commas between them")
+        one.add_argument("--only", default="", help="comma-separated names of the networks to train (default: all)")
         cli.add_verbosity(one)
     arguments = cli.parse_arguments(parser, own)
     if arguments.study in CONTESTS:
         return _contest(parser, arguments, train_flags)
     if train_flags:
-        parser.error(f"{arguments.study} trains nothing: flags after -- are accepted by {', '.join(CONTESTS)}")
+        parser.error(f"{arguments.study} trains no network; only {', '.join(CONTESTS)} take flags after --")
     output = output_folder(arguments.output)
     command = f"python -m pyranet_fast.ablate variance --seed {arguments.seed}"
     print(write_variance(output, command, arguments.seed))
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _contest(parser: argparse.ArgumentParser, arguments: argparse.Namespace, train_flags: list[str]) -> int:
     for name in ("seeds", "jobs"):
         if getattr(arguments, name) < 1:
-            parser.error(f"--{name} is {getattr(arguments, name)}; a whole number above 0 is accepted")
+            parser.error(f"--{name} must be a positive integer, got {getattr(arguments, name)}")
     contest = CONTESTS[arguments.study]
     flags = [*contest.flags, *train_flags]
     networks = contest.contestants(flags)

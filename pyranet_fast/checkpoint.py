@@ -1,8 +1,8 @@
 """Checkpoints and weights files: formats, reading and writing.
 
-A checkpoint holds a network with everything that predictions and a resumed training need. A weights file is for passing
-on: safetensors with the network's description inside, convolutions in half precision, a fifth of a checkpoint's size,
-readable by any tool that knows safetensors; nothing in it can run.
+A checkpoint holds everything needed to predict and to resume training. A weights file is for sharing: safetensors with
+the network's configuration, convolutions in half precision, a fifth of the size of a checkpoint, free of executable
+code.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def save_weights(path: str | Path, checkpoint: Checkpoint, *, description: str =
 
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise UserError(f"{path} ends in {path.suffix!r}; {SUFFIX} is accepted")
+        raise UserError(f"{path} must end in {SUFFIX}, got {path.suffix!r}")
     tensors = {}
     for name, tensor in checkpoint.weights.items():
         low = tensor.half() if half and tensor.dim() > 1 and tensor.is_floating_point() else tensor

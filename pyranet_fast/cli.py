@@ -1,4 +1,4 @@
-"""What all commands share: one line per error, exit statuses, what they log and how much, the allocator's setting."""
+"""Shared by all commands: one-line errors, exit statuses, logging, common flags and allocator settings."""
 
 from __future__ import annotations
 
@@ -189,8 +189,10 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     # Nothing is stored unless one is given, so that a subcommand does not undo what stands before it.
     common: dict[str, Any] = {"dest": "verbosity", "action": "store_const", "default": argparse.SUPPRESS}
     flags = parser.add_mutually_exclusive_group()
-    flags.add_argument("--verbose", const=logging.DEBUG, help="log more: values of all flags, what is saved", **common)
-    flags.add_argument("--quiet", const=logging.WARNING, help="log warnings and errors only", **common)
+    flags.add_argument(
+        "--verbose", const=logging.DEBUG, help="log more: the values of all flags, every file saved", **common
+    )
+    flags.add_argument("--quiet", const=logging.WARNING, help="log only warnings and errors", **common)
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -201,13 +203,13 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None 
         type=int,
         default=argparse.SUPPRESS,
         metavar="N",
-        help=f"refuse images of more pixels (default: {MAX_PIXELS:,})",
+        help=f"reject images with more pixels (default: {MAX_PIXELS:,})",
     )
     arguments = parser.parse_args(argv)
     most = vars(arguments).pop("max_pixels", None)
     if most is not None:
         if most < 1:
-            parser.error(f"--max-pixels is {most}; a whole number above 0 is accepted")
+            parser.error(f"--max-pixels must be a positive integer, got {most}")
         limit_pixels(most)
     set_up_logging(vars(arguments).pop("verbosity", logging.INFO))
     values = ", ".join(f"{name} {value!r}" for name, value in vars(arguments).items())

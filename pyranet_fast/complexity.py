@@ -55,23 +55,27 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(
         prog="python -m pyranet_fast.complexity",
-        description="Parameters and GFLOPs of PyraNet and its baselines: 2 FLOPs a multiply-add, "
-        "convolutions only, batch 1. Without options: the paper's models.",
+        description="Count parameters and GFLOPs of PyraNet and its baselines: 2 FLOPs per multiply-add, "
+        "convolutions only, batch size 1. Without options: the models of the paper.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("--stacks", type=int, nargs="+", default=[8, 2], metavar="N", help="numbers of hourglasses")
-    p.add_argument("--variants", nargs="+", choices=VARIANTS, default=["plain", "B*", "B"], help="units to compare")
-    p.add_argument("--joints", type=int, default=16, help="score maps")
+    p.add_argument("--stacks", type=int, nargs="+", default=[8, 2], metavar="N", help="numbers of hourglass stacks")
+    p.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=["plain", "B*", "B"], help="residual modules to compare"
+    )
+    p.add_argument("--joints", type=int, default=16, help="number of score maps")
     p.add_argument("--features", type=int, default=256, help="channels of an hourglass, a multiple of 4")
     p.add_argument("--levels", type=int, default=4, help="pyramid levels C")
-    p.add_argument("--depth", type=int, default=4, help="levels of an hourglass")
-    p.add_argument("--base-width", type=int, default=9, help="a pyramid level has (output channels) / this many")
+    p.add_argument("--depth", type=int, default=4, help="hourglass levels")
+    p.add_argument(
+        "--base-width", type=int, default=9, help="the pyramid of a PRM has 1/N of its channels, rounded down"
+    )
     p.add_argument("--input-size", type=int, default=256, help="image side in pixels, a multiple of 4 * 2^depth")
     p.add_argument(
         "--variance-control",
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help="section 4.2 (default: off for plain, as in the paper's baseline, on for all others)",
+        help="variance control of section 4.2 (default: off for plain, as in the baseline of the paper, else on)",
     )
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Raises:
-        UserError: the flags ask for a network that there is not.
+        UserError: the flags describe an invalid network.
     """
     p = parser()
     options = cli.parse_arguments(p, arguments)

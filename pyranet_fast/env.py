@@ -1,6 +1,6 @@
-"""`python -m pyranet_fast.env`: what is installed, built and found; which backend operators use, and why.
+"""`python -m pyranet_fast.env`: reports versions, the build, devices and the backend of each operator.
 
-``--check`` compares every kernel with the reference on this machine's device: it belongs in every bug report.
+``--check`` compares every kernel with the reference on this machine's device; include its output in bug reports.
 """
 
 from __future__ import annotations
@@ -196,16 +196,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 1 where a check found a defect."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.env",
-        description="Tell versions, what is built, and which backend each operator uses, and why.",
+        description="Show versions, the build, and the backend of each operator with the reason.",
     )
-    parser.add_argument("--json", action="store_true", help="the same as JSON, for a bug report or a script")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="compare every kernel with the reference on the device too, forward and backward, within twenty "
-        "seconds; the exit status is 1 where one differs. The largest error is relative to the largest value",
+        help="also compare every kernel with the reference on the device, forward and backward, in about twenty "
+        "seconds; exit status 1 if one differs. Errors are relative to the largest value",
     )
-    parser.add_argument("--device", default="auto", help="of --check: auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="device of --check: auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     arguments = cli.parse_arguments(parser, argv)
     device = resolve_device(arguments.device)
     found = report()

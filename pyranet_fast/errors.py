@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, warnings about data sets, and the old names of what was renamed."""
+"""User errors, warnings about datasets, and deprecated names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 class UserError(ValueError):
-    """Something outside the program is wrong: a file, a folder, a flag.
+    """Invalid input from outside the program: a file, a folder, a flag.
 
-    The message names what is wrong, what was found and what is accepted.
-    Commands print it as one line and end with exit status 2.
+    The message names the argument, what was expected and what was got.
+    Commands print it as one line and exit with status 2.
     """
 
 

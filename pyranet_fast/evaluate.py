@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.evaluate`: score a checkpoint on a data set, or a file of predictions."""
+"""`python -m pyranet_fast.evaluate`: evaluates a checkpoint on a dataset, or a file of predictions."""
 
 from __future__ import annotations
 
@@ -47,30 +47,30 @@ _OF_CHECKPOINT = ("checkpoint", "dataset", "root")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.evaluate",
-        description="Predict every person of a split and score the predictions, or score the "
-        "predictions of a file with --predictions and --ground-truth. Prints the table in the paper's columns beside "
-        "published rows and other readings of the mean. OUTPUT gets metrics.json, table.txt, .md and .tex, curves.png; "
-        "of a network also predictions.h5 (preds N x K x 3: x, y in 0-based image pixels, score), calibration.json and "
-        ".png, the share of right joints by score, and worst.html, a page of the worst predictions. Rerun the "
-        "same command to resume an interrupted evaluation.",
+        description="Evaluate a checkpoint on a split, or a file of predictions with --predictions and "
+        "--ground-truth. Prints the table of the paper with published results and other definitions of the mean. "
+        "Writes metrics.json, table.txt, .md and .tex, and curves.png to OUTPUT; for a checkpoint also predictions.h5 "
+        "(preds N x K x 3: x, y in 0-based image pixels, score), calibration.json and .png (accuracy as a function of "
+        "confidence) and worst.html (the worst predictions). Rerun the same command to resume an interrupted "
+        "evaluation.",
     )
     parser.add_argument(
         "--checkpoint",
         default=None,
         metavar="FILE",
-        help="file written by train, or a name in models.available() (default: the first one there)",
+        help="file written by train, or a name in models.available() (default: its first)",
     )
     parser.add_argument(
         "--dataset",
         default=None,
-        help="as for train: demo, lsp, mpii, packed:FILE, …; a network of MPII's joints is scored on LSP's, too, "
-        "and the other way round (default: demo)",
+        help="as for train: demo, lsp, mpii, packed:FILE, …; networks for MPII can be evaluated on LSP and vice versa "
+        "(default: demo)",
     )
-    parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …; none for packed:FILE")
+    parser.add_argument("--root", default=None, help="folder that contains lsp_dataset/, mpii/, …; not for packed:FILE")
     parser.add_argument(
         "--allow-outside",
         action="store_true",
-        help="images of coco: may lie outside of --root",
+        help="allow coco: images outside --root",
     )
     parser.add_argument("--split", default="test", choices=("val", "test", "train"), help="(default: %(default)s)")
     parser.add_argument(
@@ -78,50 +78,52 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         choices=SCALES,
         default=1,
-        help="6: crops of 0.8 to 1.3 times the size, their score maps averaged over the image (default: %(default)s)",
+        help="6: average the score maps of six scales, 0.8 to 1.3 (default: %(default)s)",
     )
     parser.add_argument(
-        "--flip", action=argparse.BooleanOptionalAction, default=True, help="average with the mirrored image"
+        "--flip", action=argparse.BooleanOptionalAction, default=True, help="average with the mirrored crop"
     )
-    parser.add_argument("--predictions", default=None, metavar="FILE", help=".h5 or .mat with preds or pred")
+    parser.add_argument("--predictions", default=None, metavar="FILE", help=".h5 or .mat file with preds or pred")
     parser.add_argument(
         "--ground-truth", default=None, metavar="FILE", help="MPII's detections_our_format.mat or LSP's joints.mat"
     )
-    parser.add_argument("--people", default=None, metavar="RANGE", help="of the ground truth, such as 1001-2000")
+    parser.add_argument(
+        "--people", default=None, metavar="RANGE", help="people of the ground truth to use, such as 1001-2000"
+    )
     parser.add_argument(
         "--pixels",
         choices=("auto", "0-based", "1-based"),
         default="auto",
-        help="what the file of predictions counts from; auto: 0 in this package's own, 1 in others' (default: auto)",
+        help="pixel origin of --predictions; auto: 0-based in files of this package, 1-based in others (default: auto)",
     )
     parser.add_argument("--output", default="output", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--name", default=None, help="name in the table (default: the file's)")
+    parser.add_argument("--name", default=None, help="row name in the table (default: the file name)")
     parser.add_argument(
-        "--write", default="", metavar="FORMATS", help="further files of predictions: coco, mpii or coco,mpii"
+        "--write", default="", metavar="FORMATS", help="also write predictions as coco, mpii or coco,mpii"
     )
-    parser.add_argument("--worst", type=int, default=24, metavar="N", help="predictions in worst.html (default: 24)")
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="crops through the network at a time (default: %(default)s)"
+        "--worst", type=int, default=24, metavar="N", help="number of predictions in worst.html (default: 24)"
     )
+    parser.add_argument("--batch-size", type=int, default=32, help="crops per forward pass (default: %(default)s)")
     parser.add_argument(
         "--precision",
         choices=CHOICES,
         default=AUTO,
-        help="auto: the faster one, found by a few passes (default: auto)",
+        help="auto: the faster one, measured in a few passes (default: auto)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes; 0 is a thread (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes; 0: one thread (default: %(default)s)")
     parser.add_argument(
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
-        help="what an image does that is missing or corrupt; skip leaves the person out, counted (default: raise)",
+        help="raise: stop at a missing or corrupt image; skip: leave the person out and count it (default: raise)",
     )
     parser.add_argument(
         "--resume",
         choices=("auto", "none"),
         default="auto",
-        help="auto resumes an interrupted evaluation of the same settings in OUTPUT (default: %(default)s)",
+        help="auto: resume an interrupted evaluation with the same settings from OUTPUT (default: %(default)s)",
     )
     return parser
 
@@ -131,14 +133,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = cli.parse_arguments(parser, argv)
     if arguments.batch_size < 1:
-        parser.error(f"--batch-size is {arguments.batch_size}; a whole number above 0 is accepted")
+        parser.error(f"--batch-size must be a positive integer, got {arguments.batch_size}")
     if not 0 <= arguments.workers <= 256:
-        parser.error(f"--workers is {arguments.workers}; 0 to 256 is accepted")
+        parser.error(f"--workers must be 0 to 256, got {arguments.workers}")
     if arguments.worst < 0:
-        parser.error(f"--worst is {arguments.worst}; a whole number, 0 for no page, is accepted")
+        parser.error(f"--worst must be an integer of at least 0 (0 for no page), got {arguments.worst}")
     formats = [part.strip() for part in arguments.write.split(",") if part.strip()]
     if unknown := sorted(set(formats) - {"coco", "mpii"}):
-        parser.error(f"--write has {unknown[0]!r}; coco and mpii are accepted")
+        parser.error(f"--write must be coco or mpii, got {unknown[0]!r}")
     of_files = arguments.predictions is not None or arguments.ground_truth is not None
     for name in _OF_CHECKPOINT if of_files else _OF_FILES:
         if getattr(arguments, name) not in (None, "auto"):

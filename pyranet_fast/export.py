@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.export`: a checkpoint as a file for ONNX Runtime, OpenVINO, a browser, or C++."""
+"""`python -m pyranet_fast.export`: exports a checkpoint to ONNX Runtime, OpenVINO, the browser or C++."""
 
 from __future__ import annotations
 
@@ -30,58 +30,75 @@ FAILED = 1
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.export",
-        description="Write a checkpoint's network for other runtimes: FILE.onnx (standard operators), FILE.xml with "
-        "FILE.bin (OpenVINO), FILE.pt2 (torch.export, or with --aot compiled by AOTInductor for C++). The batch is "
-        "free, height and width are fixed. Then run the file on crops beside the checkpoint and print what differs, "
-        "PCK where labels are there, sizes and times. Exit status 1: the file is not right.",
+        description="Export a checkpoint: FILE.onnx (standard operators), FILE.xml with FILE.bin (OpenVINO), FILE.pt2 "
+        "(torch.export, or compiled by AOTInductor for C++ with --aot). The batch size is dynamic, height and width "
+        "are fixed. Then compare the file with the checkpoint on crops and print differences, PCK (with labels), "
+        "sizes and times. Exit status 1: the check failed.",
     )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="file written by train, or a name of models.available()"
     )
-    parser.add_argument("output", metavar="FILE", help="where to: .onnx, .xml or .pt2")
+    parser.add_argument("output", metavar="FILE", help="output file: .onnx, .xml or .pt2")
     parser.add_argument(
-        "--input-size", type=int, default=None, metavar="N", help="side of the crops (default: the checkpoint's)"
+        "--input-size",
+        type=int,
+        default=None,
+        metavar="N",
+        help="side of the crops in pixels (default: that of the checkpoint)",
     )
     parser.add_argument(
         "--decode",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="from uint8 RGB crops (N, S, S, 3) to joints in pixels of the crop, scores and score maps, all in the "
-        "graph; without it from normalized crops (N, 3, S, S) to score maps (default: off)",
+        help="include decoding: uint8 RGB crops (N, S, S, 3) to joints in crop pixels, scores and score maps; without "
+        "it, normalized crops (N, 3, S, S) to score maps (default: off)",
     )
     parser.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="with --decode, average with the mirrored crop in the graph; and in the check (default: on)",
-    )
-    parser.add_argument("--aot", action="store_true", help="FILE.pt2 compiled for this processor, in a minute or more")
-    parser.add_argument(
-        "--int8", action="store_true", help="convolutions in int8, by onnxruntime's static quantization"
+        help="average with the mirrored crop, in the check and, with --decode, in the graph (default: on)",
     )
     parser.add_argument(
-        "--check", action=argparse.BooleanOptionalAction, default=True, help="run and compare the file (default: on)"
+        "--aot", action="store_true", help="compile FILE.pt2 for this processor; takes a minute or more"
     )
-    parser.add_argument("--root", default=None, metavar="DIR", help="folder that holds lsp_dataset/, …")
+    parser.add_argument(
+        "--int8", action="store_true", help="quantize convolutions to int8 with onnxruntime's static quantization"
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the file and compare it with the checkpoint (default: on)",
+    )
+    parser.add_argument("--root", default=None, metavar="DIR", help="folder that contains lsp_dataset/, …")
     parser.add_argument(
         "--dataset",
         default=None,
-        help="people of the check (split test) and of --int8 (split train), as for train (default: lsp with --root, "
+        help="dataset of the check (split test) and of --int8 (split train), as for train (default: lsp with --root, "
         "else demo)",
     )
     parser.add_argument(
         "--allow-outside",
         action="store_true",
-        help="images of coco: may lie outside of --root",
+        help="allow coco: images outside --root",
     )
     parser.add_argument(
-        "--images", default=None, metavar="DIR", help="whole images of a folder instead of people of a dataset"
+        "--images", default=None, metavar="DIR", help="use entire images of a folder instead of a dataset"
     )
     parser.add_argument(
-        "--people", type=int, default=200, metavar="N", help="crops of the check; 0: all (default: %(default)s)"
+        "--people",
+        type=int,
+        default=200,
+        metavar="N",
+        help="number of crops in the check; 0: all (default: %(default)s)",
     )
     parser.add_argument(
-        "--calibration-crops", type=int, default=128, metavar="N", help="crops of --int8 (default: %(default)s)"
+        "--calibration-crops",
+        type=int,
+        default=128,
+        metavar="N",
+        help="number of calibration crops for --int8 (default: %(default)s)",
     )
     return parser
 
@@ -92,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse_arguments(parser, argv)
     path = Path(arguments.output)
     if path.suffix not in SUFFIXES:
-        parser.error(f"FILE is {arguments.output!r}; a name that ends in {', '.join(SUFFIXES)} is accepted")
+        parser.error(f"FILE must end in one of {', '.join(SUFFIXES)}, got {arguments.output!r}")
     if arguments.aot and path.suffix != TORCH:
         parser.error(f"--aot goes with FILE{TORCH}; FILE is {arguments.output!r}")
     if arguments.int8 and path.suffix == TORCH:
@@ -100,9 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.images is not None and (arguments.dataset or arguments.root):
         parser.error("--images does not go with --dataset and --root: give a folder of images, or a dataset")
     if arguments.people < 0:
-        parser.error(f"--people is {arguments.people}; a whole number is accepted, 0 for all")
+        parser.error(f"--people must be an integer of at least 0 (0 for all), got {arguments.people}")
     if arguments.calibration_crops < 1:
-        parser.error(f"--calibration-crops is {arguments.calibration_crops}; a whole number above 0 is accepted")
+        parser.error(f"--calibration-crops must be a positive integer, got {arguments.calibration_crops}")
 
     file = find_checkpoint(arguments.checkpoint)
     checkpoint = load_checkpoint(file)
@@ -110,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert isinstance(model, PyraNet)
     size = arguments.input_size or checkpoint.input_size
     if size < model.multiple or size % model.multiple:
-        parser.error(f"--input-size is {size}; a multiple of {model.multiple} is accepted")
+        parser.error(f"--input-size must be a multiple of {model.multiple}, got {size}")
     description = describe_export(checkpoint, size, decode=arguments.decode, flip=arguments.flip)
     # What cannot be read is known before the work, not after it.
     crops = _crops(arguments, description, "test", arguments.people) if arguments.check else None

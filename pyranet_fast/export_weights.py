@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.export_weights`: a training's checkpoint as a small file to pass on."""
+"""`python -m pyranet_fast.export_weights`: saves the weights of a checkpoint in a small file to share."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.export_weights",
-        description="Write what predictions need of a checkpoint as safetensors, convolutions in half precision, with "
-        "the network's description inside. predict, evaluate and Predictor take the file as they take a checkpoint.",
+        description="Save the weights of a checkpoint for inference as safetensors, with the network's configuration "
+        "and convolutions in half precision. predict, evaluate and Predictor load the file like a checkpoint.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file written by train or train_classifier")
-    parser.add_argument("output", metavar="FILE.safetensors", help="where to")
-    parser.add_argument("--description", default="", help="a sentence on where the weights come from")
+    parser.add_argument("output", metavar="FILE.safetensors", help="output file")
+    parser.add_argument("--description", default="", help="one sentence on the origin of the weights")
     parser.add_argument(
         "--calibration",
         default=None,
         metavar="FILE",
-        help="calibration.json of evaluate: predictions then say how many joints of such scores are right",
+        help="calibration.json of evaluate, for the expected accuracy of each joint in predictions",
     )
     parser.add_argument(
         "--half", action=argparse.BooleanOptionalAction, default=True, help="half precision (default: on)"

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.import_weights`: another implementation's `.pth` as weights of this package."""
+"""`python -m pyranet_fast.import_weights`: converts the `.pth` of another implementation to weights of this package."""
 
 from __future__ import annotations
 
@@ -20,31 +20,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.import_weights",
-        description="Read a state dict of another PyTorch implementation, by a table of names, and write what this "
-        "package takes: the authors' Torch7 network ported container by container (torch7, which fits as a whole), and "
-        "what corresponds of bearpaw/pytorch-pose's hourglass and pyranet and of wenbc21/PyraNet. What did not fit is "
-        "listed; an incomplete network is written with --partial only, to train on from.",
+        description="Convert the state dict of another PyTorch implementation: the authors' Torch7 network ported "
+        "container by container (torch7, complete), or the matching part of bearpaw/pytorch-pose's hourglass and "
+        "pyranet or of wenbc21/PyraNet. Tensors without a match are listed. An incomplete network, for fine-tuning, is "
+        "written only with --partial.",
     )
-    parser.add_argument("source", metavar="FILE.pth", help="state dict, or a file with one under state_dict or model")
-    parser.add_argument("output", metavar=f"FILE{SUFFIX}", help="where to")
     parser.add_argument(
-        "--layout", choices=("auto", *LAYOUTS), default="auto", help="whose names they are (default: %(default)s)"
+        "source", metavar="FILE.pth", help="file with a state dict, or with one under state_dict or model"
+    )
+    parser.add_argument("output", metavar=f"FILE{SUFFIX}", help="output file")
+    parser.add_argument(
+        "--layout", choices=("auto", *LAYOUTS), default="auto", help="source implementation (default: %(default)s)"
     )
     parser.add_argument(
         "--skeleton",
         choices=("auto", *SKELETONS),
         default="auto",
-        help="what the score maps mean (default: auto, by their number: 16 mpii, 14 lsp)",
+        help="joints of the score maps (default: auto, by their number: 16 mpii, 14 lsp)",
     )
     parser.add_argument(
-        "--input-size", type=int, default=256, metavar="N", help="side of its crops (default: %(default)s)"
+        "--input-size", type=int, default=256, metavar="N", help="side of the crops in pixels (default: %(default)s)"
     )
     parser.add_argument(
-        "--partial", action="store_true", help="write it although tensors are missing, which start as in a new network"
+        "--partial",
+        action="store_true",
+        help="write the network although tensors are missing; they are initialized as in a new network",
     )
     arguments = cli.parse_arguments(parser, argv)
     if Path(arguments.output).suffix != SUFFIX:
-        parser.error(f"the output is {arguments.output!r}; a name that ends in {SUFFIX} is accepted")
+        parser.error(f"the output must be a file name ending in {SUFFIX}, got {arguments.output!r}")
 
     torch.manual_seed(0)  # what is missing starts the same way each time
     found = import_weights(read_foreign(arguments.source), None if arguments.layout == "auto" else arguments.layout)
@@ -54,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "auto":
         name = next((name for name, skeleton in SKELETONS.items() if len(skeleton) == joints), None)
     if name is None or len(SKELETONS[name]) != joints:
-        accepted = ", ".join(f"{name} ({len(skeleton)})" for name, skeleton in SKELETONS.items())
-        raise UserError(f"{arguments.source} has {joints} score maps; {accepted} are accepted as --skeleton")
+        expected = ", ".join(f"{name} ({len(skeleton)})" for name, skeleton in SKELETONS.items())
+        raise UserError(f"--skeleton must be one of {expected}, got {name or 'auto'} with {joints} score maps")
     size, multiple = arguments.input_size, found.model.multiple
     if size < multiple or size % multiple:
-        parser.error(f"--input-size is {size}; a multiple of {multiple} is accepted")
+        parser.error(f"--input-size must be a multiple of {multiple}, got {size}")
     if not found.complete and not arguments.partial:
         raise UserError(
             f"{arguments.source} is not a whole network of this package, and nothing was written; --partial writes "

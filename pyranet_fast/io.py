@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, the folders they are written to, and the door for files of others."""
+"""Atomic file writing, output folders, and error handling for third-party files."""
 
 from __future__ import annotations
 

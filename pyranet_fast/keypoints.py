@@ -1,4 +1,4 @@
-"""Skeletons: joint names, flip pairs and bones; left and right as people write them in joint names.
+"""Skeletons: joint names, flip pairs and bones; left and right from joint names.
 
 Joints of a skeleton are numbered from 0 in the order of the dataset. Left and right are the person's own.
 """
@@ -18,13 +18,13 @@ from .errors import UserError
 
 @dataclass(frozen=True)
 class Skeleton:
-    """K joints: what each is called, which mirror each other, which to connect. A network has a score map for each.
+    """K joints: names, flip pairs and bones. A network has one score map per joint.
 
     Attributes:
-        name: short name; of the built-in ones a key of ``SKELETONS``.
+        name: short name; for built-in skeletons a key of ``SKELETONS``.
         joints: K joint names in the dataset's order.
-        flip_pairs: index pairs that change places in a mirrored picture.
-        bones: index pairs to connect when a pose is drawn.
+        flip_pairs: index pairs that swap in a mirrored image.
+        bones: index pairs to connect in drawings.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Skeleton:
     def sides(self) -> tuple[str, ...]:
         """``"left"``, ``"right"`` or ``"center"`` for each joint.
 
-        Of a flip pair one joint is left and the other right: as their names say (``sides_of``), and where they say
-        nothing, or both the same, the first of the pair is left. A joint of no pair is on the side that a word
-        ``left`` or ``right`` in its name says, else in the middle: a letter L or R alone is no side.
+        Of a flip pair one joint is left and the other right, by their names (``sides_of``); if these are ambiguous, the
+        first is left. Any other joint takes its side from the word ``left`` or ``right`` in its name, else it is in
+        the center: a single letter L or R does not count.
         """
         named = [joint.side for joint in sides_of(self.joints)]
         sides = [side if _strong_marks(joint) else "center" for joint, side in zip(self.joints, named, strict=True)]
@@ -79,20 +79,20 @@ class Skeleton:
 
     @property
     def mirroring(self) -> str:
-        """The flip pairs in words, and which joints have none, for people to check."""
+        """Flip pairs and unpaired joints as text, for inspection."""
         pairs = ", ".join(f"{self.joints[first]}/{self.joints[second]}" for first, second in self.flip_pairs)
         order = self.flip_permutation
         alone = ", ".join(joint for index, joint in enumerate(self.joints) if order[index] == index)
         return f"mirror pairs: {pairs or 'none'}" + (f"; on their own: {alone}" if alone else "")
 
     def index(self, joint: str) -> int:
-        """Return the index of a joint name; ValueError lists the names there are."""
+        """Return the index of a joint name; ValueError lists the valid names."""
         if joint not in self.joints:
             raise ValueError(f"skeleton {self.name!r} has no joint {joint!r}; it has {', '.join(self.joints)}")
         return self.joints.index(joint)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON and a checkpoint can hold; ``from_dict`` leads back."""
+        """Return plain values for JSON and checkpoints; ``from_dict`` is the inverse."""
         return {
             "name": self.name,
             "joints": list(self.joints),
@@ -102,27 +102,27 @@ class Skeleton:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Skeleton:
-        """Build the skeleton of ``as_dict``.
+        """Build a skeleton from ``as_dict``.
 
         Raises:
-            UserError: a field is missing, unknown or of another type, or an index names no joint.
+            UserError: a field is missing, unknown or of the wrong type, or an index is out of range.
         """
         fields = ("name", "joints", "flip_pairs", "bones")
         if set(value) != set(fields):
             given = ", ".join(map(str, value)) or "(none)"
-            raise UserError(f"a skeleton has the fields {given}; {', '.join(fields)} are accepted")
+            raise UserError(f"a skeleton must have the fields {', '.join(fields)}, got {given}")
         name, joints = value["name"], value["joints"]
         if not isinstance(name, str):
-            raise UserError(f"a skeleton's name is {name!r}; a text is accepted")
+            raise UserError(f"a skeleton's name must be a string, got {name!r}")
         if not isinstance(joints, list | tuple) or not joints or not all(isinstance(j, str) and j for j in joints):
-            raise UserError(f"skeleton {name!r}: joints is {joints!r}; a list of names is accepted")
+            raise UserError(f"skeleton {name!r}: joints must be a list of names, got {joints!r}")
         try:
             return cls(name, tuple(joints), _pairs(name, "flip_pairs", value), _pairs(name, "bones", value))
         except ValueError as error:
             raise UserError(str(error)) from error
 
     def as_value(self) -> str | dict[str, Any]:
-        """Return what a checkpoint keeps: the name of a built-in skeleton, the whole of any other."""
+        """Return the value stored in checkpoints: the name of a built-in skeleton, else ``as_dict``."""
         return self.name if SKELETONS.get(self.name) == self else self.as_dict()
 
 
@@ -158,13 +158,13 @@ SKELETONS: Mapping[str, Skeleton] = {"mpii": MPII, "lsp": LSP}
 
 
 def resolve_skeleton(value: Any) -> Skeleton:
-    """Return the skeleton that a checkpoint names or holds.
+    """Return the skeleton of a name or a dictionary.
 
     Args:
         value: a key of ``SKELETONS``, a dictionary of ``Skeleton.as_dict``, or a Skeleton.
 
     Raises:
-        UserError: an unknown name, or a value of another kind.
+        UserError: an unknown name, or a value of another type.
     """
     if isinstance(value, Skeleton):
         return value
@@ -172,9 +172,7 @@ def resolve_skeleton(value: Any) -> Skeleton:
         return Skeleton.from_dict(value)
     if isinstance(value, str) and value in SKELETONS:
         return SKELETONS[value]
-    raise UserError(
-        f"skeleton {value!r} is not known; {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict is accepted"
-    )
+    raise UserError(f"skeleton must be {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict, got {value!r}")
 
 
 def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
@@ -184,7 +182,7 @@ def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, 
         for pair in pairs
     )
     if not fits:
-        raise UserError(f"skeleton {name!r}: {field} is {pairs!r}; a list of pairs of joint indices is accepted")
+        raise UserError(f"skeleton {name!r}: {field} must be a list of pairs of joint indices, got {pairs!r}")
     return tuple((first, second) for first, second in pairs)
 
 

@@ -1,7 +1,7 @@
-"""PCK and PCKh: columns, mean, comparison, and the other readings found in the literature.
+"""PCK and PCKh: columns, mean, comparison, and the other conventions found in the literature.
 
-The same predictions give figures percents apart under different readings of "mean". All of them are computed
-from one array of errors, so that a figure can be set beside one that was read in another way.
+Different definitions of "mean" change the result of the same predictions by whole percents. All are computed from one
+array of errors, so that results under different conventions can be compared.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Metric:
         """Score predictions.
 
         Args:
-            predictions: (N, K, 2), x and y in image pixels. A NaN is a wrong answer.
+            predictions: (N, K, 2), x and y in image pixels. NaN counts as wrong.
             ground_truth: (N, K, 2), in the same pixels.
             visible: (N, K), true where labeled; None means wherever the truth is finite. People without any labeled
                 joint are not in ``count`` but in ``settings["left_out"]``.
@@ -116,7 +116,7 @@ class Metric:
                 left out, counted in ``settings["left_out"]``.
             threshold: in units; None is the published tables'.
             image_size: (N, 2), width and height of each person's image in pixels. With it, labeled joints outside
-                the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
+                the image are counted in ``settings["joints_outside_image"]``; they are scored nevertheless.
 
         Raises:
             ValueError: wrong shapes, N = 0, a threshold that is not positive, or a visible joint that is not finite.
@@ -292,18 +292,18 @@ def _columns_of(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
 
 
 def relative_errors(predictions: npt.ArrayLike, ground_truth: npt.ArrayLike, length: npt.ArrayLike) -> Float64Array:
-    """Distance of every joint to its true place, in units of each person's length.
+    """Return the distance of every joint to the ground truth, in units of each person's length.
 
     Args:
-        predictions: (N, K, 2) pixels. Where it is not finite the error is infinite: no answer is a wrong one.
+        predictions: (N, K, 2) pixels. The error of a prediction that is not finite is infinite.
         ground_truth: (N, K, 2) in the same pixels.
         length: (N,) unit of length of each person (head size, torso), pixels.
 
     Returns:
-        (N, K) errors; NaN where truth or length say nothing (not finite, or a length that is not positive).
+        (N, K) errors; NaN where ground truth or length is not finite, or the length not positive.
 
     Raises:
-        ValueError: shapes that do not agree.
+        ValueError: the shapes do not match.
     """
     predicted = np.asarray(predictions, dtype=np.float64)
     truth = np.asarray(ground_truth, dtype=np.float64)
@@ -415,11 +415,11 @@ class Score:
 
     Attributes:
         metric: name with its threshold, such as ``"PCKh@0.5"``.
-        mean: unweighted mean over the joints that count (NaN where none was scored).
-        columns: the paper's columns, left and right averaged (NaN where none was scored).
+        mean: unweighted mean over the joints of the metric (NaN if none was scored).
+        columns: columns of the paper, left and right averaged (NaN if none was scored).
         count: number of people scored.
-        settings: the convention, JSON-able; ``"left_out"`` counts people who were not scored, by reason.
-        conventions: the same predictions read in other ways, percent by the reading's name.
+        settings: the convention, JSON-serializable; ``"left_out"`` counts people not scored, by reason.
+        conventions: percent under other conventions, by name.
     """
 
     metric: str
@@ -442,7 +442,7 @@ class Score:
         return {name: _json_value(value) for name, value in content.items()}
 
     def table(self) -> str:
-        """Return two lines of text, in the paper's column order, Mean last."""
+        """Return two lines of text with the columns of the paper, Mean last."""
         names = ["", *self.columns, "Mean"]
         cells = [_cell(value) for value in (*self.columns.values(), self.mean)]
         values = [self.metric, *cells]
@@ -455,7 +455,7 @@ class Score:
         )
 
     def readings(self) -> str:
-        """Return a line of text for every convention, and one for what was left out or is unusual."""
+        """Return one line of text per convention, and one for people left out and anomalies."""
         lines = [f"{_cell(value):>6}  {name}" for name, value in self.conventions.items()]
         people = f"{self.count} {'person' if self.count == 1 else 'people'} scored"
         left_out = [f"{count} left out ({why})" for why, count in self.settings.get("left_out", {}).items()]
@@ -477,20 +477,20 @@ def pck(
     threshold: float = 0.2,
     image_size: npt.ArrayLike | None = None,
 ) -> Score:
-    """Person-centric PCK of the Leeds Sports Pose data.
+    """Compute the person-centric PCK of Leeds Sports Pose.
 
-    A joint is right where error / torso <= ``threshold``, torso the distance from left shoulder to right hip
+    A joint is correct where error / torso <= ``threshold``, where torso is the distance from left shoulder to right hip
     of the ground truth. Head is the mean of neck and head top; Mean is over the 14 joints.
 
     Args:
-        predictions: (N, 14, 2), x and y in image pixels. A NaN is a wrong answer.
+        predictions: (N, 14, 2), x and y in image pixels. NaN counts as wrong.
         ground_truth: (N, 14, 2), in the same pixels.
-        visible: (N, 14), true where labeled; None means wherever the truth is finite. People without both
-            torso joints, or with a torso of length 0, have no unit of length: they are left out of ``count``
-            and counted in ``settings["left_out"]``, as are people without any labeled joint.
+        visible: (N, 14), true where labeled; None: wherever the truth is finite. People without both torso
+            joints, with a torso of length 0 or without any labeled joint are excluded from ``count`` and counted in
+            ``settings["left_out"]``.
         threshold: fraction of the torso.
         image_size: (N, 2), width and height of each person's image in pixels. With it, labeled joints outside
-            the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
+            the image are counted in ``settings["joints_outside_image"]``; they are scored nevertheless.
 
     Returns:
         A Score in percent.
@@ -522,23 +522,22 @@ def pckh(
     on_bad_size: Literal["raise", "leave_out"] = "raise",
     image_size: npt.ArrayLike | None = None,
 ) -> Score:
-    """PCKh of the MPII Human Pose data.
+    """Compute the PCKh of MPII Human Pose.
 
-    A joint is right where error / head_size < ``threshold``, strictly. Joints that are not
-    labeled are left out. Mean is over 14 joints, pelvis and thorax left out, each joint
-    weighing the same however often it is labeled.
+    A joint is correct where error / head_size < ``threshold``, strictly. Unlabeled joints are ignored. Mean is the
+    unweighted mean over 14 joints, without pelvis and thorax.
 
     Args:
-        predictions: (N, 16, 2), x and y in image pixels. A NaN is a wrong answer.
+        predictions: (N, 16, 2), x and y in image pixels. NaN counts as wrong.
         ground_truth: (N, 16, 2), in the same pixels.
         head_size: (N,), 0.6 times the diagonal of the head box, in the same pixels.
-        visible: (N, 16), true where labeled; None means wherever the truth is finite. People without any
-            labeled joint are not in ``count`` but in ``settings["left_out"]``.
+        visible: (N, 16), true where labeled; None: wherever the truth is finite. People without any labeled
+            joint are excluded from ``count`` and counted in ``settings["left_out"]``.
         threshold: fraction of ``head_size``.
-        on_bad_size: what a head size does that is zero, negative or not finite: ``"raise"`` ValueError, or
-            ``"leave_out"`` the person, counted in ``settings["left_out"]``.
+        on_bad_size: for a head size that is not positive and finite, ``"raise"`` ValueError or ``"leave_out"`` the
+            person, counted in ``settings["left_out"]``.
         image_size: (N, 2), width and height of each person's image in pixels. With it, labeled joints outside
-            the image are counted in ``settings["joints_outside_image"]``; they are scored all the same.
+            the image are counted in ``settings["joints_outside_image"]``; they are scored nevertheless.
 
     Returns:
         A Score in percent.
@@ -549,7 +548,7 @@ def pckh(
     """
     size = np.asarray(head_size, dtype=np.float64)
     if on_bad_size not in ("raise", "leave_out"):
-        raise ValueError(f"on_bad_size is {on_bad_size!r}; 'raise' and 'leave_out' are accepted")
+        raise ValueError(f"on_bad_size must be 'raise' or 'leave_out', got {on_bad_size!r}")
     good = np.isfinite(size) & (size > 0)
     if on_bad_size == "raise" and not good.all():
         worst = int(np.flatnonzero(~good)[0])
@@ -573,7 +572,7 @@ def pck_box(
     """PCK of any skeleton: a joint is right where error / box_size <= ``threshold``.
 
     Args:
-        predictions: (N, K, 2), x and y in image pixels. A NaN is a wrong answer.
+        predictions: (N, K, 2), x and y in image pixels. NaN counts as wrong.
         ground_truth: (N, K, 2), in the same pixels.
         box_size: (N,), the longer side of each person's box, in the same pixels. People whose box has no size are
             left out, counted in ``settings["left_out"]``.
@@ -689,7 +688,7 @@ def keypoint_similarity(
         (N, M); 0 for others without a labeled joint.
 
     Raises:
-        ValueError: shapes that do not agree.
+        ValueError: the shapes do not match.
     """
     a, b = np.asarray(joints, dtype=np.float64), np.asarray(others, dtype=np.float64)
     k = len(sigmas)

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.train`: train a PyraNet on people."""
+"""`python -m pyranet_fast.train`: trains a PyraNet on people."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train",
-        description="Train a PyraNet. The defaults are the paper's recipe; OUTPUT gets last.pt, log.csv, "
-        "report.html (curves, results beside published ones, examples, settings, speed and warnings, on a page that "
-        "needs no network), curves.png, pictures/ and tensorboard/. Ctrl-C saves and stops; rerun the same command to "
-        f"resume. {TORCHRUN}",
+        description="Train a PyraNet; the defaults are the recipe of the paper. Writes last.pt, log.csv, report.html "
+        "(curves, results beside published ones, examples, settings, speed and warnings, self-contained), curves.png, "
+        "pictures/ and tensorboard/ to OUTPUT. Ctrl-C saves and stops; rerun the same command to resume. "
+        f"{TORCHRUN}",
     )
     PoseConfig.add_arguments(parser)
     config = PoseConfig.from_arguments(cli.parse_arguments(parser, argv))

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.train_classifier`: train an image classifier with or without pyramids (paper section 5.2)."""
+"""`python -m pyranet_fast.train_classifier`: trains image classifiers with or without pyramids (paper section 5.2)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.train_classifier",
-        description="Train a Wide ResNet or a ResNeXt, with or without pyramids, on CIFAR-10. The defaults are the "
-        "published recipes; OUTPUT gets last.pt, log.csv, report.html (curves, results beside published ones, "
-        "examples, settings and speed, on a page that needs no network), curves.png, pictures/ and tensorboard/. "
-        f"Ctrl-C saves and stops; rerun the same command to resume. {TORCHRUN}",
+        description="Train a Wide ResNet or ResNeXt, with or without pyramids, on CIFAR-10; the defaults are the "
+        "published recipes. Writes last.pt, log.csv, report.html (curves, results beside published ones, examples, "
+        "settings and speed, self-contained), curves.png, pictures/ and tensorboard/ to OUTPUT. Ctrl-C saves and "
+        f"stops; rerun the same command to resume. {TORCHRUN}",
     )
     ClassifierConfig.add_arguments(parser)
     config = ClassifierConfig.from_arguments(cli.parse_arguments(parser, argv))

@@ -1,4 +1,4 @@
-"""Pictures of poses: a skeleton over an image, and sheets of many images."""
+"""Drawing of poses: skeletons over images, and image grids."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def draw_poses(
     for joints, scores in people:
         points = np.asarray(joints, dtype=np.float64)
         if points.shape != (len(skeleton), 2):
-            accepted = f"({len(skeleton)}, 2) is accepted for skeleton {skeleton.name!r}"
-            raise ValueError(f"joints has shape {points.shape}; {accepted}")
+            expected = f"({len(skeleton)}, 2) for skeleton {skeleton.name!r}"
+            raise ValueError(f"joints must have shape {expected}, got {points.shape}")
         certain = np.full(len(skeleton), np.inf) if scores is None else np.asarray(scores, dtype=np.float64)
         if certain.shape != (len(skeleton),):
-            raise ValueError(f"scores has shape {certain.shape}; ({len(skeleton)},) is accepted")
+            raise ValueError(f"scores must have shape ({len(skeleton)},), got {certain.shape}")
         canvas = _draw_person(canvas, (points + 0.5) * zoom - 0.5, certain, skeleton, threshold)
     return canvas
 
@@ -258,7 +258,7 @@ def contact_sheet(
     if columns < 1 or cell < 1:
         raise ValueError(f"columns is {columns} and cell is {cell}; both must be at least 1")
     if captions is not None and len(captions) != len(images):
-        raise ValueError(f"captions has {len(captions)} lines for {len(images)} images; one each is accepted")
+        raise ValueError(f"captions must have one line per image, got {len(captions)} for {len(images)} images")
     columns = min(columns, len(images))
     gap, strip = max(2, cell // 64), 0 if captions is None else max(14, cell // 12)
     rows = -(-len(images) // columns)

@@ -154,4 +154,4 @@ def test_the_limit_in_pixels_is_of_the_command_alone(capsys: pytest.CaptureFixtu
     assert seen == [(1200, 1200)] and max_pixels() == MAX_PIXELS
     with pytest.raises(SystemExit):
         cli.run(limited, ["--max-pixels", "0"])
-    assert "--max-pixels is 0; a whole number above 0 is accepted" in capsys.readouterr().err
+    assert "--max-pixels must be a positive integer, got 0" in capsys.readouterr().err

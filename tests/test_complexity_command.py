@@ -25,9 +25,9 @@ def test_json(capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--input-size", "100"], "image is 100x100"),
-        (["--features", "30"], "features is 30"),
-        (["--stacks", "0"], "stacks is 0"),
+        (["--input-size", "100"], "got 100x100"),
+        (["--features", "30"], "features must be a positive multiple of 4, got 30"),
+        (["--stacks", "0"], "stacks must be a positive integer, got 0"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, capsys):

@@ -136,8 +136,8 @@ def test_missing_images_are_said(checkpoint, root, tmp_path, capsys):
         (["--predictions", "a.h5"], "--predictions and --ground-truth go together"),
         (["--predictions", "a.h5", "--ground-truth", "b.mat", "--root", "."], "--root does not go with --predictions"),
         (["--checkpoint", "a.pt", "--people", "1-2"], "--people does not go with --checkpoint"),
-        (["--checkpoint", "a.pt", "--write", "csv"], "--write has 'csv'; coco and mpii are accepted"),
-        (["--checkpoint", "a.pt", "--worst", "-1"], "--worst is -1"),
+        (["--checkpoint", "a.pt", "--write", "csv"], "--write must be coco or mpii, got 'csv'"),
+        (["--checkpoint", "a.pt", "--worst", "-1"], "--worst must be an integer of at least 0 (0 for no page), got -1"),
         (["--checkpoint", "a.pt", "--scales", "5"], "invalid choice: 5"),
     ],
 )

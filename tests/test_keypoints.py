@@ -82,17 +82,20 @@ def test_built_in_skeletons_are_kept_by_name_and_others_whole():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"joints": None}, "joints is None; a list of names"),
+        ({"joints": None}, "joints must be a list of names, got None"),
         ({"joints": []}, "a list of names"),
         ({"joints": ["a", 3]}, "a list of names"),
         ({"joints": ["a", "a", "b"]}, "two joints are called 'a'"),
-        ({"name": 3}, "name is 3; a text"),
-        ({"bones": [[0, 1, 2]]}, "bones is .* a list of pairs of joint indices"),
+        ({"name": 3}, "name must be a string, got 3"),
+        ({"bones": [[0, 1, 2]]}, "bones must be a list of pairs of joint indices"),
         ({"bones": [[0, 1.0]]}, "a list of pairs of joint indices"),
         ({"bones": 3}, "a list of pairs of joint indices"),
         ({"flip_pairs": [[1, 5]]}, "name joint 5"),
         ({"flip_pairs": [[0, 1], [1, 2]]}, "two flip_pairs"),
-        ({"color": "red"}, "has the fields name, joints, flip_pairs, bones, color"),
+        (
+            {"color": "red"},
+            "must have the fields name, joints, flip_pairs, bones, got name, joints, flip_pairs, bones, color",
+        ),
     ],
 )
 def test_dictionaries_that_are_no_skeleton(change, message):
@@ -102,7 +105,7 @@ def test_dictionaries_that_are_no_skeleton(change, message):
 
 @pytest.mark.parametrize("value", ["hand", None, 3, ["mpii"]])
 def test_other_values_are_no_skeleton(value):
-    with pytest.raises(UserError, match="is not known; mpii, lsp or a dictionary"):
+    with pytest.raises(UserError, match="skeleton must be mpii, lsp or a dictionary"):
         resolve_skeleton(value)
 
 

@@ -112,7 +112,7 @@ def test_every_extra_that_a_sentence_names_is_declared() -> None:
 def test_an_unknown_backend_in_the_environment_is_one_clear_error() -> None:
     run = python("import pyranet_fast", PYRANET_FAST_BACKEND="fastest")
     assert run.returncode != 0
-    assert "PYRANET_FAST_BACKEND is 'fastest'; accepted are reference, native, triton" in run.stderr
+    assert "PYRANET_FAST_BACKEND must be one of reference, native, triton, got 'fastest'" in run.stderr
 
 
 def test_what_was_built_names_no_folder_of_the_machine_that_built_it() -> None:
@@ -256,7 +256,7 @@ def test_native_can_be_refused_demanded_and_misspelt(setup: Setup) -> None:
     }
     with pytest.raises(SystemExit, match=r"asks for the native library.*CXX=/nowhere is not a program"):
         setup("bdist_wheel", PYRANET_FAST_NATIVE="1", CXX="/nowhere")
-    with pytest.raises(SystemExit, match="PYRANET_FAST_NATIVE is 'yes'; accepted are 0, 1 or nothing"):
+    with pytest.raises(SystemExit, match="PYRANET_FAST_NATIVE must be 0, 1 or empty, got 'yes'"):
         setup("bdist_wheel", PYRANET_FAST_NATIVE="yes")
 
 

@@ -1,7 +1,6 @@
-"""Contests: networks or recipes trained under one budget and compared (the paper's figures 8 and 9, table 3).
+"""Contests: networks or recipes compared at equal training budget (figures 8 and 9, table 3 of the paper).
 
-From top to bottom: who takes part in which contest, how all of them are trained, what each came to, and the table and
-pictures of that.
+From top to bottom: the contests and their contestants, training, results, tables and plots.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contestant came to.
+    """Results of one contestant.
 
     Attributes:
         name: of the contestant.
@@ -186,33 +185,32 @@ class Contest:
 
 CONTESTS = {
     "variants": Contest(
-        "PRM-A, B, B*, C, D, plain and wide at one size, trained under one budget (figure 8)",
+        "Compare PRM-A, B, B*, C, D, plain and wide at equal size and training budget (figure 8)",
         "module variants",
         variants,
     ),
     "scales": Contest(
-        "PRM-B* with C = 2 to 8 levels, which are of one size, under one budget (figure 9 a-b)",
+        "Compare PRM-B* with C = 2 to 8 levels at equal size and training budget (figure 9 a-b)",
         "pyramid levels C",
         scales,
     ),
     "initialization": Contest(
-        "PRM-B* with every initialization, under one budget (figure 9 c)",
+        "Compare the initializations of PRM-B* at equal training budget (figure 9 c)",
         "initialization",
         initializations,
     ),
     "control": Contest(
-        "plain and PRM-B* networks without and with variance control, under one budget (figure 9 d)",
+        "Compare plain and PRM-B* networks with and without variance control (figure 9 d)",
         "variance control",
         control,
     ),
     "recipes": Contest(
-        "ablates one training option at a time under a fixed budget: PRM-B* trained as the flags say, and with each of "
-        "them changed",
-        "recipes of training",
+        "Ablate one training option of PRM-B* at a time at equal training budget",
+        "training recipes",
         recipes,
     ),
     "classifiers": Contest(
-        "WRN-16-2 without and with the pyramid, under one budget (table 3, small)",
+        "Compare WRN-16-2 with and without the pyramid at equal training budget (table 3, small)",
         "CIFAR-10 networks",
         classifiers,
         command="train_classifier",
@@ -230,7 +228,7 @@ def train_all(
     command: str = "train",
     jobs: int = 1,
 ) -> None:
-    """Train everybody with every seed; what is finished with the same flags and labels is not trained again.
+    """Train every network with every seed; runs finished with the same flags and labels are not repeated.
 
     Args:
         contestants: the networks.

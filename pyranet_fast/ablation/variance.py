@@ -1,6 +1,6 @@
-"""Variances of responses and gradients through networks at initialization: the paper's figures 5, 6, equation 15.
+"""Variance of responses and gradients at initialization (figures 5 and 6, equation 15 of the paper).
 
-From top to bottom: measuring at places of a network, the networks of the paper, and the tables and pictures of all.
+From top to bottom: measurement, the networks of the paper, tables and plots.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""People with labeled joints: datasets, synthetic people, and the crops a network is fed."""
+"""People with labeled joints: datasets, synthetic people, and network input crops."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Crops that lack something: scenes without a person, people whom a border cuts off, people behind things.
+"""Crops with missing joints: scenes without a person, truncated people, occluded people.
 
-A network that was only shown whole people finds one everywhere. With these crops, and targets of zeros for what they
-lack, a score says whether a joint is there at all.
+A network trained only on complete people finds one everywhere. With these crops, and zero targets for missing joints, a
+score tells whether a joint is present.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Annotations of many people as arrays, whatever file they were read from, and what reading those files shares."""
+"""Annotations of people as arrays, independent of the file format, and helpers shared by the readers."""
 
 from __future__ import annotations
 
@@ -168,20 +168,20 @@ def number_field(
     Raises:
         UserError: the field is missing or holds anything else.
     """
-    accepted = "a number" if shape == () else f"numbers of shape {shape}"
+    expected = "a number" if shape == () else f"numbers of shape {shape}"
     if field not in entry:
-        raise UserError(f"{where}: field {field!r} is missing; {accepted} is accepted")
+        raise UserError(f"{where}: field {field!r} is missing; expected {expected}")
     try:
         value = np.asarray(entry[field])
     except ValueError:  # lists of different lengths
         value = np.asarray(None)
+    text = repr(entry[field])
+    short = text if len(text) <= 80 else f"{text[:77]}..."
     if value.shape != shape or value.dtype.kind not in "iufb":
-        text = repr(entry[field])
-        short = text if len(text) <= 80 else f"{text[:77]}..."
-        raise UserError(f"{where}: field {field!r} is {short}; {accepted} is accepted")
+        raise UserError(f"{where}: field {field!r} must be {expected}, got {short}")
     result = value.astype(np.float64)
     if finite and not np.all(np.isfinite(result)):
-        raise UserError(f"{where}: field {field!r} holds a value that is not finite; {accepted} is accepted")
+        raise UserError(f"{where}: field {field!r} must be finite, got {short}")
     if above is not None and not np.all(result > above):
-        raise UserError(f"{where}: field {field!r} is {entry[field]!r}; a number above {above:g} is accepted")
+        raise UserError(f"{where}: field {field!r} must be above {above:g}, got {short}")
     return result

@@ -1,6 +1,6 @@
 """Images decoded once and cached in memory, cropped to the region around a person that augmentation can reach.
 
-The same region is what a packed file holds (``packed``), with the same check that no crop shows more.
+Packed files (``packed``) hold the same region, with the same check that no crop exceeds it.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ def check_coverage(source: PeopleSource, reach: float, input_size: int, *, stric
     """
     if reach > source.reach + 1e-6:
         less = (
-            f"{source.name}: pictures that reach {reach:.3g} crop sides from a person's center are asked for, and "
-            f"{source.reach:.3g} were kept"
+            f"{source.name}: its images reach {source.reach:.3g} crop sides from a person's center, and the "
+            f"augmentation asks for {reach:.3g}"
         )
         if strict:
-            raise UserError(f"{less}; scales up to {2 * source.reach:.3g} are accepted, or the original images")
-        warnings.warn(f"{less}; what lies beyond is gray", DataWarning, stacklevel=2)
+            raise UserError(f"{less}; use scales of at most {2 * source.reach:.3g} or the original images")
+        warnings.warn(f"{less}; the rest is gray", DataWarning, stacklevel=2)
     if input_size > source.detail:
         warnings.warn(
             f"{source.name}: large people were kept with {source.detail:g} pixels along a crop's side, less than the "
@@ -145,13 +145,13 @@ def _origin(source: PeopleSource, index: int) -> tuple[int, int]:
 
 
 class CachedSource(DerivedSource):
-    """Another dataset with every image decoded once, before loader processes fork from this one.
+    """Another dataset with every image decoded once, before loader processes are forked.
 
-    The pixels lie in large uint8 blocks: processes made by fork share them, since nothing in them is
-    counted or moved. Labels are in the pixels of the cached region; ``to_original`` leads back.
+    The pixels lie in large uint8 blocks, which forked processes share: nothing in them is reference-counted or
+    moved. Labels are in pixels of the cached region; ``to_original`` maps them back.
 
     Attributes:
-        failures: error by index, for images that could not be read; ``image`` raises it again.
+        failures: error by index, for images that could not be read; ``image`` re-raises it.
         nbytes: size of the cached pixels.
     """
 

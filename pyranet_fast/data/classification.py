@@ -1,7 +1,7 @@
 """Datasets of small labeled images held in memory, and their augmentation in batches.
 
-CIFAR-10 is read from its original pickle layout without trusting the pickles; the colored shapes are made here, for
-trying classification without a download.
+CIFAR-10 is read from its original pickles without executing them; the colored shapes are synthetic, to try
+classification without a download.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def augment(images: Tensor, drawn: npt.NDArray[np.int64]) -> Tensor:
     """
     n, _, h, w = images.shape
     if min(h, w) <= PAD:
-        raise ValueError(f"images are {h}x{w} (height x width); more than {PAD} pixels of each are accepted")
+        raise ValueError(f"images must have more than {PAD} pixels in height and width, got {h}x{w}")
     if drawn.shape != (n, 3):
-        raise ValueError(f"drawn has shape {drawn.shape} for {n} images; ({n}, 3) is accepted")
+        raise ValueError(f"drawn must have shape ({n}, 3), got {drawn.shape}")
     moved = torch.from_numpy(drawn).to(images.device)
     columns = torch.arange(w, device=images.device).expand(n, w)
     columns = torch.where(moved[:, 2:] != 0, w - 1 - columns, columns)
@@ -142,7 +142,7 @@ def load_cifar10(root: str | Path | None, split: str) -> LabeledImages:
         ValueError: an unknown split.
     """
     if split not in ("train", "test"):
-        raise ValueError(f"split is {split!r}; 'train' and 'test' are accepted")
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     folder = find_cifar10_folder(root)
     if split == "train":
         files = [folder / name for name in CIFAR10_TRAINING if (folder / name).is_file()]
@@ -278,7 +278,7 @@ def load_shapes(split: str) -> LabeledImages:
         ValueError: an unknown split.
     """
     if split not in SHAPE_COUNTS:
-        raise ValueError(f"split is {split!r}; 'train' and 'test' are accepted")
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     rng = np.random.default_rng((1708, list(SHAPE_COUNTS).index(split)))
     labels = rng.permutation(np.arange(SHAPE_COUNTS[split]) % len(SHAPES))
     pictures = np.stack([draw_shape(SHAPES[label], rng) for label in labels])

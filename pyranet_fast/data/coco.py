@@ -69,22 +69,22 @@ class _Labels:
 class COCOSource(AnnotatedSource):
     """People of a COCO keypoint file.
 
-    ``images`` lists ``id`` and ``file_name`` (which may hold folders; backslashes are taken for slashes where there is
-    no such file), ``annotations`` the people: ``image_id``, ``category_id``, ``keypoints`` [x, y, v] for each joint,
-    labeled where v > 0, and ``bbox`` [x, y, width, height]. ``categories`` gives the joints, see
-    ``skeleton_from_category``; several categories may have them, if they are the same.
+    ``images`` lists ``id`` and ``file_name`` (which may contain folders; backslashes are read as slashes if there is no
+    such file), ``annotations`` the people: ``image_id``, ``category_id``, ``keypoints`` [x, y, v] for each joint,
+    labeled where v > 0, and ``bbox`` [x, y, width, height]. ``categories`` names the joints, see
+    ``skeleton_from_category``; several categories may have joints if they are the same.
 
-    Keypoints are taken as 0-based pixel indices: (0, 0) is the center of the first pixel. The box counts from
-    the picture's corner, as the predictor's does: its center is half a pixel less. The crop is the square of 1.25
-    times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
+    Keypoints are 0-based pixel indices: (0, 0) is the center of the first pixel. The box starts at
+    the corner of the image, as the predictor's does: its center is shifted by half a pixel. The crop is the square of
+    1.25 times the box's longer side; the metric is PCK-box@0.05, in units of that longer side.
 
-    People whose labels cannot be right are left out: a box without size, outside of the picture, in shares of it, or
-    given as two corners; labeled joints that are no numbers, or none of them in the crop; a picture of another size
-    than the file says, after its EXIF orientation. ``notes`` counts them by reason.
+    People with invalid labels are left out: a box that is empty, outside the image, relative to its size, or given as
+    two corners; labeled joints that are not finite, or none of them in the crop; an image whose size, after EXIF
+    orientation, differs from the file. ``notes`` counts them by reason.
 
     Attributes:
         left_out: number of people left out, by reason.
-        categories: by id, names of the categories that have joints.
+        categories: names of the categories with joints, by id.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class COCOSource(AnnotatedSource):
                 described, the part is empty, nobody is left, or there is not a single image.
         """
         if part not in ("all", "train", "val"):
-            raise UserError(f"unknown part {part!r}; all, train and val are accepted")
+            raise UserError(f"part must be all, train or val, got {part!r}")
         self.path = Path(root) / path
         with reading(self.path, "a COCO keypoint file"):
             self._open(Path(root), part, allow_outside)
@@ -114,7 +114,7 @@ class COCOSource(AnnotatedSource):
     def _open(self, root: Path, part: str, allow_outside: bool) -> None:
         content = read_json(self.path)
         if not isinstance(content, dict):
-            raise UserError(f"{self.path} holds a {type(content).__name__}; a COCO object is accepted")
+            raise UserError(f"{self.path} must hold a COCO object, got {type(content).__name__}")
         lists = {name: _objects(content, name, self.path) for name in ("images", "annotations", "categories")}
         categories = _read_categories(lists["categories"], self.path)
         self.skeleton, self.categories = categories.skeleton, categories.names
@@ -207,7 +207,7 @@ class COCOSource(AnnotatedSource):
         return image
 
     def available(self) -> list[int]:
-        """Return the indices of the people whose image is there."""
+        """Return the indices of the people whose image exists."""
         there = {name: (self._image_folder / name).is_file() for name in set(self._annotations.names)}
         return [index for index, name in enumerate(self._annotations.names) if there[name]]
 
@@ -232,7 +232,7 @@ def _read_person(
         return "of crowds"
     category = entry.get("category_id")
     if not isinstance(category, int | str) or category not in categories.has_joints:
-        raise UserError(f"{where}: category_id is {category!r}; the id of one of the categories is accepted")
+        raise UserError(f"{where}: category_id must be the id of one of the categories, got {category!r}")
     if not categories.has_joints[category]:
         return "of categories without keypoints"
     if not entry.get("keypoints"):
@@ -240,7 +240,7 @@ def _read_person(
     points = _keypoints(entry, count, where)
     if image is None:
         key = entry.get("image_id")
-        raise UserError(f"{where}: image_id is {key!r}; the id of one of the images is accepted")
+        raise UserError(f"{where}: image_id must be the id of one of the images, got {key!r}")
     seen = points[:, 2] > 0
     if not seen.any():
         return "without labeled keypoints"
@@ -280,7 +280,7 @@ def _flag(value: Any, where: str) -> bool:
         value = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}.get(value.strip().lower(), value)
     if value is None or isinstance(value, bool | int | float):
         return bool(value)
-    raise UserError(f"{where} is {value!r}; 0 or 1 is accepted")
+    raise UserError(f"{where} must be 0 or 1, got {value!r}")
 
 
 # Labels that cannot be right. Each rule gives a reason for leaving a person out, or None.
@@ -427,7 +427,7 @@ def open_coco(files: str, root: str | Path, split: str, *, allow_outside: bool =
     whole = (Path(root) / files).is_file()  # a comma may be part of a name
     paths = [files] if whole else [part.strip() for part in files.split(",")]
     if not 1 <= len(paths) <= 2 or not all(paths):
-        raise UserError(f"dataset 'coco:{files}' names {len(paths)} files; coco:TRAIN.json[,VAL.json] is accepted")
+        raise UserError(f"dataset must be coco:TRAIN.json[,VAL.json], got {len(paths)} files in 'coco:{files}'")
     if len(paths) == 1:
         return COCOSource(paths[0], root, "train" if split == "train" else "val", allow_outside=allow_outside)
     if split == "train":
@@ -447,17 +447,17 @@ def read_skeleton(path: Path) -> Skeleton:
     """Return the skeleton of a COCO file; UserError where it cannot be read or has none."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; a COCO object is accepted")
+        raise UserError(f"{path} must hold a COCO object, got {type(content).__name__}")
     return _read_categories(_objects(content, "categories", path), path).skeleton
 
 
 def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
     value = content.get(name)
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        got = "is missing" if value is None else f"is a {type(value).__name__} with other things in it"
-        raise UserError(f"{path}: {name} {got}; a list of objects is accepted")
+        got = "nothing" if value is None else f"a {type(value).__name__} with other things in it"
+        raise UserError(f"{path}: {name} must be a list of objects, got {got}")
     if not value:
-        raise UserError(f"{path}: {name} is empty; at least one is needed")
+        raise UserError(f"{path}: {name} must not be empty")
     return value
 
 
@@ -487,7 +487,7 @@ def _read_categories(categories: list[dict[str, Any]], path: Path) -> _Categorie
     for category in categories:
         key = category.get("id")
         if not isinstance(key, int | str):
-            raise UserError(f"{path}: a category has id {key!r}; a number is accepted")
+            raise UserError(f"{path}: the id of a category must be a number, got {key!r}")
         has_joints[key] = bool(category.get("keypoints"))
         if has_joints[key]:
             where = f"{path}: category {category.get('name')!r}"
@@ -531,9 +531,9 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
     name = category.get("name", "person")
     joints = category.get("keypoints")
     if not isinstance(name, str) or not name:
-        raise UserError(f"{where}: name is {name!r}; a text is accepted")
+        raise UserError(f"{where}: name must be a string, got {name!r}")
     if not isinstance(joints, list) or not joints or not all(isinstance(j, str) and j.strip() for j in joints):
-        raise UserError(f"{where}: keypoints is {joints!r}; a list of joint names is accepted")
+        raise UserError(f"{where}: keypoints must be a list of joint names, got {joints!r}")
     bones, notes = _bones(category.get("skeleton"), len(joints), where)
     if "flip_pairs" in category:
         flip_pairs = _given_flip_pairs(category["flip_pairs"], joints, where)
@@ -570,13 +570,13 @@ def _bones(value: Any, joints: int, where: str) -> tuple[list[tuple[int, int]], 
     if not wrong:
         return list(bones.values()), ()
     which = f"{len(wrong)} of {len(wrong) + len(bones)} bones left out, first {wrong[0]!r}"
-    note = f"{where}: skeleton: {which}; different pairs of joint numbers from 1 to {joints} are accepted"
+    note = f"{where}: skeleton must hold different pairs of joint numbers from 1 to {joints}, got {which}"
     return list(bones.values()), (note,)
 
 
 def _given_flip_pairs(value: Any, joints: Sequence[str], where: str) -> list[tuple[int, int]]:
     where = f"{where}: flip_pairs"
-    accepted = f"pairs of joint names, or of joint indices 0 to {len(joints) - 1}, are accepted"
+    expected = f"pairs of joint names, or of joint indices 0 to {len(joints) - 1}"
     pairs: list[tuple[int, int]] = []
     for pair in _list_of_pairs(value, where, "joint names or indices from 0"):
         indices = []
@@ -586,10 +586,10 @@ def _given_flip_pairs(value: Any, joints: Sequence[str], where: str) -> list[tup
             elif type(joint) is int and 0 <= joint < len(joints):
                 indices.append(joint)
             else:
-                raise UserError(f"{where} holds {joint!r}; {accepted}")
+                raise UserError(f"{where} must hold {expected}, got {joint!r}")
         first, second = min(indices), max(indices)
         if first == second:
-            raise UserError(f"{where} holds {pair!r}; two different joints are accepted")
+            raise UserError(f"{where} must hold two different joints in a pair, got {pair!r}")
         if (first, second) not in pairs:  # some write both directions
             pairs.append((first, second))
     return pairs
@@ -597,10 +597,10 @@ def _given_flip_pairs(value: Any, joints: Sequence[str], where: str) -> list[tup
 
 def _list_of_pairs(value: Any, where: str, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise UserError(f"{where} is {value!r}; a list of pairs of {what} is accepted")
+        raise UserError(f"{where} must be a list of pairs of {what}, got {value!r}")
     for pair in value:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise UserError(f"{where} holds {pair!r}; a list of pairs of {what} is accepted")
+            raise UserError(f"{where} must be a list of pairs of {what}, got {pair!r} in it")
     return value
 
 
@@ -609,9 +609,9 @@ def _images_by_id(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[st
     for number, image in enumerate(images):
         name, key = image.get("file_name"), image.get("id")
         if not isinstance(name, str) or not name:
-            raise UserError(f"{path}: image {key!r}: file_name is {name!r}; a path is accepted")
+            raise UserError(f"{path}: image {key!r}: file_name must be a path, got {name!r}")
         if not isinstance(key, int | str):
-            raise UserError(f"{path}: image number {number} has id {key!r}; a number or a text is accepted")
+            raise UserError(f"{path}: the id of image number {number} must be a number or a string, got {key!r}")
         if key in records:
             raise UserError(f"{path}: two images have id {key!r}; each needs an id of its own")
         records[key] = image

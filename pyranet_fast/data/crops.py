@@ -1,4 +1,4 @@
-"""The crops that a network is trained and tested on, and the order in which training visits them."""
+"""Crops for training and evaluation, and the order in which training visits them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _UNCHANGED = AugmentationSample()
 
 
 def worker_init(worker_id: int, pixels: int | None = None) -> None:
-    """Prepare a loader process: one thread each, since there is one process per core, and no lines of OpenCV's.
+    """Initialize a loader process: one thread, since there is one process per core, and no OpenCV log.
 
     Args:
-        worker_id: not used.
-        pixels: the `max_pixels` of the process that starts it; None: what it finds itself.
+        worker_id: unused.
+        pixels: `max_pixels` of the parent process; None: that of this process.
     """
     if pixels is not None:
         limit_pixels(pixels)
@@ -67,22 +67,22 @@ def _gray_image(size: int) -> torch.Tensor:
 
 
 class CropDataset(Dataset[dict[str, Any]]):
-    """Crops to train on, with their joints in score-map pixels; S = ``input_size``.
+    """Training crops with their joints in score map pixels; S = ``input_size``.
 
-    An item is asked for by ``index`` or by ``(epoch, index)`` and holds
+    An item is indexed by ``index`` or ``(epoch, index)`` and holds
 
     - ``image`` (3, S, S) uint8 RGB;
     - ``joints`` (K, 2) float32, x and y in map pixels;
     - ``weight`` (K,) float32, 1 where the joint is labeled and inside the crop, ``absence_weight`` where it is known
-      to be outside or nobody is there (its target is then what of its Gaussian reaches into the map, mostly
-      nothing), and 0 where nothing is known of it;
+      to be outside or the crop is empty (its target is the part of its Gaussian inside the map, mostly zero), and 0
+      where it is unknown;
     - ``index`` int;
-    - ``inverse`` (2, 3) float32, input pixels to image pixels (it undoes the mirroring too);
+    - ``inverse`` (2, 3) float32, input pixels to image pixels, mirroring included;
     - ``valid`` bool, False where a corrupt image was replaced by a gray one of weight 0;
-    - ``why`` text, in that case the reason for which the person is left out, as in ``LeftOut``, else empty.
+    - ``why`` str, in that case the reason, as in ``LeftOut``, else empty.
 
-    Its randomness comes from (seed, epoch, index) alone: a resumed run sees the same pictures,
-    whatever the number of workers.
+    Random values depend only on (seed, epoch, index): a resumed run sees the same images, with any number of
+    workers.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             return self._gray(epoch, index, unreadable_reason(error))
 
     def size(self, epoch: int) -> int:
-        """Side of the pictures of an epoch (0-based)."""
+        """Return the input side of an epoch (0-based)."""
         return self.early_size if epoch < self.early_epochs else self.input_size
 
     def _sample(self, epoch: int, index: int) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class ScaledCrops(Dataset[dict[str, Any]]):
       ``PeopleSource.frame``;
     - ``index`` int;
     - ``valid`` bool, False where an image that cannot be read was replaced by gray;
-    - ``why`` text, in that case the reason for which the person is left out, as in ``LeftOut``, else empty.
+    - ``why`` str, in that case the reason, as in ``LeftOut``, else empty.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Datasets of labeled people, and datasets made of others: joined, cut down, with the joints of another skeleton.
+"""Datasets of labeled people, and datasets derived from others: concatenated, subsets, mapped to another skeleton.
 
 Pixels are 0-based everywhere and an integer coordinate is a pixel's center.
 """
@@ -36,9 +36,9 @@ class Person:
     """One labeled person.
 
     Attributes:
-        joints: (K, 2) float32, x and y in image pixels; meaningless where not labeled.
+        joints: (K, 2) float32, x and y in image pixels; undefined where not labeled.
         labeled: (K,) bool; an occluded joint is labeled like any other.
-        center: (2,) float32, the middle of the crop in image pixels.
+        center: (2,) float32, center of the crop in image pixels.
         scale: side of the crop square / 200 px.
     """
 
@@ -75,13 +75,13 @@ class PeopleSource(ABC):
     """A dataset: people, each with an image; index i counts people from 0.
 
     Attributes:
-        skeleton: meaning of the K joints.
-        name: what messages and reports call this set.
-        metric: what predictions of these people are scored by.
-        notes: sentences on what was left out or is an estimate; ``open_dataset`` gives them as warnings.
-        reach: half-width, in crop sides, of the square around a person that the images show at least (so far as the
-            published image does); infinite where they are whole.
-        detail: pixels that a longer side of a crop was averaged down to; infinite where none was.
+        skeleton: the K joints.
+        name: name of the dataset in messages and reports.
+        metric: metric of these people.
+        notes: sentences on people left out and estimated values; ``open_dataset`` issues them as warnings.
+        reach: half-width, in crop sides, of the square around a person that the images are guaranteed to show (within
+            the published image); infinite for entire images.
+        detail: pixels that the crop side was downsampled to; infinite if it was not.
     """
 
     skeleton: Skeleton
@@ -97,18 +97,18 @@ class PeopleSource(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image:
-        """Return the whole image, (H, W, 3) uint8 RGB; UserError names a file that cannot be read."""
+        """Return the image, (H, W, 3) uint8 RGB; raise UserError if the file cannot be read."""
 
     @abstractmethod
     def image_name(self, index: int) -> str:
         """Return the name of the image for reports."""
 
     def record(self, index: int) -> PersonRecord:
-        """Return what the dataset's own files call the person."""
+        """Return the identifiers of the person in the dataset's own files."""
         return PersonRecord(self.image_name(index))
 
     def digest(self, index: int) -> bytes:
-        """Return 8 bytes that tell the person's image and labels from other ones, for runs that are resumed."""
+        """Return 8 bytes that identify the person's image and labels, to check resumed runs."""
         name = self.image_name(index)
         try:
             person = self.person(index)
@@ -118,7 +118,7 @@ class PeopleSource(ABC):
         return digest_of(name, joints, person.labeled, person.center, person.scale, self.reference_length(index))
 
     def available(self) -> list[int]:
-        """Return the indices of the people whose image is there; it may still be corrupt."""
+        """Return the indices of the people whose image exists; it may still be corrupt."""
         return list(range(len(self)))
 
     @abstractmethod
@@ -127,7 +127,7 @@ class PeopleSource(ABC):
 
     @abstractmethod
     def reference_length(self, index: int) -> float:
-        """Return the metric's unit of length in pixels; NaN where it is not known. Such people are not scored."""
+        """Return the metric's unit of length in pixels; NaN if unknown, in which case the person is not scored."""
 
     def to_original(self, index: int, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map points (..., 2) in the pixels of ``image(index)`` to pixels of the published image."""
@@ -241,7 +241,7 @@ class DerivedSource(PeopleSource):
 
 
 class ConcatSource(DerivedSource):
-    """Several datasets one after the other, one of them perhaps several times; they must share skeleton and metric."""
+    """Concatenation of datasets, possibly repeated; they must share skeleton and metric."""
 
     def __init__(self, sources: Sequence[PeopleSource]) -> None:
         """Join ``sources``; ValueError where there is none or they differ in skeleton or metric."""
@@ -274,7 +274,7 @@ class ConcatSource(DerivedSource):
 
 
 class Subset(DerivedSource):
-    """The people of a dataset with the indices given, in that order."""
+    """People of a dataset at the given indices, in that order."""
 
     def __init__(self, source: PeopleSource, indices: Iterable[int]) -> None:
         """Choose people; IndexError where ``source`` has no person of an index."""
@@ -322,11 +322,11 @@ def joint_origins(skeleton: Skeleton, wanted: Skeleton) -> list[list[int]] | Non
 
 
 class MappedSource(DerivedSource):
-    """Another dataset's people with the joints of ``skeleton``, so that both can be trained on together.
+    """People of another dataset with the joints of ``skeleton``, to train on both together.
 
-    A joint that ``rule`` makes from several is their mean, labeled where all of them are; a joint that it does not
-    name is never labeled. The unit of length of the new metric is not in the old labels: ``reference_length`` is
-    NaN, so these people are trained on and never scored.
+    A joint that ``rule`` maps from several joints is their mean, labeled if all of them are; a joint it does not name
+    is never labeled. The old labels lack the new metric's unit of length, so ``reference_length`` is NaN: these
+    people are for training only.
     """
 
     def __init__(self, source: PeopleSource, skeleton: Skeleton, rule: JointMapping, metric: Metric) -> None:

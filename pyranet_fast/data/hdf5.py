@@ -1,4 +1,4 @@
-"""HDF5 files of others: what they declare is checked before the library, or memory, is asked for it."""
+"""Third-party HDF5 files: declared sizes and types are checked before the library reads or allocates anything."""
 
 from __future__ import annotations
 

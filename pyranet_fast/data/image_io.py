@@ -1,7 +1,7 @@
-"""Reading and writing images: any file or array becomes (H, W, 3) uint8 RGB, or a sentence that says what is wrong.
+"""Image input and output: any file or array becomes (H, W, 3) uint8 RGB, or one sentence that says what is wrong.
 
-OpenCV decodes. What it leaves open, or does in other ways from version to version, is decided here: transparency,
-orientation, pixels that are not 8 bits, truncated files, names in any script.
+OpenCV decodes. This module handles what OpenCV leaves open or changes between versions: transparency, orientation,
+pixels that are not 8 bits, truncated files, file names in any script.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .transforms import MEAN
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _NOT_AN_IMAGE = "it is not an image of a known format, or it is damaged"
-_ACCEPTED = "8 or 16 bits are accepted"
+_ACCEPTED = "expected 8 or 16 bits"
 _JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -104,7 +104,7 @@ def _read_bytes(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise UnreadableImageError(f"image {path} does not exist", "is missing") from error
     except IsADirectoryError as error:
-        raise UnreadableImageError(f"image {path} is a folder; a file is accepted") from error
+        raise UnreadableImageError(f"image must be a file, got the folder {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise UnreadableImageError(f"image {path} cannot be read: {reason}") from error
@@ -479,27 +479,26 @@ def as_rgb(image: Any) -> Image:
         TypeError: another type or dtype. ValueError: another shape, or no pixels.
     """
     if isinstance(image, torch.Tensor):
-        accepted = "a tensor (C, H, W) with C = 1, 3 or 4, or (H, W)"
+        expected = "a tensor (C, H, W) with C = 1, 3 or 4, or (H, W)"
         shape = tuple(image.shape)
         if image.dtype != torch.uint8:
-            raise TypeError(f"image is a tensor of {image.dtype}; torch.uint8, 0 to 255, is accepted")
+            raise TypeError(f"image must be a tensor of torch.uint8, 0 to 255, got {image.dtype}")
         fits = image.ndim == 2 or (image.ndim == 3 and image.shape[0] in (1, 3, 4))
         pixels = image.detach().cpu().numpy()
         pixels = pixels.transpose(1, 2, 0) if image.ndim == 3 else pixels
     elif isinstance(image, np.ndarray):
-        accepted = "an array (H, W), (H, W, 3) in RGB order or (H, W, 4)"
+        expected = "an array (H, W), (H, W, 3) in RGB order or (H, W, 4)"
         shape = image.shape
         if image.dtype != np.uint8:
-            raise TypeError(f"image is an array of {image.dtype}; uint8, 0 to 255, is accepted")
+            raise TypeError(f"image must be an array of uint8, 0 to 255, got {image.dtype}")
         fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
         pixels = image
     else:
         raise TypeError(
-            f"image is a {type(image).__name__}; "
-            "a path, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W) is accepted"
+            f"image must be a path, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), got {type(image).__name__}"
         )
     if not fits:
-        raise ValueError(f"image has shape {shape}; {accepted} is accepted")
+        raise ValueError(f"image must be {expected}, got shape {shape}")
     if 0 in shape:
         raise ValueError(f"image has shape {shape}; an image needs at least one pixel")
     if pixels.ndim == 2:

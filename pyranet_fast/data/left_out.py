@@ -1,4 +1,4 @@
-"""Who is left out of a run, and why: counted by reason, in people and in pictures, and said in one sentence."""
+"""People left out of a run: counted by reason, in people and images, and reported in one sentence."""
 
 from __future__ import annotations
 

@@ -69,11 +69,10 @@ class _LeedsSource(PeopleSource):
 
 
 class LSPSource(_LeedsSource):
-    """Leeds Sports Pose: ``root/lsp_dataset/joints.mat`` (3, 14, N) and ``images/im0001.jpg`` and on.
+    """Leeds Sports Pose: ``root/lsp_dataset/joints.mat`` (3, 14, N) and ``images/im0001.jpg``, ....
 
-    The crop is centered on the image and takes its scale from the image's size, in training as in
-    testing: nothing of it comes from the labels. The third number of a joint, 1 where it is occluded, is not used:
-    an occluded joint is labeled like any other.
+    Center and scale of the crop come from the image size alone, in training and in testing, never from the labels.
+    The third number of a joint, 1 where it is occluded, is ignored: an occluded joint is labeled like any other.
     """
 
     def __init__(self, root: str | Path, images: str = "1-1000") -> None:
@@ -103,11 +102,11 @@ class LSPSource(_LeedsSource):
 
 
 class LSPExtendedSource(_LeedsSource):
-    """LSP-extended: ``root/lspet_dataset/joints.mat`` (14, 3, N) and ``images/im00001.jpg`` and on.
+    """LSP-extended: ``root/lspet_dataset/joints.mat`` (14, 3, N) and ``images/im00001.jpg``, ....
 
     The third number of a joint is 1 where it is labeled. Images are not cropped to the person, so center and scale come
-    from the labeled joints, by a rule fitted to give the crops of LSP, whose images are. A size from the limbs' lengths
-    keeps people who crouch, or of whom few joints are labeled, from being cropped too close.
+    from the labeled joints, by a rule fitted to reproduce the crops of LSP. A scale from limb lengths avoids crops too
+    tight for crouching people or people with few labeled joints.
     """
 
     def __init__(self, root: str | Path) -> None:

@@ -1,8 +1,8 @@
-"""MATLAB's files of version 5, checked before SciPy reads them.
+"""MATLAB files of version 5, checked before SciPy reads them.
 
-SciPy's reader looks types up by the numbers that a file's tags hold, without asking whether there is such a type: one
-changed byte of an uncompressed file ends the process. So every tag, size and count is checked first, and SciPy gets a
-file of what was checked alone.
+SciPy's reader looks up types by the tags of the file without checking that they exist: one changed byte of an
+uncompressed file crashes the process. So every tag, size and count is checked first, and SciPy reads only the checked
+content.
 """
 
 from __future__ import annotations

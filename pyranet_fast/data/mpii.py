@@ -1,4 +1,4 @@
-"""MPII Human Pose (Andriluka et al. 2014), single people, from any of the forms its annotations are passed on in."""
+"""MPII Human Pose (Andriluka et al. 2014), single person, from any of the forms in which its annotations are shared."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _HEADS = "detections_our_format.mat"
 
 
 class MPIISource(AnnotatedSource):
-    """MPII's people from ``root/mpii/``: ``images/`` and annotations in one of these forms, the first one found.
+    """People of MPII in ``root/mpii/``: ``images/`` and annotations in the first of these forms found.
 
     - ``"json"``: ``mpii_annotations.json`` or ``.json.gz``, the raw list with ``isValidation``;
-    - ``"hdf5"``: ``train.h5``, ``valid.h5``, ``test.h5``, in which center and scale have been adjusted already
-      and joints are whole pixels;
+    - ``"hdf5"``: ``train.h5``, ``valid.h5``, ``test.h5``, with center and scale already adjusted and joints
+      rounded to pixels;
     - ``"mat"``: the official ``mpii_human_pose_v1_u12_1.mat``. Its validation images are those of ``valid.h5`` or
-      of the JSON list where one is beside it, otherwise a fixed tenth of the images by a hash of their names.
+      the JSON list if present, otherwise a fixed tenth of the images, by a hash of their names.
 
     The crop is the published one: 15 scales below ``objpos``, 1.25 times as wide. A joint is labeled where
     x > 0; occluded joints are labeled like all others. ``reference_length`` is the head size, 0.6 times the
     diagonal of the head box: from ``detections_our_format.mat`` (validation), from ``normalize`` of the HDF5 file
-    of the split, or from the boxes in the .mat. Where none of these has it, it is 0.75 times the distance from
-    upper neck to head top; the factor is a least squares fit on the validation people, of whom 98 of 100 come out
-    within 1 %. It is NaN where there is nothing to go by, and for head boxes of no size.
+    of the split, or from the boxes in the .mat. If none of these has it, it is 0.75 times the distance from upper
+    neck to head top; the factor is a least squares fit on the validation people and exact within 1 % for 98 of 100.
+    It is NaN where neither is available, and for empty head boxes.
 
     Attributes:
         form: ``"json"``, ``"hdf5"`` or ``"mat"``.
         left_out: number of people left out, by reason.
-        estimated: number of people whose head size is an estimate; ``name`` says so too.
+        estimated: number of people with an estimated head size, also given in ``name``.
     """
 
     skeleton = MPII
@@ -99,7 +99,7 @@ class MPIISource(AnnotatedSource):
             if self._find_file(_MAT):
                 return "mat"
             wanted = f"{_JSON[0]}[.gz], {_HDF5[split]} or {_MAT[0]}"
-            raise UserError(f"{self.folder} has no annotations of split {split!r}; {wanted} is accepted")
+            raise UserError(f"{self.folder} has no annotations of split {split!r}; expected {wanted}")
         if (self.folder / _HDF5["test"]).is_file():
             return "hdf5"
         raise UserError(f"{self.folder} has no test.h5; MPII's test labels are not public: use the split 'val'")
@@ -159,5 +159,5 @@ class MPIISource(AnnotatedSource):
         return found
 
     def available(self) -> list[int]:
-        """Return the indices of the people whose image was there when this was opened."""
+        """Return the indices of the people whose image existed when the dataset was opened."""
         return [index for index, name in enumerate(self._annotations.names) if name in self._there]

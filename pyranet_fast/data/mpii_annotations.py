@@ -1,4 +1,4 @@
-"""MPII's annotations from JSON, HDF5 and the official MATLAB file (Andriluka et al. 2014), and the sizes of heads."""
+"""MPII annotations from JSON, HDF5 and the official MATLAB file (Andriluka et al. 2014), and head sizes."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def read_json_list(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
     """
     entries = read_json(path)
     if not isinstance(entries, list):
-        raise UserError(f"{path} holds a {type(entries).__name__}; a list of people is accepted")
+        raise UserError(f"{path} must hold a list of people, got {type(entries).__name__}")
     if not entries:
         raise UserError(f"{path} holds an empty list; at least one person is needed")
     names, joints, objpos, scales, held_out, places = [], [], [], [], [], []
     for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
-            raise UserError(f"{where} is a {type(entry).__name__}; an object is accepted")
+            raise UserError(f"{where} must be an object, got {type(entry).__name__}")
         name = entry.get("img_paths")
         if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: field 'img_paths' is {name!r}; the name of an image is accepted")
+            raise UserError(f"{where}: field 'img_paths' must be an image name, got {name!r}")
         names.append(name)
         where = f"{where} ({name})"
         joints.append(number_field(entry, "joint_self", (JOINTS, 3), where)[:, :2])
@@ -123,7 +123,7 @@ def _image_names(value: Any, path: Path) -> list[str]:
     if value.ndim == 2 and value.dtype.kind in "iuf":
         return ["".join(chr(int(code)) for code in row if code > 0) for row in value]
     if value.ndim != 1 or value.dtype.kind not in "SOU":
-        raise UserError(f"{path}: imgname has shape {value.shape} and type {value.dtype}; N names are accepted")
+        raise UserError(f"{path}: imgname must hold N names, got shape {value.shape} and type {value.dtype}")
     return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in value]
 
 
@@ -135,7 +135,7 @@ def _column(
         raise UserError(f"{path} has no data set {name!r}; it must hold imgname, part, center and scale")
     if value.shape != shape or value.dtype.kind not in "iuf":
         raise UserError(
-            f"{path}: {name} has shape {value.shape} and type {value.dtype}; numbers of shape {shape} are accepted"
+            f"{path}: {name} must hold numbers of shape {shape}, got shape {value.shape} and type {value.dtype}"
         )
     result = value.astype(np.float64)
     if finite and not np.all(np.isfinite(result)):
@@ -167,8 +167,8 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
     public = _items(getattr(release, "img_train", None))
     if not images or len(public) != len(images):
         raise UserError(
-            f"{path}: RELEASE has {len(images)} images in annolist and {len(public)} values in img_train; "
-            "as many of both are accepted, at least one"
+            f"{path}: annolist and img_train of RELEASE must have the same length, at least 1, got {len(images)} and "
+            f"{len(public)}"
         )
     apart = _items(getattr(release, "single_person", None))
     if apart and len(apart) != len(images):
@@ -181,7 +181,7 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
         where = f"{path}: image {number + 1}"
         name = getattr(getattr(image, "image", None), "name", None)
         if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: image.name is {name!r}; the name of a file is accepted")
+            raise UserError(f"{where}: image.name must be a file name, got {name!r}")
         chosen = {int(index) for index in _items(apart[number])} if apart else None
         for index, person in enumerate(_items(getattr(image, "annorect", None)), 1):
             row = _person(person, f"{where} ({name}), person {index}")
@@ -228,7 +228,7 @@ def _person(person: Any, where: str) -> tuple[np.ndarray, np.ndarray, float, np.
     if place[0] is None or place[1] is None:
         return "without objpos or scale"
     if scale <= 0:
-        raise UserError(f"{where}: scale is {scale:g}; a number above 0 is accepted")
+        raise UserError(f"{where}: scale must be positive, got {scale:g}")
     annopoints = _items(getattr(person, "annopoints", None))
     points = _items(getattr(annopoints[0], "point", None)) if annopoints else []
     joints = np.zeros((JOINTS, 2))  # is_visible is not asked for: occluded joints are labeled too
@@ -237,7 +237,7 @@ def _person(person: Any, where: str) -> tuple[np.ndarray, np.ndarray, float, np.
         if x is None or y is None or joint is None:
             raise UserError(f"{where}: a point of annopoints lacks x, y or id")
         if joint not in range(JOINTS):
-            raise UserError(f"{where}: a point of annopoints has id {joint:g}; 0 to {JOINTS - 1} is accepted")
+            raise UserError(f"{where}: the id of a point of annopoints must be 0 to {JOINTS - 1}, got {joint:g}")
         joints[int(joint)] = x, y
     if not labeled_joints(joints).any():
         return "without labeled joints"
@@ -256,7 +256,7 @@ def _number(struct: Any, field: str, where: str) -> float | None:
     except (TypeError, ValueError):
         number = float("nan")
     if len(values) != 1 or not np.isfinite(number):
-        raise UserError(f"{where}: {field} is {getattr(struct, field)!r}; a finite number is accepted")
+        raise UserError(f"{where}: {field} must be a finite number, got {getattr(struct, field)!r}")
     return number
 
 
@@ -291,8 +291,8 @@ def read_head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] 
     count = boxes.shape[-1] if boxes.ndim == 3 else 0
     if boxes.shape != (2, 2, count) or truth.shape != (JOINTS, 2, count):
         raise UserError(
-            f"{path}: headboxes_src and pos_gt_src have shapes {boxes.shape} and {truth.shape}; "
-            f"(2, 2, N) and ({JOINTS}, 2, N) are accepted"
+            f"{path}: headboxes_src and pos_gt_src must have shapes (2, 2, N) and ({JOINTS}, 2, N), got {boxes.shape} "
+            f"and {truth.shape}"
         )
     if count != len(people):
         return None

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.data.pack`: the people of a dataset as one file that is read by mapping it into memory."""
+"""`python -m pyranet_fast.data.pack`: writes a dataset into one memory-mapped file."""
 
 from __future__ import annotations
 
@@ -21,52 +21,54 @@ from .transforms import Augmentation
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.data.pack",
-        description="Write the people of a data set, crops of their images as JPEG with their labels, into one file. "
-        "`--dataset packed:FILE` of train and evaluate reads it, without --root.",
+        description="Pack a dataset into one file: JPEG crops of all people, with their labels. train and evaluate "
+        "read it with `--dataset packed:FILE`, without --root.",
     )
     parser.add_argument("--dataset", required=True, help="as for train: lsp, lsp+lspet, mpii, coco:FILE.json, …")
-    parser.add_argument("--root", default=None, help="folder that holds lsp_dataset/, mpii/, …")
+    parser.add_argument("--root", default=None, help="folder that contains lsp_dataset/, mpii/, …")
     parser.add_argument(
         "--allow-outside",
         action="store_true",
-        help="images of coco: may lie outside of --root",
+        help="allow coco: images outside --root",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the file to write, such as people.pack")
-    parser.add_argument("--splits", default=",".join(SPLITS), help="(default: %(default)s)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="output file, such as people.pack")
+    parser.add_argument(
+        "--splits", default=",".join(SPLITS), help="comma-separated splits to pack (default: %(default)s)"
+    )
     parser.add_argument(
         "--input-size",
         type=int,
         default=256,
-        help="network input that the pictures serve: training people are averaged down to this many pixels along the "
-        "crop, others to twice as many (default: %(default)s)",
+        help="network input size to pack for: training crops are downsampled to this many pixels, others to twice as "
+        "many (default: %(default)s)",
     )
     parser.add_argument(
-        "--quality", type=int, default=QUALITY, help="JPEG quality of training people, 1 to 100 (default: %(default)s)"
+        "--quality", type=int, default=QUALITY, help="JPEG quality of training crops, 1 to 100 (default: %(default)s)"
     )
     parser.add_argument(
         "--bytes",
         type=int,
         default=LIMIT,
-        help="training people whose picture would be longer get a lower quality; 0: no limit (default: %(default)s)",
+        help="bytes per training crop at most; larger ones get a lower quality; 0: no limit (default: %(default)s)",
     )
     parser.add_argument(
         "--held-out-quality",
         type=int,
         default=HELD_OUT_QUALITY,
-        help="of people in val and test (default: %(default)s)",
+        help="JPEG quality of val and test crops (default: %(default)s)",
     )
     parser.add_argument(
         "--reach",
         type=float,
         default=Augmentation().reach,
-        help="how much is kept around training people: half-width in crop sides (default: %(default).3f, what train's "
-        "default augmentation can show)",
+        help="margin kept around training people: half-width in crop sides (default: %(default).3f, the reach of "
+        "train's default augmentation)",
     )
     parser.add_argument(
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
-        help="a missing or corrupt image stops the command, or is named and its person kept without a picture "
+        help="raise: stop at a missing or corrupt image; skip: report it and pack the person without an image "
         "(default: raise)",
     )
     return parser
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse_arguments(parser, argv)
     chosen = [part.strip() for part in arguments.splits.split(",") if part.strip()]
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(SPLITS):
-        parser.error(f"--splits is {arguments.splits!r}; {', '.join(SPLITS)}, each once, are accepted")
+        parser.error(f"--splits must be {', '.join(SPLITS)}, each at most once, got {arguments.splits!r}")
     outside = arguments.allow_outside
     people = {split: open_dataset(arguments.dataset, arguments.root, split, allow_outside=outside) for split in chosen}
     words = ["python -m pyranet_fast.data.pack", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]

@@ -1,13 +1,13 @@
-"""People packed into one file, which is read by mapping it into memory: its format, reader and writer.
+"""Packed datasets: format, reader and writer of one memory-mapped file.
 
 The file holds arrays and JPEG pictures behind a header. All numbers are little-endian. It is
 
 - 32 bytes: magic, version, length and CRC-32 of the header, length of the file;
-- the header, JSON: what is in the file, and of each array its type, shape and place;
+- the header, JSON: content of the file, and type, shape and offset of each array;
 - the arrays, each at a multiple of 64 bytes, counted from the first such place after the header;
-- the pictures, one after the other; an array of offsets, counted from the first of them, leads to each.
+- the images, one after the other, located by an array of offsets from the first of them.
 
-CRC-32 sums guard the header, the arrays together, and, in an array of their own, every picture.
+CRC-32 checksums guard the header, all arrays together, and, in a separate array, every image.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MAGIC = b"PRMpeopl"
 VERSION = 1
 _PREFIX = struct.Struct("<8sIIIxxxxQ")
 _ALIGN = 64
-_WRITER = "a file written by python -m pyranet_fast.data.pack is accepted"
+_WRITER = "expected a file written by python -m pyranet_fast.data.pack"
 
 Array = npt.NDArray[Any]
 
@@ -162,13 +162,13 @@ class PackedFile:
 
 
 class PackedSource(PeopleSource):
-    """One split of a packed file. People have the order of the source that was packed.
+    """One split of a packed file, in the order of the packed source.
 
-    The file is mapped into memory; a copy in another process, forked or spawned, opens the same file again.
-    ``reach`` and ``detail`` tell what part of the images was packed.
+    The file is memory-mapped; a copy in another process, forked or spawned, reopens it. ``reach`` and ``detail``
+    describe the packed part of the images.
 
     Attributes:
-        failures: by index, why a person was packed without a picture.
+        failures: reason, by index, for people packed without an image.
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
@@ -274,7 +274,7 @@ class PackedSource(PeopleSource):
         return PersonRecord(**known)
 
     def available(self) -> list[int]:
-        """Return the indices of the people who were packed with a picture."""
+        """Return the indices of the people packed with an image."""
         found: list[int] = np.flatnonzero(np.diff(self._arrays["offsets"])).tolist()
         return found
 
@@ -375,7 +375,7 @@ def write_packed(
 
     Raises:
         UserError: an image cannot be read, or not one of a split can; ``output`` is a folder or cannot be written.
-        ValueError: an argument is not as described.
+        ValueError: an argument is invalid.
     """
     reach = Augmentation().reach if reach is None else reach
     for name, value, low, high in (
@@ -386,14 +386,14 @@ def write_packed(
         ("held_out_quality", held_out_quality, 1, 100),
     ):
         if not low <= value <= high:
-            raise ValueError(f"{name} is {value}; {low} to {high} is accepted")
+            raise ValueError(f"{name} must be {low} to {high}, got {value}")
     if not splits or any(split not in SPLITS for split in splits):
-        raise ValueError(f"splits is {list(splits)}; at least one of {', '.join(SPLITS)} is accepted")
+        raise ValueError(f"splits must name at least one of {', '.join(SPLITS)}, got {list(splits)}")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
     output = Path(output)
     if output.is_dir():
-        raise UserError(f"output {output} is a folder; a file to write is accepted")
+        raise UserError(f"output must be a file to write, got the folder {output}")
     folder = output_folder(output.parent)
     train = PictureSettings(reach, float(input_size), quality, limit)
     held_out = PictureSettings(HELD_OUT_REACH, 2.0 * input_size, held_out_quality)

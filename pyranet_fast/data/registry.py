@@ -1,4 +1,4 @@
-"""Datasets by the names that commands take."""
+"""Datasets by the names used in commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def open_dataset(
     seed: int = 0,
     allow_outside: bool = False,
 ) -> PeopleSource:
-    """Open one split of a dataset; its ``notes`` are given as warnings, each a ``DataWarning``.
+    """Open one split of a dataset and issue its ``notes`` as ``DataWarning``.
 
     Args:
         name: one of these:
@@ -51,18 +51,18 @@ def open_dataset(
               ``"val"``, unless there is a ``test.h5``, which then must hold labels;
             - ``"mpii+lsp"``: MPII's training people with those of ``"lsp+lspet"``, which get MPII's 16 joints;
               the other splits are MPII's;
-            - ``"mpii*3+lsp*2+lspet"`` and the like, a mixture: the training people of each part, as often as its
-              number says. With ``mpii`` among them all have MPII's 16 joints and the other splits are MPII's;
-              else the joints are LSP's and so are the other splits;
-            - ``"coco:TRAIN.json"``, ``"coco:TRAIN.json,VAL.json"``: your own people in COCO's keypoint format. Without
-              a second file a tenth of the images is ``"val"`` and ``"test"``;
+            - ``"mpii*3+lsp*2+lspet"`` and the like, a mixture: the training people of each part, repeated that many
+              times. If it includes ``mpii``, all have MPII's 16 joints and the other splits are MPII's; otherwise
+              joints and other splits are LSP's;
+            - ``"coco:TRAIN.json"``, ``"coco:TRAIN.json,VAL.json"``: your own data in COCO's keypoint format. Without
+              a second file, a tenth of the images is ``"val"`` and ``"test"``;
             - ``"packed:FILE"``: people of any of these, written into one file by ``pyranet_fast.data.pack``.
-        root: the folder that holds ``lsp_dataset/``, ``lspet_dataset/``, ``mpii/``; for ``"coco:"`` the folder that
+        root: folder that contains ``lsp_dataset/``, ``lspet_dataset/``, ``mpii/``; for ``"coco:"`` the folder that
             paths are relative to (None: the current one); not used for ``"demo"`` and ``"packed:"``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         count: for ``"demo"``, the number of people; None is 4096 for training and 512 otherwise.
-        seed: for ``"demo"``, the seed; splits of one seed share nobody.
-        allow_outside: images of ``"coco:"`` may lie outside of ``root``, see `COCOSource`.
+        seed: for ``"demo"``, the seed; splits of one seed share no people.
+        allow_outside: images of ``"coco:"`` may lie outside ``root``, see `COCOSource`.
 
     Raises:
         UserError: unknown name or split, no root, or anything wrong with the files.
@@ -80,7 +80,7 @@ def open_dataset(
         root = "."
     if root is None:
         folder = "mpii/" if "mpii" in name else "lsp_dataset/"
-        raise UserError(f"dataset {name!r} needs a root: the folder that holds {folder}")
+        raise UserError(f"dataset {name!r} needs a root: the folder that contains {folder}")
     people = _open_files(name, root, split, allow_outside)
     for note in people.notes:
         warnings.warn(note, DataWarning, stacklevel=1)  # a note on both splits is shown once

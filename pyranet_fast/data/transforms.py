@@ -43,22 +43,22 @@ class AugmentationSample:
 @renamed(colour="color")
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training crop, with the distributions of the authors' released code.
+    """Random augmentation of a training crop, with the distributions of the authors' released code.
 
-    The last five are off there. They show what a network meets where nobody has drawn a box: see `data.absence`.
+    The last five are off there. They imitate crops without an annotated box: see `data.absence`.
 
     Attributes:
         scale: s; the crop side is multiplied by 1 + s * N(0, 1), clamped to 1 - s .. 1 + s.
         rotation: r degrees; the angle is r * N(0, 1), clamped to -2r .. 2r.
-        rotation_probability: of any rotation at all.
+        rotation_probability: probability of a rotation.
         flip: probability of mirroring.
-        color: c; each channel is multiplied by its own U(1 - c, 1 + c).
-        resize: share of samples in which a person is ``RESIZE[0]`` to ``RESIZE[1]`` times as large as ``scale`` makes
-            them, uniformly in the logarithm.
-        turn: share of samples turned by any angle instead of ``rotation``.
-        cut: share of samples in which the border of the picture or of the crop cuts the person off.
-        cover: share of samples in which something covers a part of the person.
-        empty: share of samples that show nobody.
+        color: c; each channel is multiplied by an independent U(1 - c, 1 + c).
+        resize: fraction of samples in which the person is scaled by another ``RESIZE[0]`` to ``RESIZE[1]``,
+            log-uniformly.
+        turn: fraction of samples rotated by any angle instead of ``rotation``.
+        cut: fraction of samples in which the border of the image or the crop truncates the person.
+        cover: fraction of samples in which an object occludes part of the person.
+        empty: fraction of samples without a person.
     """
 
     scale: float = 0.25
@@ -88,14 +88,14 @@ class Augmentation:
 
     @property
     def reach(self) -> float:
-        """Half-width, in crop sides, of the image square that any draw can show."""
+        """Half-width, in crop sides, of the image square that augmentation can reach."""
         angle = min(2 * self.rotation, 45.0) if self.rotation_probability > 0 else 0.0
         angle = 45.0 if self.turn else angle
         turn = math.cos(math.radians(angle)) + math.sin(math.radians(angle))
         return 0.5 * (1 + self.scale) * turn / (RESIZE[0] if self.resize else 1.0)
 
     def draw(self, rng: np.random.Generator) -> AugmentationSample:
-        """Draw a sample; it takes the same number of values from ``rng`` whatever the settings are."""
+        """Draw one augmentation; it consumes the same number of values from ``rng`` with any settings."""
         normals = rng.standard_normal(2)
         uniforms = rng.random(5)
         scale = 1 + self.scale * float(np.clip(normals[0], -1, 1))
@@ -126,9 +126,9 @@ def crop_matrix(center: npt.ArrayLike, scale: float, rotation: float, input_size
     Args:
         center: (2,) image pixels; goes to the middle of the crop.
         scale: crop side / 200 px.
-        rotation: degrees, counter-clockwise as seen on the picture.
+        rotation: degrees, counterclockwise in the image.
         input_size: side of the crop in input pixels.
-        flip: mirror left and right after everything else.
+        flip: mirror left and right, last.
     """
     if not scale > 0:
         raise ValueError(f"scale is {scale}; it must be positive")
@@ -191,8 +191,8 @@ def crop(
         border: color outside the image, 0..255; None is the data mean.
 
     Returns:
-        (input_size, input_size, 3) uint8. Where the crop shrinks the image more than twice, its visible part is
-        first averaged down by a whole factor: bilinear taps alone would skip pixels.
+        (input_size, input_size, 3) uint8. If the crop shrinks the image more than twice, its visible part is first
+        averaged down by an integer factor, since bilinear taps alone would skip pixels.
     """
     color = tuple(255 * m for m in MEAN) if border is None else border
     shrink = 1 / math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
@@ -235,7 +235,7 @@ def apply_gains(image: Image, gains: tuple[float, float, float]) -> Image:
 
 
 def normalize(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Turn uint8 images (N, 3, H, W) into the network's input, image / 255 - mean, on their device."""
+    """Convert uint8 images (N, 3, H, W) to network input, image / 255 - mean, on their device."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of shape {tuple(images.shape)}"

@@ -1,1 +1,1 @@
-"""Scoring a network or a file of predictions: curves, tables, files of results, the worst predictions."""
+"""Evaluation of a network or a file of predictions: curves, tables, result files, worst predictions."""

@@ -1,4 +1,4 @@
-"""PCK and PCKh as functions of the threshold, and the area under them."""
+"""PCK and PCKh as functions of the threshold, and the area under the curve."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..metrics import PCKH, BoolArray, Float64Array, Metric, area, mean_of, perc
 
 @dataclass(frozen=True)
 class Curve:
-    """Percent of right joints at every threshold.
+    """Accuracy in percent at every threshold.
 
     Attributes:
         metric: its name, ``"PCK"`` or ``"PCKh"``.
         thresholds: (T,) ascending, in units of the metric.
         mean: (T,) percent, the convention's mean over joints.
-        columns: (T,) percent for each of the paper's columns; NaN where nobody was labeled.
+        columns: (T,) percent for each column of the paper; NaN without labels.
         count: people with at least one joint that counts.
-        unit: what thresholds are in, for people to read.
+        unit: unit of the thresholds, as text.
     """
 
     metric: str
@@ -51,23 +51,23 @@ def pck_curve(
     *,
     metric: Metric | str = PCKH,
 ) -> Curve:
-    """The curve of a metric over many thresholds at once.
+    """Compute the curve of a metric over many thresholds at once.
 
     Args:
         errors: (N, K) in units of the metric (head sizes, torsos), as ``relative_errors`` gives them; infinite
             where a joint has no prediction.
-        seen: (N, K), true where a joint counts; None means wherever its error is not NaN.
-        thresholds: (T,) ascending, at least 0; None is 0 to the usual one (0.5 for PCKh, 0.2 for PCK) by 0.01.
+        seen: (N, K), true where a joint counts; None: wherever its error is not NaN.
+        thresholds: (T,) ascending, at least 0; None: 0 to the usual one (0.5 for PCKh, 0.2 for PCK) in steps of 0.01.
         metric: ``"pckh"``, ``"pck"`` or a ``Metric``: columns, mean and comparison.
 
     Raises:
-        ValueError: shapes, thresholds or a name that are not accepted, or NaN where ``seen`` is true.
+        ValueError: invalid shapes, thresholds or metric name, or NaN where ``seen`` is true.
     """
     how = resolve_metric(metric)
     values = np.asarray(errors, dtype=np.float64)
     joints = len(how.skeleton)
     if values.ndim != 2 or values.shape[1] != joints or len(values) == 0:
-        raise ValueError(f"errors has shape {values.shape}; (N, {joints}) with N above 0 is accepted for {how.name}")
+        raise ValueError(f"errors must have shape (N, {joints}) with N above 0 for {how.name}, got {values.shape}")
     counts: BoolArray = ~np.isnan(values) if seen is None else np.asarray(seen).astype(bool)
     if counts.shape != values.shape:
         raise ValueError(f"seen has shape {counts.shape}; it must be {values.shape}, that of errors")
@@ -77,7 +77,7 @@ def pck_curve(
         raise ValueError(f"errors[{person}, {joint}] is NaN where seen is true; give inf where there is no prediction")
     limits = steps(how.threshold) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     if limits.ndim != 1 or len(limits) == 0 or not np.all(np.isfinite(limits)):
-        raise ValueError(f"thresholds has shape {limits.shape}; (T,) finite numbers, T above 0, are accepted")
+        raise ValueError(f"thresholds must be (T,) finite numbers, T above 0, got shape {limits.shape}")
     if limits[0] < 0 or np.any(np.diff(limits) <= 0):
         raise ValueError("thresholds must be at least 0 and ascend, each above the one before")
     per_joint, _ = percent_right(values, counts, limits, how.strict)
@@ -92,29 +92,29 @@ def pck_curve(
 
 
 def auc(curve: Curve, highest: float | None = None, column: str | None = None) -> float:
-    """Area under a curve from its first threshold to ``highest``, in percent of the area of a perfect one.
+    """Return the area under a curve from its first threshold to ``highest``, in percent of that of a perfect one.
 
-    The area is that of straight lines between the thresholds.
+    Uses the trapezoidal rule between thresholds.
 
     Args:
         curve: with at least two thresholds.
-        highest: a threshold within the curve; None is its last one.
-        column: one of the curve's columns; None is the mean.
+        highest: upper threshold, within the curve; None: its last one.
+        column: a column of the curve; None: the mean.
 
     Returns:
-        0 to 100; NaN where the column was never labeled.
+        0 to 100; NaN for a column without labels.
 
     Raises:
-        ValueError: a column or an upper end that the curve does not have, or a curve of one point.
+        ValueError: unknown column, upper threshold outside the curve, or a curve of one point.
     """
     if column is not None and column not in curve.columns:
-        raise ValueError(f"column is {column!r}; {', '.join(curve.columns)} are accepted")
+        raise ValueError(f"column must be one of {', '.join(curve.columns)}, got {column!r}")
     if len(curve.thresholds) < 2:
         raise ValueError(f"curve has {len(curve.thresholds)} threshold; an area needs at least two")
     x, y = curve.thresholds, curve.mean if column is None else curve.columns[column]
     end = float(x[-1]) if highest is None else float(highest)
     if not x[0] < end <= x[-1] + 1e-9:
-        raise ValueError(f"highest is {end:g}; above {x[0]:g} and up to {x[-1]:g} is accepted for this curve")
+        raise ValueError(f"highest must be above {x[0]:g} and at most {x[-1]:g} for this curve, got {end:g}")
     inside = x < end - 1e-9
     return area(np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y)))
 

@@ -116,11 +116,11 @@ def arrange(
     shape = array.shape
     fitting = [layout for layout in layouts if array.ndim == 3 and _fits(layout, shape, joints, people)]
     count = " or ".join(map(str, joints))
-    accepted = ", ".join(_WORDS[layout].format(k=count) for layout in layouts)
+    expected = ", ".join(_WORDS[layout].format(k=count) for layout in layouts)
     if people is not None:
-        accepted += f" with N = {people}"
+        expected += f" with N = {people}"
     if not fitting:
-        raise UserError(f"{name} has shape {shape}; accepted are {accepted}")
+        raise UserError(f"{name} must have shape {expected}, got {shape}")
     if len(fitting) > 1:
         both = " and as ".join(_WORDS[layout].format(k=count) for layout in fitting)
         raise UserError(f"{name} has shape {shape}, which can be read as {both}; write it as N x K x 3 to an .h5 file "
@@ -212,7 +212,7 @@ def read_predictions(
     """
     path = Path(path)
     if pixels not in ("auto", "0-based", "1-based"):
-        raise ValueError(f"pixels is {pixels!r}; 'auto', '0-based' and '1-based' are accepted")
+        raise ValueError(f"pixels must be 'auto', '0-based' or '1-based', got {pixels!r}")
     arrays, attrs = read_arrays(path, "predictions")
     name = next((n for n in _PREDICTIONS if n in arrays), None)
     if name is None:
@@ -232,7 +232,7 @@ def read_predictions(
     if said is None and "pixels" in arrays:
         said = "".join(np.ravel(arrays["pixels"]).astype(str)).strip()
     if said is not None and said not in ("0-based", "1-based"):
-        raise UserError(f"predictions {path} says that its pixels are {said!r}; 0-based or 1-based is accepted")
+        raise UserError(f"pixels of predictions {path} must be 0-based or 1-based, got {said!r}")
     base = said or ("0-based" if ours else "1-based") if pixels == "auto" else pixels
     points = values[..., :2] - (base == "1-based")
     points[~np.isfinite(points).all(axis=-1)] = np.nan
@@ -291,7 +291,7 @@ def parse_people(people: str | None, available: int, path: str | Path) -> tuple[
         return 1, available
     match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", str(people), re.ASCII)
     if match is None:
-        raise UserError(f"people is {people!r}; a range such as '1001-2000' or '1001-' (to the end) is accepted")
+        raise UserError(f"people must be a range such as '1001-2000' or '1001-' (to the end), got {people!r}")
     first, last = int(match[1]), int(match[2]) if match[2] else available
     if not 1 <= first <= last <= available:
         raise UserError(f"people {people!r} is not within {path}, which holds people 1 to {available}")
@@ -390,9 +390,7 @@ def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Float64Array, Boo
 def _lsp_truth(joints: Float64Array, path: Path) -> tuple[Float64Array, BoolArray]:
     sizes = joints.shape
     if joints.ndim != 3 or sizes[:2] not in ((3, 14), (14, 3)) or sizes[2] == 0:
-        raise UserError(
-            f"{path}: joints has shape {sizes}; (3, 14, N) of LSP or (14, 3, N) of LSP-extended is accepted"
-        )
+        raise UserError(f"{path}: joints must have shape (3, 14, N) as LSP or (14, 3, N) as LSP-extended, got {sizes}")
     people = joints.transpose(2, 1, 0) if sizes[0] == 3 else joints.transpose(2, 0, 1)
     finite = np.isfinite(people[..., :2]).all(axis=-1)
     # LSP's third row says occluded, and occluded joints count; LSP-extended's third column says labeled.

@@ -1,7 +1,7 @@
-"""Predictions as files for others: HDF5, MPII's submission layout, COCO's list of results.
+"""Prediction files: HDF5, MPII's submission layout, COCO's list of results.
 
-All take 0-based pixels, an integer being a pixel's center; each file gets the pixels its readers expect. Files
-are written whole or not at all.
+All functions take 0-based pixels, where integers are pixel centers; each file gets the pixel origin its readers expect.
+Files are written atomically.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def write_mpii_mat(
         members = np.flatnonzero(image == number)
         if len(np.unique(person[members])) != len(members):
             raise ValueError(
-                f"image_numbers and person_numbers name a person of image {number} twice; once is accepted"
+                f"image_numbers and person_numbers must name each person once, got a person of image {number} twice"
             )
         rectangles = np.zeros((1, int(person[members].max())), dtype=[(name, object) for name in fields])
         for name in fields:
@@ -211,12 +211,12 @@ def write_coco_json(
     """
     places, certainty = _checked(points, scores, None)
     if len(image_ids) != len(places):
-        raise ValueError(f"image_ids has {len(image_ids)} ids for {len(places)} people; one each is accepted")
+        raise ValueError(f"image_ids must have one id per person, got {len(image_ids)} for {len(places)} people")
     categories = [category_id] * len(places) if isinstance(category_id, int | str) else list(category_id)
     labels = [None] * len(places) if annotation_ids is None else list(annotation_ids)
     for name, given in (("category_id", categories), ("annotation_ids", labels)):
         if len(given) != len(places):
-            raise ValueError(f"{name} has {len(given)} ids for {len(places)} people; one each is accepted")
+            raise ValueError(f"{name} must have one id per person, got {len(given)} for {len(places)} people")
     results = []
     known = np.asarray(np.isfinite(places).all(axis=-1))
     for index in map(int, np.flatnonzero(np.asarray(known).any(axis=1))):
@@ -245,19 +245,19 @@ def _checked(
 ) -> tuple[Float64Array, Float64Array | None]:
     places = np.asarray(points, dtype=np.float64)
     if places.ndim != 3 or places.shape[2] != 2 or joints not in (None, places.shape[1]):
-        raise ValueError(f"points has shape {places.shape}; (N, {joints or 'K'}, 2) is accepted")
+        raise ValueError(f"points must have shape (N, {joints or 'K'}, 2), got {places.shape}")
     if scores is None:
         return places, None
     certainty = np.asarray(scores, dtype=np.float64)
     if certainty.shape != places.shape[:2]:
-        raise ValueError(f"scores has shape {certainty.shape}; {places.shape[:2]} is accepted beside these points")
+        raise ValueError(f"scores must have shape {places.shape[:2]} for these points, got {certainty.shape}")
     return places, certainty
 
 
 def _whole(name: str, given: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
     values = np.asarray(given, dtype=np.float64)  # MPII's own lists hold whole numbers as floats
     if values.shape != (count,):
-        raise ValueError(f"{name} has shape {values.shape}; ({count},), one number per person, is accepted")
+        raise ValueError(f"{name} must have shape ({count},), one number per person, got {values.shape}")
     wrong = ~((values >= 1) & (values < 2**31) & (values == np.rint(values)))
     if wrong.any():
         raise ValueError(f"{name} must hold whole numbers from 1; it holds {values[wrong][0]:g}")
@@ -269,7 +269,7 @@ def _optional(name: str, given: npt.ArrayLike | None, shape: tuple[int, ...]) ->
         return None
     values = np.asarray(given, dtype=np.float64)
     if values.shape != shape:
-        raise ValueError(f"{name} has shape {values.shape}; {shape} is accepted")
+        raise ValueError(f"{name} must have shape {shape}, got {values.shape}")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Whether scores tell a person from an empty scene: crops of both, and how well their mean scores part them."""
+"""Detection of empty scenes: how well mean scores separate crops with and without a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of an evaluation: metrics.json, tables beside published rows, curves, predictions, the worst of them."""
+"""Output files of an evaluation: metrics.json, tables with published results, curves and predictions."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ def results_table(
     if not rows:
         raise ValueError("rows is empty; a table needs at least one row")
     if format not in FORMATS:
-        raise ValueError(f"format is {format!r}; {', '.join(FORMATS)} are accepted")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     for row in rows:
         unknown = sorted(row.columns.keys() - set(columns))
         if unknown:
-            raise ValueError(f"row {row.name!r} has the column {unknown[0]!r}; {', '.join(columns)} are accepted")
+            raise ValueError(f"columns of row {row.name!r} must be among {', '.join(columns)}, got {unknown[0]!r}")
     notes: list[str] = []
     lines = [["Method", "Metric", "People", *columns, "Mean"]]
     for row in rows:
@@ -199,7 +199,7 @@ def plot_curves(path: str | Path, curves: Mapping[str, Curve], *, column: str | 
     if len(metrics) > 1:
         raise ValueError(f"curves are of {' and '.join(metrics)}; one picture takes curves of one metric")
     if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"path is {str(path)!r}; a name that ends in .png is accepted")
+        raise ValueError(f"path must be a file name ending in .png, got {str(path)!r}")
     for name, curve in curves.items():
         if column is not None and column not in curve.columns:
             raise ValueError(f"column is {column!r}; curve {name!r} has {', '.join(curve.columns)}")

@@ -1,4 +1,4 @@
-"""A page of the worst predictions: what a number hides."""
+"""HTML page of the worst predictions."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def worst_page(
     points = _checked(people, predictions)
     values = np.asarray(errors, dtype=np.float64)
     if values.shape != points.shape[:2]:
-        raise ValueError(f"errors has shape {values.shape}; {points.shape[:2]} is accepted beside these predictions")
+        raise ValueError(f"errors must have shape {points.shape[:2]} for these predictions, got {values.shape}")
     if count < 1:
-        raise ValueError(f"count is {count}; a whole number above 0 is accepted")
+        raise ValueError(f"count must be a positive integer, got {count}")
     folder = Path(folder)
     (folder / _PICTURES).mkdir(parents=True, exist_ok=True)
     counts: BoolArray = ~np.isnan(values)
@@ -132,7 +132,7 @@ def _checked(people: PeopleSource, predictions: npt.ArrayLike) -> Float64Array:
     wanted = (len(people), len(people.skeleton))
     if points.ndim != 3 or points.shape[:2] != wanted or points.shape[2] not in (2, 3):
         raise ValueError(
-            f"predictions has shape {points.shape}; ({wanted[0]}, {wanted[1]}, 2 or 3) is accepted for {people.name}"
+            f"predictions must have shape ({wanted[0]}, {wanted[1]}, 2 or 3) for {people.name}, got {points.shape}"
         )
     return points[..., :2]
 

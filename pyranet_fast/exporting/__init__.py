@@ -1,1 +1,1 @@
-"""Files for other runtimes: what goes into them, how they are written, quantized and checked."""
+"""Export to other runtimes: writing, quantizing and checking files."""

@@ -1,4 +1,4 @@
-"""Whether an exported file gives the checkpoint's joints, and what it costs: differences, PCK and times in one run."""
+"""Check of an exported file against its checkpoint: differences, PCK and run times."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def crops_of_images(folder: str | Path, count: int, input_size: int) -> Crops:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES) if folder.is_dir() else []
     paths = paths[: count or None]
     if not paths:
-        raise UserError(f"{folder} has no image of {', '.join(_PICTURES)}; a folder that has some is accepted")
+        raise UserError(f"{folder} must hold images ({', '.join(_PICTURES)}), got none")
     made = []
     for path in paths:
         image = read_image(path)
@@ -256,9 +256,9 @@ def faults(rows: Sequence[Row]) -> list[str]:
         if row.precision == "int8":
             lost = first.pck - row.pck
             if lost > LOST:
-                found.append(f"{row.name}: PCK is {lost:.2f} points lower; at most {LOST:g} are accepted")
+                found.append(f"{row.name}: PCK may drop by at most {LOST:g} points, got {lost:.2f}")
         elif not row.maps <= MAPS:
-            found.append(f"{row.name}: score maps differ by {row.maps:.1e}; at most {MAPS:g} is accepted")
+            found.append(f"{row.name}: score maps may differ by at most {MAPS:g}, got {row.maps:.1e}")
         elif moved > TIED * joints:
             found.append(
                 f"{row.name}: {moved} of {joints} joints differ by more than {JOINTS:g} px, up to {row.joints:.2f}; "

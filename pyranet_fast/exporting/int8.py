@@ -1,4 +1,4 @@
-"""Static quantization of ONNX files by onnxruntime's own tools."""
+"""Static quantization of ONNX files with onnxruntime's tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks, and what they cost."""
+"""Networks and their complexity."""
 
 from __future__ import annotations
 

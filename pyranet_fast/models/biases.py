@@ -1,10 +1,10 @@
-"""Biases that have no effect: what a convolution adds to a whole channel, the next batch norm takes away with the mean.
+"""Biases without effect: the next batch norm subtracts whatever constant a convolution adds to a channel.
 
-In a `PyraNet` that is every bias but those of the score maps: the residual stream itself is read through norms alone,
-and pooling, upsampling and sums carry a constant along. In training such a bias costs a pass over the map, its gradient
-another one, and that gradient is nothing but rounding errors, which an optimizer with normalized steps (RMSprop, Adam)
-turns into a random walk. So training sets these biases to zero, moves what they were into the running means, by which
-evaluation stays the same function, and leaves them out (`train` does).
+In a `PyraNet` these are all biases but those of the score maps: every reader of the residual stream starts with a norm,
+and pooling, upsampling and sums pass constants through. In training such a bias costs one pass over the map, its
+gradient another, and that gradient is pure rounding error, which an optimizer with normalized steps (RMSprop, Adam)
+turns into a random walk. So `train` sets these biases to zero, moves their values into the running means, which leaves
+evaluation unchanged, and does not train them.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from .pyranet import check_precision
 
 
 class Classifier(nn.Module):
-    """A network of (N, 3, H, W) images that ends in global average pooling and one linear layer.
+    """Image classifier for (N, 3, H, W) images, ending in global average pooling and one linear layer.
 
     Attributes:
-        name: what `pyranet_fast.models.classifier` builds it from.
-        smallest: least height and width of an image.
+        name: name for `pyranet_fast.models.classifier`.
+        smallest: minimum height and width of an image.
     """
 
     def __init__(self, name: str, channels: int, classes: int, *, smallest: int) -> None:
@@ -34,11 +34,11 @@ class Classifier(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """``pyranet_fast.models.classifier(**config)`` builds the same network; JSON can hold it."""
+        """Arguments of ``pyranet_fast.models.classifier`` that rebuild the network; JSON-serializable."""
         return {"name": self.name, "classes": self.classes}
 
     def features(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) to the maps (N, channels, h, w) that are averaged."""
+        """Map (N, 3, H, W) to the features (N, channels, h, w) before pooling."""
         raise NotImplementedError
 
     def forward(self, image: Tensor) -> Tensor:
@@ -51,14 +51,14 @@ class Classifier(nn.Module):
             (N, classes).
 
         Raises:
-            TypeError, ValueError: the input is not as described; the sentence names what was got.
+            TypeError, ValueError: the input is invalid; the message says what was got.
         """
         if not isinstance(image, Tensor):
-            raise TypeError(f"image is a {type(image).__name__}; a tensor (N, 3, H, W) is accepted")
+            raise TypeError(f"image must be a tensor (N, 3, H, W), got {type(image).__name__}")
         if image.dim() != 4 or image.shape[1] != 3:
-            raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
+            raise ValueError(f"image must have shape (N, 3, H, W), got {tuple(image.shape)}")
         if not torch.is_floating_point(image):
-            raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalized image is accepted")
+            raise TypeError(f"image must be normalized and have a floating-point dtype, got {image.dtype}")
         if image.shape[2] < self.smallest or image.shape[3] < self.smallest:
             h, w = image.shape[2], image.shape[3]
             raise ValueError(f"image is {h}x{w} (height x width); {self.name} accepts {self.smallest} or more of each")
@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         self.initialize()
 
     def initialize(self) -> None:
-        """He et al.'s rule with the fan-out, as both papers' code: Var[w] = 2 / (k² out); linear bias 0."""
+        """Initialize by He et al. with fan-out, as in the code of both papers: Var[w] = 2 / (k² out); linear bias 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -82,7 +82,7 @@ def check_counts(**counts: int) -> None:
     """ValueError unless all are whole numbers of at least 1."""
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} is {count!r}; a whole number of at least 1 is accepted")
+            raise ValueError(f"{name} must be a positive integer, got {count!r}")
 
 
 class WideBlock(Recomputing):
@@ -137,7 +137,7 @@ class WideResNet(Classifier):
 
 
 def wide_resnet(depth: int = 28, width: int = 10, *, pyramid: bool = False, classes: int = 10) -> WideResNet:
-    """A wide residual network, WRN-depth-width, without dropout.
+    """Build a wide residual network, WRN-depth-width, without dropout.
 
     A 3x3 with 16 channels; three groups of (depth - 4) / 6 blocks with 16, 32 and 64 times ``width`` channels,
     the second and third starting with stride 2; BN, ReLU, global average, linear. Convolutions have no bias.
@@ -151,11 +151,11 @@ def wide_resnet(depth: int = 28, width: int = 10, *, pyramid: bool = False, clas
         classes: number of outputs.
 
     Raises:
-        ValueError: an argument is not as described.
+        ValueError: an argument is invalid.
     """
     check_counts(depth=depth, width=width, classes=classes)
     if depth < 10 or (depth - 4) % 6:
-        raise ValueError(f"depth is {depth}; 6 n + 4 with n of at least 1, such as 16, 28 or 40, is accepted")
+        raise ValueError(f"depth must be 6 n + 4 with n of at least 1, such as 16, 28 or 40, got {depth}")
     return WideResNet(depth, width, bool(pyramid), classes)
 
 
@@ -230,25 +230,25 @@ class ResNeXt(Classifier):
 def resnext(
     depth: int = 29, cardinality: int = 8, base_width: int = 64, *, pyramid: bool = False, classes: int = 10
 ) -> ResNeXt:
-    """A ResNeXt for small images, ResNeXt-depth, cardinality x base_width d.
+    """Build a ResNeXt for small images, ResNeXt-depth, cardinality x base_width d.
 
     A 3x3 with 64 channels, BN, ReLU; three stages of (depth - 2) / 9 blocks with 256, 512 and 1024 output
     channels, the second and third starting with stride 2; global average, linear. Convolutions have no bias.
 
     Args:
         depth: 9 n + 2.
-        cardinality: groups of the 3x3.
-        base_width: channels of a group in the first stage.
+        cardinality: groups of the 3x3 convolutions.
+        base_width: channels per group in the first stage.
         pyramid: add a `pyranet_fast.nn.PyramidBranch` with 64, 128, 256 channels by stage to every block (paper
             section 5.2): 45.61 M parameters for 8x64d, 79.34 M for 16x64d.
         classes: number of outputs.
 
     Raises:
-        ValueError: an argument is not as described.
+        ValueError: an argument is invalid.
     """
     check_counts(depth=depth, cardinality=cardinality, base_width=base_width, classes=classes)
     if depth < 11 or (depth - 2) % 9:
-        raise ValueError(f"depth is {depth}; 9 n + 2 with n of at least 1, such as 20, 29 or 38, is accepted")
+        raise ValueError(f"depth must be 9 n + 2 with n of at least 1, such as 20, 29 or 38, got {depth}")
     return ResNeXt(depth, cardinality, base_width, bool(pyramid), classes)
 
 
@@ -257,15 +257,16 @@ _RESNEXT = re.compile(r"resnext-(\d{1,4})-(\d{1,3})x(\d{1,4})d(-pyramid)?")
 
 
 def classifier(name: str, *, classes: int = 10) -> Classifier:
-    """The classifier of a name.
+    """Build the classifier of a name.
 
     Args:
-        name: ``"wrn-DEPTH-WIDTH"`` or ``"resnext-DEPTH-CARDINALITYxWIDTHd"``, each with ``"-pyramid"`` after it
-            for a pyramid in every block: ``"wrn-28-10-pyramid"``, ``"wrn-16-2"``, ``"resnext-29-8x64d"``.
+        name: ``"wrn-DEPTH-WIDTH"`` or ``"resnext-DEPTH-CARDINALITYxWIDTHd"``, optionally followed by
+            ``"-pyramid"`` for a pyramid in every block: ``"wrn-28-10-pyramid"``, ``"wrn-16-2"``,
+            ``"resnext-29-8x64d"``.
         classes: number of outputs.
 
     Raises:
-        ValueError: no such name, or a network that cannot be built.
+        ValueError: unknown name or invalid configuration.
     """
     if found := _WIDE.fullmatch(str(name)):
         depth, width = int(found[1]), int(found[2])
@@ -274,6 +275,6 @@ def classifier(name: str, *, classes: int = 10) -> Classifier:
         depth, cardinality, width = int(found[1]), int(found[2]), int(found[3])
         return resnext(depth, cardinality, width, pyramid=found[4] is not None, classes=classes)
     raise ValueError(
-        f"model is {name!r}; accepted are wrn-DEPTH-WIDTH and resnext-DEPTH-CARDINALITYxWIDTHd, with or without "
-        "-pyramid, such as wrn-28-10-pyramid or resnext-29-8x64d"
+        "model must be wrn-DEPTH-WIDTH or resnext-DEPTH-CARDINALITYxWIDTHd, with or without -pyramid, such as "
+        f"wrn-28-10-pyramid or resnext-29-8x64d, got {name!r}"
     )

@@ -1,4 +1,4 @@
-"""Parameters and operations of a model."""
+"""Number of parameters and FLOPs of a model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _COUNTED = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
 
 @dataclass(frozen=True)
 class Complexity:
-    """What `complexity` found.
+    """Result of `complexity`.
 
-    ``params``: number of parameters, shared ones once. ``flops``: of one forward pass, 2 for each
-    multiply-add, in convolution and linear layers.
+    ``params``: number of parameters, shared ones once. ``flops``: FLOPs of one forward pass, 2 per multiply-add, in
+    convolution and linear layers.
     """
 
     params: int
@@ -27,18 +27,18 @@ class Complexity:
 
 
 def complexity(model: nn.Module, input_shape: Sequence[int]) -> Complexity:
-    """Count a model's parameters and the operations of one forward pass, as the paper does.
+    """Count the parameters of a model and the FLOPs of one forward pass, as in the paper.
 
-    A multiply-add is 2 FLOPs; only convolution and linear layers (as modules) are counted: not biases, norms,
-    activations, pooling, additions. The model runs once in evaluation mode on shapes alone (the meta device),
-    and on zeros on its own device if it has a step that shapes alone cannot run. It is left as it was.
+    A multiply-add is 2 FLOPs; only convolution and linear modules count, without biases, norms, activations,
+    pooling and additions. The model runs once in evaluation mode on the meta device, or on zeros on its own
+    device if an operation does not support the meta device. It is not changed.
 
     Args:
         model: any module that takes one tensor.
-        input_shape: e.g. (1, 3, 256, 256). FLOPs are those of the whole batch.
+        input_shape: such as (1, 3, 256, 256). FLOPs are those of the entire batch.
     """
     if len(input_shape) == 0 or any(int(size) != size or size < 0 for size in input_shape):
-        raise ValueError(f"input_shape is {tuple(input_shape)}; whole numbers, such as (1, 3, 256, 256), are accepted")
+        raise ValueError(f"input_shape must be integers such as (1, 3, 256, 256), got {tuple(input_shape)}")
     shape = tuple(int(size) for size in input_shape)
     params = sum(p.numel() for p in model.parameters())
     training = {module: module.training for module in model.modules()}

@@ -1,4 +1,4 @@
-"""A trained PyraNet as a plain PyTorch module of one input size: folded, windows as tables, ready for exporters."""
+"""A trained PyraNet as a plain PyTorch module of fixed input size for exporters: norms folded, windows as tables."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class ExportablePyraNet(nn.Module):
 
     Attributes:
         size: (height, width) of the input.
-        custom: whether pyramids are this package's operators.
+        custom: whether pyramids use this package's operators.
         joints: number of score maps, K.
     """
 
@@ -243,26 +243,25 @@ class ExportablePyraNet(nn.Module):
 
 
 def exportable(model: PyraNet, size: int | Size, *, custom: bool = False) -> ExportablePyraNet:
-    """A copy of a trained network for exporters: of one input size, any batch, without anything but convolutions.
+    """Copy a trained network for export, with fixed input size and dynamic batch size.
 
-    Batch norms are folded into convolutions where one stands before them; those at the entry of a unit stay, as batch
-    norms. It gives the last stack's maps, the same values but for rounding.
+    Batch norms after a convolution are folded into it; those at the entry of a unit remain batch norms. The copy
+    returns the score maps of the last stack, equal up to rounding.
 
     Args:
-        model: any variant and number of stacks, on any device; it is not changed. Its running statistics are taken as
-            they are.
+        model: any variant and number of stacks, on any device; not changed. Uses its running statistics.
         size: side, or (height, width), of the images: multiples of ``model.multiple``.
-        custom: pyramids are this package's operators ``pyranet_fast::…``; else standard operators alone, a maximum of
-            neighbors with tables of the windows' rows and columns.
+        custom: whether pyramids use this package's operators ``pyranet_fast::…``; if False, only standard operators,
+            with pooling windows as index tables.
 
     Returns:
-        A module on the CPU, in eval mode, without gradients.
+        A module on the CPU in evaluation mode, without gradients.
 
     Raises:
-        TypeError, ValueError: another model, or a size that does not fit.
+        TypeError, ValueError: model is not a PyraNet, or size is invalid.
     """
     if not isinstance(model, PyraNet):
-        raise TypeError(f"model is a {type(model).__name__}; a PyraNet is accepted")
+        raise TypeError(f"model must be a PyraNet, got {type(model).__name__}")
     height, width = (size, size) if isinstance(size, int) else size
     check_image(torch.empty(0, 3, height, width), model.multiple)
     home = next(model.parameters()).device
@@ -333,7 +332,7 @@ def write_onnx(path: str | Path, network: ExportablePyraNet, *, metadata: Mappin
         UserError: onnx or onnxscript are not installed.
     """
     if network.custom:
-        raise ValueError("network has custom operators; exportable(..., custom=False) is accepted for ONNX")
+        raise ValueError("network must come from exportable(..., custom=False) for ONNX, got custom operators")
     model = onnx_model(network, torch.zeros(2, 3, *network.size), metadata=metadata)
     data = model.SerializeToString()
     atomic_write(Path(path), lambda file: file.write(data))

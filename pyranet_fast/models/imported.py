@@ -1,12 +1,12 @@
-"""Weights of other implementations: tables from their names to ours, checked by shapes.
+"""Weights of other implementations: tables from their names to ours, with shape checks.
 
-Three layouts of published PyTorch code are known:
+Three layouts of published PyTorch code are supported:
 
-- ``"torch7"``: the authors' Torch7 network ported container by container (``ConcatTable.modules_list``), as AlphaPose's
-  trainer has it. It is this package's variant B, module by module.
-- ``"pytorch-pose"``: bearpaw/pytorch-pose's ``hourglass`` and ``pyranet``. They have a residual unit more after each
-  hourglass, other first units, and skips and pyramids without a norm of their own: what corresponds is taken.
-- ``"wenbc21"``: wenbc21/PyraNet, whose modules are others altogether: only the heads correspond.
+- ``"torch7"``: the authors' Torch7 network ported container by container (``ConcatTable.modules_list``), as in
+  AlphaPose's trainer. It matches this package's variant B, module by module.
+- ``"pytorch-pose"``: bearpaw/pytorch-pose's ``hourglass`` and ``pyranet``. They have one more residual unit after
+  each hourglass, other first units, and skips and pyramids without their own norm: the matching part is used.
+- ``"wenbc21"``: wenbc21/PyraNet, with entirely different modules: only the heads match.
 """
 
 from __future__ import annotations
@@ -91,13 +91,13 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as tensors; a file of torch.save(model.state_dict(), FILE) is accepted"
+            f"{path} cannot be read as tensors; expected a file of torch.save(model.state_dict(), FILE)"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict; a dictionary of tensors by name is accepted")
+        raise UserError(f"{path} must hold a state dict, a dictionary of tensors by name, got none")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 

@@ -120,24 +120,24 @@ class Stack(Recomputing):
 
 
 class PyraNet(nn.Module):
-    """Stacked hourglasses of Pyramid Residual Modules, or a baseline of the same frame.
+    """Stacked hourglass network of Pyramid Residual Modules, or a baseline with the same structure.
 
     Args:
-        stacks: number of hourglasses; each gives score maps.
+        stacks: number of hourglasses; each predicts score maps.
         joints: number of score maps, K.
         features: channels of the hourglasses, a multiple of 4. The stem has features/4 and features/2.
         variant: ``"B*"`` is the paper's model, with 3x3 filters shared by the levels; ``"A"`` has separate
             input maps, ``"B"`` separate filters, ``"C"`` concatenates the levels, ``"D"`` dilates instead of
-            pooling. ``"plain"`` has residual units instead, ``"wide"`` wider ones, of the B* model's size.
+            pooling. ``"plain"`` has residual units, ``"wide"`` wider ones with as many parameters as B*.
         levels: pyramid levels C.
         depth: levels of an hourglass.
         base_width: a pyramid level has (output channels) // base_width channels.
-        variance_control: section 4.2: BN-ReLU-1x1 in place of the identity skip before a sum of branches.
-        pool_windows: fractional pooling's random offsets in training are drawn for each ``"channel"`` of a
-            sample (the paper), each ``"sample"`` or the whole ``"batch"``. In evaluation they are fixed.
+        variance_control: BN-ReLU-1x1 instead of the identity skip before a sum of branches (section 4.2).
+        pool_windows: random window offsets of fractional pooling in training: one per ``"channel"`` of each sample
+            (the paper), per ``"sample"`` or per ``"batch"``. Fixed in evaluation.
 
     Raises:
-        ValueError: an argument is not as described; the sentence names it.
+        ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -163,18 +163,18 @@ class PyraNet(nn.Module):
         }
         for name, count in counts.items():
             if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} is {count!r}; a whole number of at least 1 is accepted")
+                raise ValueError(f"{name} must be a positive integer, got {count!r}")
         if not isinstance(features, int) or features < 4 or features % 4:
-            raise ValueError(f"features is {features!r}; a multiple of 4, at least 4, is accepted")
+            raise ValueError(f"features must be a positive multiple of 4, got {features!r}")
         if variant not in VARIANTS:
-            raise ValueError(f"variant is {variant!r}; accepted are {', '.join(map(repr, VARIANTS))}")
+            raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
         if variant != "plain" and base_width > features // 2:
             raise ValueError(
-                f"base_width is {base_width}; at most features // 2 = {features // 2} is accepted, "
-                "so that every pyramid level has a channel"
+                f"base_width must be at most features // 2 = {features // 2}, so that every pyramid level has a "
+                f"channel, got {base_width}"
             )
         if pool_windows not in POOL_WINDOWS:
-            raise ValueError(f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}")
+            raise ValueError(f"pool_windows must be one of {', '.join(map(repr, POOL_WINDOWS))}, got {pool_windows!r}")
         self._config: dict[str, Any] = {
             "stacks": stacks,
             "joints": joints,
@@ -196,20 +196,20 @@ class PyraNet(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments; ``PyraNet(**config)`` builds the same network, JSON can hold it."""
+        """Constructor arguments that rebuild the network; JSON-serializable."""
         return dict(self._config)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Score maps of every stack.
+        """Return the score maps of every stack.
 
         Args:
             image: (N, 3, H, W), normalized, H and W multiples of 4 * 2^depth.
 
         Returns:
-            ``stacks`` tensors (N, joints, H/4, W/4), the last the best.
+            ``stacks`` tensors (N, joints, H/4, W/4); use the last for predictions.
 
         Raises:
-            TypeError, ValueError: the input is not as described; the sentence names what was got.
+            TypeError, ValueError: the input is invalid; the message says what was got.
         """
         check_image(image, self.multiple)
         check_precision(image, self)
@@ -224,14 +224,14 @@ class PyraNet(nn.Module):
 def check_image(image: Tensor, multiple: int) -> None:
     """TypeError or ValueError unless ``image`` is what `PyraNet.forward` takes."""
     if not isinstance(image, Tensor):
-        raise TypeError(f"image is a {type(image).__name__}; a tensor (N, 3, H, W) is accepted")
+        raise TypeError(f"image must be a tensor (N, 3, H, W), got {type(image).__name__}")
     if image.dim() != 4 or image.shape[1] != 3:
-        raise ValueError(f"image has shape {tuple(image.shape)}; (N, 3, H, W) is accepted")
+        raise ValueError(f"image must have shape (N, 3, H, W), got {tuple(image.shape)}")
     if not torch.is_floating_point(image):
-        raise TypeError(f"image has dtype {image.dtype}; a floating-point, normalized image is accepted")
+        raise TypeError(f"image must be normalized and have a floating-point dtype, got {image.dtype}")
     h, w = image.shape[2], image.shape[3]
     if h < 1 or w < 1 or h % multiple or w % multiple:
-        raise ValueError(f"image is {h}x{w} (height x width); multiples of {multiple} = 4 * 2^depth are accepted")
+        raise ValueError(f"height and width of image must be multiples of {multiple} = 4 * 2^depth, got {h}x{w}")
 
 
 def check_precision(image: Tensor, model: nn.Module) -> None:
@@ -241,6 +241,6 @@ def check_precision(image: Tensor, model: nn.Module) -> None:
     weights = next(model.parameters()).dtype
     if image.dtype != weights and not torch.is_autocast_enabled(image.device.type):
         raise TypeError(
-            f"image has dtype {image.dtype} but the network's weights have {weights}; one dtype is accepted: "
-            "image.to(dtype), model.to(dtype), or torch.autocast"
+            f"image must have the dtype of the network's weights, {weights}, got {image.dtype}; use image.to(dtype), "
+            "model.to(dtype) or torch.autocast"
         )

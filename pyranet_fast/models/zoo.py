@@ -1,4 +1,4 @@
-"""From a checkpoint or the name of a shipped network to the network: a sentence for everything that can be wrong."""
+"""Loads networks from checkpoints or by the name of a pretrained network, with one-sentence errors."""
 
 from __future__ import annotations
 
@@ -131,18 +131,18 @@ FOLDER = Path(__file__).parents[1] / "weights"
 
 @dataclass(frozen=True)
 class Available:
-    """A trained network: what `available` lists.
+    """A pretrained network, as listed by `available`.
 
     Attributes:
-        name: what `Predictor`, ``--checkpoint`` and ``--weights`` take it by.
+        name: name for `Predictor`, ``--checkpoint`` and ``--weights``.
         path: its file.
-        description: where the weights come from.
+        description: origin of the weights.
         kind: ``"pose"`` or ``"classification"``.
         model: arguments of the network.
         input_size: side of the square network input, pixels.
-        metrics: results as they were when it was written.
-        parameters: their number.
-        megabytes: of the file, 10^6 bytes.
+        metrics: results recorded with the weights.
+        parameters: number of parameters.
+        megabytes: file size, 10^6 bytes.
     """
 
     name: str
@@ -157,16 +157,16 @@ class Available:
 
 
 def available(folder: str | Path | None = None) -> list[Available]:
-    """The networks that are shipped, or those in a folder of your own, the default one first.
+    """List the pretrained networks of the package, or of your own folder, the default one first.
 
-    Any checkpoint drops in: ``python -m pyranet_fast.export_weights last.pt FOLDER/NAME.safetensors``. The default is
-    the one of the most parameters; names decide among equals.
+    Add a checkpoint with ``python -m pyranet_fast.export_weights last.pt FOLDER/NAME.safetensors``. The default is the
+    network with the most parameters, then the first by name.
 
     Args:
-        folder: None is the package's own.
+        folder: folder to list; None: that of the package.
 
     Raises:
-        UserError: a file in it is damaged.
+        UserError: a file is corrupt.
     """
     found = []
     for path in sorted(Path(folder or FOLDER).glob(f"*{SUFFIX}")):

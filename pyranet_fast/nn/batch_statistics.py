@@ -1,4 +1,4 @@
-"""Where batch norms have their statistics from: the shares of all processes, or one more pass over the data."""
+"""Sources of batch norm statistics: all processes, or one more pass over the data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SynchronizableNorm(_NormBase):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 4:
-            raise ValueError(f"input has shape {tuple(input.shape)}; (N, C, H, W) is accepted")
+            raise ValueError(f"input must have shape (N, C, H, W), got {tuple(input.shape)}")
 
     def synchronized_norm(self, x: Tensor) -> Tensor:
         """batch_norm(x) with the statistics of all processes' x, (N, C, H, W) with C the same in all of them."""
@@ -113,28 +113,27 @@ def _by_channel(vector: Tensor) -> Tensor:
 
 
 def synchronize_batch_norms_(model: nn.Module, enabled: bool = True) -> int:
-    """Have the batch norms of a network use the statistics of the whole batch where several processes train it.
+    """Make the batch norms of a network use the statistics of the entire batch in distributed training.
 
-    Between processes that ``torch.distributed`` has joined, one a GPU or a share of the CPU's cores, training is then
-    that of one process with all their shares as one batch, running statistics included. Evaluation, and training by
-    one process, are as before. A forward pass waits for all processes at every norm. ``nn.BatchNorm2d`` and its like
-    are left to ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which in its turn leaves `BatchNormReLU` alone.
+    Training by the processes of ``torch.distributed`` then equals training by one process on their joint batch, running
+    statistics included. Evaluation, and training by one process, do not change. Every norm synchronizes all processes.
+    For ``nn.BatchNorm2d`` use ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, which ignores `BatchNormReLU`.
 
     Args:
-        model: a network of this package, or any that has its norms in it; it is changed.
-        enabled: False turns it off again.
+        model: a network of this package, or any that contains its norms; changed in place.
+        enabled: False undoes it.
 
     Returns:
         The number of norms.
 
     Raises:
-        ValueError: there is no such norm in the model.
+        ValueError: the model has no such norm.
     """
     norms = [m for m in model.modules() if isinstance(m, SynchronizableNorm)]
     if not norms:
         raise ValueError(
-            f"model is a {type(model).__name__} without batch norms of this package; one that has them is accepted, "
-            "and torch.nn.SyncBatchNorm.convert_sync_batchnorm is for others"
+            f"model must have batch norms of this package, got a {type(model).__name__} without any; for other batch "
+            "norms use torch.nn.SyncBatchNorm.convert_sync_batchnorm"
         )
     for norm in norms:
         norm.synchronized = enabled
@@ -145,13 +144,13 @@ def synchronize_batch_norms_(model: nn.Module, enabled: bool = True) -> int:
 def update_bn(loader: Iterable[Any], model: nn.Module, device: torch.device | str | None = None) -> None:
     """Set the running statistics of all batch norms to their mean over the batches of a loader, in training mode.
 
-    What ``torch.optim.swa_utils.update_bn`` does, for weights that were averaged and not trained; that finds norms by
-    their class, and passes over a `BatchNormReLU`.
+    Replaces ``torch.optim.swa_utils.update_bn``, for averaged weights; that function finds norms by class and misses
+    `BatchNormReLU`.
 
     Args:
-        loader: gives batches, tensors or lists and tuples whose first element is the model's input.
-        model: its norms are changed, its mode is not.
-        device: where inputs are moved to.
+        loader: yields batches: tensors, or lists or tuples whose first element is the model input.
+        model: its norms are updated; its mode is kept.
+        device: device to move inputs to.
     """
     norms = [m for m in model.modules() if isinstance(m, SynchronizableNorm | nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

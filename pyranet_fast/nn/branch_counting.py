@@ -372,8 +372,8 @@ class GraphCounter:
     def _error(self, node: fx.Node, what: str) -> ValueError:
         where = _module_of(node) or "the model itself"
         return ValueError(
-            f"branches cannot be counted in {where}: {node.target} {what}; accepted are convolutions, linear layers, "
-            "additions, concatenations and operations of one activation"
+            f"branches cannot be counted in {where}: {node.target} {what}; expected convolutions, linear "
+            "layers, additions, concatenations and operations on one activation"
         )
 
 
@@ -462,7 +462,7 @@ def count_branches(
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(
                 f"branches cannot be counted: torch.export cannot trace {where} "
-                f"({type(error).__name__}: {lines[0]}); accepted are models whose flow does not depend on data"
+                f"({type(error).__name__}: {lines[0]}); expected a model whose control flow does not depend on data"
             ) from error
     with torch.enable_grad():
         return GraphCounter(program, follow_skips=skips == "sum").run()

@@ -1,4 +1,4 @@
-"""Activation checkpointing: what lies inside a block is made again in the backward instead of being kept."""
+"""Activation checkpointing: activations inside a block are recomputed in the backward pass instead of stored."""
 
 from __future__ import annotations
 
@@ -68,24 +68,24 @@ def statistics_left_alone(module: nn.Module) -> Iterator[None]:
 
 
 def checkpoint_activations_(model: nn.Module, enabled: bool = True) -> int:
-    """Have the blocks of a network make their activations again in the backward: memory for one more forward pass.
+    """Recompute the activations of each block in the backward pass: less memory for one more forward pass.
 
-    Blocks are the residual units, and in `models.PyraNet` the head of each hourglass. Gradients and running statistics
-    are the same bits as without, and on the forward's backend. Evaluation and ``torch.no_grad`` are as before.
+    Blocks are the residual units and, in `models.PyraNet`, the head of each hourglass. Gradients and running statistics
+    stay bitwise the same and use the backend of the forward pass. Evaluation and ``torch.no_grad`` do not change.
 
     Args:
-        model: a network of this package, or any that has its units in it; it is changed.
-        enabled: False turns it off again.
+        model: a network of this package, or any that contains its units; changed in place.
+        enabled: False undoes it.
 
     Returns:
         The number of blocks.
 
     Raises:
-        ValueError: there is no such block in the model.
+        ValueError: the model has no such block.
     """
     blocks = [m for m in model.modules() if isinstance(m, Recomputing)]
     if not blocks:
-        raise ValueError(f"model is a {type(model).__name__} without residual units; one that has them is accepted")
+        raise ValueError(f"model must have residual units, got a {type(model).__name__} without any")
     for block in blocks:
         block.recompute = enabled
     return len(blocks)

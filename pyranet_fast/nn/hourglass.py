@@ -1,4 +1,4 @@
-"""The hourglass: a symmetric encoder and decoder with a unit at every place (paper section 3.4)."""
+"""The hourglass: a symmetric encoder-decoder of residual units (paper section 3.4)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def max_pool(x: Tensor, center: Tensor | None = None) -> Tensor:
 
 
 def upsample_add(low: Tensor, other: Tensor) -> Tensor:
-    """Nearest-neighbor upsampling of ``low`` (N, C, h, w) by 2, plus ``other`` (N, C, 2h, 2w)."""
+    """Upsample ``low`` (N, C, h, w) by 2 (nearest neighbor) and add ``other`` (N, C, 2h, 2w)."""
     if low.is_cuda:
         return _add_repeated(low, other)
     y = F.interpolate(low, size=other.shape[2:], mode="nearest")
@@ -59,11 +59,11 @@ def _add_repeated(low: Tensor, other: Tensor) -> Tensor:
 
 
 class Hourglass(nn.Module):
-    """``depth`` levels, the outermost first.
+    """Hourglass of ``depth`` levels, the outermost first.
 
     Level n = depth ... 1: ``up1`` at the level's resolution; pooling by 2, ``low1``, the next level (one unit
-    at n = 1), ``low3``, upsampling by 2; the sum of both. Pyramid modules stand where maps are large enough
-    to have levels: ``up1`` at n >= 2, ``low1`` and ``low3`` at n >= 3.
+    at n = 1), ``low3``, upsampling by 2; the sum of both. Units are Pyramid Residual Modules where maps are
+    large enough for pyramid levels: ``up1`` at n >= 2, ``low1`` and ``low3`` at n >= 3.
 
     Args:
         depth: number of levels, at least 1.
@@ -85,6 +85,6 @@ class Hourglass(nn.Module):
         self.low3 = make_unit(features, features, pyramid=depth >= 3, project_skip=variance_control)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, H, W), H and W multiples of 2^depth, to the same shape."""
+        """Map (N, features, H, W), H and W multiples of 2^depth, to the same shape."""
         low = self.low3(self.low2(self.low1(max_pool(x))))
         return upsample_add(low, self.up1(x))

@@ -1,4 +1,4 @@
-"""Weight initialization, the paper's for networks with several branches among it (section 4.1, equation 15).
+"""Weight initialization, including the paper's for multi-branch networks (section 4.1, equation 15).
 
 Each function changes a model in place and returns it.
 """
@@ -202,9 +202,9 @@ def multi_branch_(
             the module and the operation. The model is then as it was.
     """
     if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha is {alpha}; a number above 0 is accepted: 0.5 for ReLU, 1 for tanh and sigmoid")
+        raise ValueError(f"alpha must be a positive number (0.5 for ReLU, 1 for tanh and sigmoid), got {alpha}")
     if skips not in SKIPS:
-        raise ValueError(f"skips is {skips!r}; 'branch' and 'sum' are accepted")
+        raise ValueError(f"skips must be 'branch' or 'sum', got {skips!r}")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     sites: dict[int, list[CallSite]] = {}
     for site in count_branches(model, example_input, skips=skips):
@@ -267,6 +267,6 @@ def initialize_(model: Model, name: str, example_input: Tensor) -> Model:
         ValueError: another name, or a model that equation 15 cannot be applied to.
     """
     if name not in INITIALIZERS:
-        raise ValueError(f"name is {name!r}; accepted are {', '.join(map(repr, INITIALIZERS))}")
+        raise ValueError(f"name must be one of {', '.join(map(repr, INITIALIZERS))}, got {name!r}")
     INITIALIZERS[name](model, example_input)
     return model

@@ -1,6 +1,6 @@
-"""Layers with faster ways for the CPU where there are some: batch norm with ReLU, 1x1 and 3x3 convolutions.
+"""Layers with faster CPU implementations: batch norm with ReLU, 1x1 and 3x3 convolutions.
 
-Parameters and results are those of PyTorch's own layers.
+Parameters and results are those of PyTorch's layers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def add_(y: Tensor, other: Tensor, *, of: nn.Module) -> Tensor:
 
 
 class BatchNorm(SynchronizableNorm, nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose statistics can be those of all processes, see `synchronize_batch_norms_`."""
+    """``nn.BatchNorm2d`` that can use the statistics of all processes, see `synchronize_batch_norms_`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape and layout."""
@@ -65,11 +65,11 @@ class BatchNorm(SynchronizableNorm, nn.BatchNorm2d):
 
 
 class BatchNormReLU(SynchronizableNorm):
-    """relu(batch_norm(x)); arguments and state dict are those of ``nn.BatchNorm2d``.
+    """Compute relu(batch_norm(x)), with the arguments and state dict of ``nn.BatchNorm2d``.
 
-    Every BN-ReLU of the network is this module, so a faster ``forward`` here speeds up all of it. It is no
-    ``nn.BatchNorm2d``: what replaces those by their class, as ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` does,
-    would take the ReLU away. `synchronize_batch_norms_` and `update_bn` stand for what PyTorch does by class.
+    It does not subclass ``nn.BatchNorm2d``, since functions that replace norms by class, such as
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``, would drop the ReLU; use `synchronize_batch_norms_` and
+    `update_bn` instead.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -90,10 +90,10 @@ class BatchNormReLU(SynchronizableNorm):
         return not self.training and self.running_mean is not None
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,) of the norm with its running statistics, in float32 at least.
+        """Return scale and shift (C,) of the norm with its running statistics, at least in float32.
 
         Raises:
-            RuntimeError: the module is training, or keeps no running statistics.
+            RuntimeError: the module is in training mode or has no running statistics.
         """
         if not self.foldable or self.running_mean is None or self.running_var is None:
             raise RuntimeError("a batch norm folds only in evaluation and with running statistics")

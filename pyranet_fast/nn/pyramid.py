@@ -1,5 +1,5 @@
-"""The Pyramid Residual Module in the variants of the paper's figure 3 (section 3.1, equation 2), its levels' sizes and
-random windows (section 3.2, equation 3), and the pyramid as a branch of a classifier's block (section 5.2).
+"""Pyramid Residual Module in the variants of figure 3 (section 3.1, equation 2), its level sizes and random windows
+(section 3.2, equation 3), and the pyramid branch of classifier blocks (section 5.2).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ POOL_WINDOWS = ("channel", "sample", "batch")
 
 
 def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """(h, w) of every level c = 1 ... C of an input (H, W): floor(in * 2^(-c/C)), exactly in // 2 for c = C.
+    """Return (h, w) of every level c = 1 ... C of an input (H, W): floor(in * 2^(-c/C)), exactly in // 2 for c = C.
 
-    A level is at least 1 and at most in - 1, so that there is room for 2x2 windows.
+    A level is at least 1 and at most in - 1, to leave room for 2x2 windows.
 
     Raises:
         ValueError: height or width is below 2.
     """
     h, w = size
     if h < 2 or w < 2:
-        raise ValueError(f"the input of a pyramid is ({h}, {w}) pixels; height and width of at least 2 are accepted")
+        raise ValueError(f"the input of a pyramid must be at least 2 pixels high and wide, got ({h}, {w})")
 
     def pooled(full: int, level: int) -> int:
         # In double 2^(-C/C) can fall below one half when made by repeated products: the last is an integer.
@@ -40,12 +40,12 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
 
 
 def draw_samples(x: Tensor, levels: int, windows: str, training: bool, channels: int | None = None) -> Tensor:
-    """Window offsets u for one pyramid: (L, N or 1, C or 1, 2) in [0, 1), float32.
+    """Draw the window offsets u of one pyramid: (L, N or 1, C or 1, 2) in [0, 1), float32.
 
-    In training they come from PyTorch's default generator of ``x``'s device, so a seed repeats them; one draw
-    for each channel of each sample (``windows="channel"``, the paper), each sample (``"sample"``) or the
-    whole batch (``"batch"``). ``channels`` is the number of channels that are pooled; None: those of ``x``. In
-    evaluation and export u = 0.5 everywhere, so predictions repeat.
+    In training they come from PyTorch's default generator on the device of ``x``, so they are reproducible by seed: one
+    per channel of each sample (``windows="channel"``, the paper), per sample (``"sample"``) or per batch (``"batch"``).
+    ``channels`` is the number of pooled channels; None: that of ``x``. In evaluation and export u = 0.5, so predictions
+    are deterministic.
     """
     if not training:
         return torch.full((levels, 1, 1, 2), 0.5, dtype=torch.float32, device=x.device)
@@ -58,23 +58,23 @@ PYRAMID_VARIANTS = ("A", "B", "B*", "C", "D")
 
 
 class PooledPyramid(nn.Module):
-    """Levels made by fractional max-pooling: variants A, B, B* and C.
+    """Pyramid by fractional max-pooling: variants A, B, B* and C.
 
     BN ReLU 1x1 inputs -> width, BN, ReLU; for every level: pool, 3x3, bilinear upsampling; sum or
     concatenation; BN, ReLU, 1x1 -> outputs.
 
     Args:
-        inputs, width, outputs: channels at the entry, of a level, and at the end.
+        inputs, width, outputs: channels of the input, of a level, and of the output.
         levels: C of equation 3.
-        separate_inputs: a 1x1 (and BN) of its own for every level: variant A.
-        shared_filters: one 3x3, weight and bias, for all levels: variant B* (section 3.3).
+        separate_inputs: separate 1x1 (and BN) for every level: variant A.
+        shared_filters: share one 3x3, weight and bias, among all levels: variant B* (section 3.3).
         concatenate: concatenate the levels instead of adding them: variant C.
-        windows: how often window offsets are drawn in training, see `draw_samples`.
-        preactivate: False leaves out the first BN-ReLU.
+        windows: sharing of random window offsets in training, see `draw_samples`.
+        preactivate: False omits the first BN-ReLU.
 
     Attributes:
-        canvas: variant B* only: all levels side by side in one map, so that one convolution serves them (ops.canvas).
-            The same values but for rounding. Off until a GPU has shown where it pays; on the CPU it does not.
+        canvas: variant B* only: compute all levels side by side in one map with one convolution (ops.canvas). Equal up
+            to rounding. Off by default: not measured on a GPU yet, and slower on the CPU.
     """
 
     canvas = False
@@ -103,21 +103,21 @@ class PooledPyramid(nn.Module):
         self.expand = BNReLUConv(width * levels if concatenate else width, outputs)
 
     def forward(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
-        """(N, inputs, H, W), windows (None draws them), to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W), with windows (None: draw them), to (N, outputs, H, W)."""
         samples = self.draw(x) if samples is None else samples
         return self.after_norm(self.preactivation(x), samples)
 
     @property
     def entry(self) -> nn.Module:
-        """The norm at the entry, or an identity."""
+        """Return the norm at the entry, or an identity."""
         return self.preactivation
 
     def draw(self, x: Tensor) -> Tensor:
-        """The windows of one forward pass, for an input (N, inputs, H, W), see `draw_samples`."""
+        """Draw the windows of one forward pass for an input (N, inputs, H, W), see `draw_samples`."""
         return draw_samples(x, self.levels, self.windows, self.training, self.width)
 
     def after_norm(self, x: Tensor, samples: Tensor | None) -> Tensor:
-        """``forward`` of what ``entry`` and ``draw`` made."""
+        """Run ``forward`` on the results of ``entry`` and ``draw``."""
         assert samples is not None
         size = (x.shape[2], x.shape[3])
         sizes = level_sizes(size, self.levels)
@@ -155,10 +155,10 @@ class PooledPyramid(nn.Module):
 
 
 class DilatedPyramid(nn.Module):
-    """Variant D: level c is a 3x3 of dilation c at full size, no pooling, no upsampling; else as variant B.
+    """Variant D: level c is a 3x3 of dilation c at full size, without pooling and upsampling; otherwise as variant B.
 
-    The paper does not print its dilations. With 1 ... C the filters span 3 to 2C + 1 pixels; those of the
-    pooled levels span 3 / s_c, up to 6 and the pooling window.
+    The paper does not give its dilations. With 1 ... C the filters span 3 to 2C + 1 pixels; those of the pooled levels
+    span 3 / s_c, up to 6 and the pooling window.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int, *, levels: int = 4, preactivate: bool = True) -> None:
@@ -174,15 +174,15 @@ class DilatedPyramid(nn.Module):
 
     @property
     def entry(self) -> nn.Module:
-        """The norm at the entry, or an identity."""
+        """Return the norm at the entry, or an identity."""
         return self.reduce.bn
 
     def draw(self, x: Tensor) -> Tensor | None:
-        """It has no windows."""
+        """Return None: the variant has no windows."""
         return None
 
     def after_norm(self, x: Tensor, samples: Tensor | None) -> Tensor:
-        """``forward`` of what ``entry`` made."""
+        """Run ``forward`` on the result of ``entry``."""
         return self._levels(self.reduce.conv(x))
 
     def _levels(self, x: Tensor) -> Tensor:
@@ -202,19 +202,19 @@ def _opens_pyramid(pyramid: nn.Module) -> bool:
 
 
 class PyramidResidualModule(Recomputing):
-    """x + g(sum_c f_c(x) + f_0(x)), equation 2: f_0 keeps the resolution, f_c are the pyramid's levels.
+    """Compute x + g(sum_c f_c(x) + f_0(x)) (equation 2): f_0 keeps the resolution, f_c are the pyramid levels.
 
     Args:
         inputs, outputs: channels.
         variant: ``"A"``, ``"B"``, ``"B*"`` (the paper's model), ``"C"`` or ``"D"``.
         levels: C of equation 3.
         base_width: a level has outputs // base_width channels.
-        project_skip: BN-ReLU-1x1 skip although ``inputs == outputs`` (variance control, section 4.2).
-        preactivate: False leaves out the first BN-ReLU of f_0 and of the pyramid; the skip keeps its own.
+        project_skip: use a BN-ReLU-1x1 skip even if ``inputs == outputs`` (variance control, section 4.2).
+        preactivate: False omits the first BN-ReLU of f_0 and of the pyramid; the skip keeps its own.
         pool_windows: ``"channel"`` (the paper), ``"sample"`` or ``"batch"``, see `draw_samples`.
 
     Raises:
-        ValueError: an argument is not as described; the sentence names it.
+        ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -231,13 +231,15 @@ class PyramidResidualModule(Recomputing):
     ) -> None:
         super().__init__()
         if variant not in PYRAMID_VARIANTS:
-            raise ValueError(f"variant is {variant!r}; accepted are {', '.join(map(repr, PYRAMID_VARIANTS))}")
+            raise ValueError(f"variant must be one of {', '.join(map(repr, PYRAMID_VARIANTS))}, got {variant!r}")
         if pool_windows not in POOL_WINDOWS:
-            raise ValueError(f"pool_windows is {pool_windows!r}; accepted are {', '.join(map(repr, POOL_WINDOWS))}")
+            raise ValueError(f"pool_windows must be one of {', '.join(map(repr, POOL_WINDOWS))}, got {pool_windows!r}")
         if levels < 1:
-            raise ValueError(f"levels is {levels}; at least 1 is accepted")
+            raise ValueError(f"levels must be at least 1, got {levels}")
         if not 1 <= base_width <= outputs:
-            raise ValueError(f"base_width is {base_width}; 1 to the module's output channels ({outputs}) is accepted")
+            raise ValueError(
+                f"base_width must be between 1 and the module's output channels ({outputs}), got {base_width}"
+            )
         middle, width = outputs // 2, outputs // base_width
         self.reduce = BNReLUConv(inputs, middle, preactivate=preactivate)
         self.filter = BNReLUConv(middle, middle, 3)
@@ -277,13 +279,13 @@ class PyramidResidualModule(Recomputing):
 class PyramidBranch(nn.Module):
     """1x1 inputs -> width, BN, ReLU; per level pool, 3x3, upsample; sum; BN, ReLU, 1x1 width -> outputs.
 
-    Unlike `PooledPyramid` it has no BN-ReLU at its entry (it reads what its block has activated already), no
-    biases, and the stride of its block. The 3x3 filters are not shared by the levels. Window offsets are
-    random per sample and channel in training and fixed in evaluation, see `draw_samples`.
+    Unlike `PooledPyramid` it has no BN-ReLU at its entry (its input is already activated), no biases, and the stride of
+    its block. Levels do not share 3x3 filters. Window offsets are random per sample and channel in training and fixed
+    in evaluation, see `draw_samples`.
 
     Args:
         inputs, width, outputs: channels at the entry, of a level (d of the paper), and at the end.
-        stride: of the first 1x1, the block's.
+        stride: stride of the first 1x1, that of the block.
         levels: C of equation 3: ratios 2^(-1/C) ... 1/2.
     """
 
@@ -297,11 +299,11 @@ class PyramidBranch(nn.Module):
         self.expand = nn.Conv2d(width, outputs, 1, bias=False)
 
     def draw(self, x: Tensor) -> Tensor:
-        """The windows of one forward pass, for an input (N, inputs, H, W), see `draw_samples`."""
+        """Draw the windows of one forward pass for an input (N, inputs, H, W), see `draw_samples`."""
         return draw_samples(x, self.levels, "channel", self.training, self.reduce.out_channels)
 
     def forward(self, x: Tensor, samples: Tensor | None = None) -> Tensor:
-        """(N, inputs, H, W), windows (None draws them), to (N, outputs, ceil(H / stride), ceil(W / stride)).
+        """Map (N, inputs, H, W), with windows (None: draw them), to (N, outputs, ceil(H / stride), ceil(W / stride)).
 
         Height and width of the output are at least 2.
         """

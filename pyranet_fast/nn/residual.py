@@ -14,7 +14,7 @@ class BNReLUConv(nn.Module):
     Args:
         inputs, outputs: channels.
         kernel: odd kernel size.
-        preactivate: False leaves BN and ReLU out (the input has been through them already).
+        preactivate: False omits BN and ReLU (for an input that is already activated).
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, *, preactivate: bool = True) -> None:
@@ -52,13 +52,13 @@ def run_skip(skip: nn.Module, x: Tensor, active: list[Tensor]) -> Tensor:
 
 
 class ResidualUnit(Recomputing):
-    """x + P(x), P = BN ReLU 1x1, BN ReLU 3x3, BN ReLU 1x1.
+    """Compute x + P(x), where P = BN ReLU 1x1, BN ReLU 3x3, BN ReLU 1x1 (equation 1).
 
     Args:
         inputs, outputs: channels.
-        width: channels of the 3x3; outputs // 2 if None.
-        project_skip: BN-ReLU-1x1 skip although ``inputs == outputs`` (variance control).
-        preactivate: False leaves out the first BN-ReLU of P; the skip keeps its own.
+        width: channels of the 3x3; None: outputs // 2.
+        project_skip: use a BN-ReLU-1x1 skip even if ``inputs == outputs`` (variance control).
+        preactivate: False omits the first BN-ReLU of P; the skip keeps its own.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A sum and the folded batch norms that read it, in one pass: where residual units meet, in inference."""
+"""A sum and the folded batch norms that read it, in one pass: the operations between residual units in inference."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .registration import describe, folded, without_gradient
 def add_affine_relu(
     x: Tensor, other: Tensor | None, scale: Tensor, shift: Tensor, *, keep: bool = False
 ) -> list[Tensor]:
-    """relu(sum * scale[j] + shift[j]) for every j, of the sum of x and another map.
+    """Compute relu(sum * scale[j] + shift[j]) for every j, where sum is x plus another map.
 
-    What stands between residual units in evaluation: the addition (in the hourglass of a map of half the size,
-    upsampled) and the batch norms with ReLU of all branches that read it. Every map is read once and written once.
+    Fuses the operations between residual units in evaluation: the addition (in the hourglass of an upsampled map of
+    half the size) and the batch norms with ReLU of all branches that read it. Every map is read and written once.
 
     Args:
         x: (N, C, H, W) float32, float64, bfloat16 or float16.
-        other: the second term, (N, C, H, W), or (N, C, 2H, 2W), to which x is upsampled (nearest neighbor); its dtype
-            is that of x. None: x alone.
-        scale, shift: (J, C), folded batch norms, in float32 (float64 for float64 x). J can be 0 if the sum is kept.
-        keep: return the sum too, first.
+        other: the second term, (N, C, H, W), or (N, C, 2H, 2W), to which x is upsampled (nearest neighbor), in the
+            dtype of x. None: x alone.
+        scale, shift: (J, C), folded batch norms, in float32 (float64 for float64 x). J may be 0 with ``keep``.
+        keep: also return the sum, first.
 
     Returns:
-        J maps, or J + 1, of the sum's shape in the dtype of x. No gradient flows through them; forward-mode AD and
-        torch.vmap work, by PyTorch's own operations.
+        J maps (J + 1 with ``keep``) with the shape of the sum, in the dtype of x. No gradient flows through them;
+        forward-mode AD and torch.vmap work, by PyTorch's own operations.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
+        ValueError, TypeError: an argument is invalid; the message names it.
     """
     check_map("x", x)
     n, c, h, w = x.shape
@@ -42,17 +42,17 @@ def add_affine_relu(
         check_same_device("other", other, "x", x)
         if tuple(other.shape) not in ((n, c, h, w), (n, c, 2 * h, 2 * w)):
             raise ValueError(
-                f"other has shape {tuple(other.shape)}; that of x, {tuple(x.shape)}, or twice its height and width is "
-                "accepted"
+                f"other must have the shape of x, {tuple(x.shape)}, or twice its height and width, got "
+                f"{tuple(other.shape)}"
             )
     wide = wide_dtype(x)
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector.dim() != 2 or vector.shape[1] != c or vector.shape[0] != scale.shape[0]:
             raise ValueError(
-                f"{name} has shape {tuple(vector.shape)}; (J, {c}), a row for each output, is accepted, in both alike"
+                f"scale and shift must have one shape (J, {c}), one row per output, got {name} {tuple(vector.shape)}"
             )
         if vector.dtype != wide:
-            raise TypeError(f"{name} has dtype {vector.dtype}; {wide} is accepted with x in {x.dtype}")
+            raise TypeError(f"{name} must have dtype {wide} with x in {x.dtype}, got {vector.dtype}")
         check_same_device(name, vector, "x", x)
     if scale.shape[0] == 0 and not keep:
         raise ValueError("scale has no rows and keep is False: nothing is asked for")

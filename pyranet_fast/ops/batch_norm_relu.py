@@ -22,26 +22,26 @@ def batch_norm_relu(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """relu(batch_norm(x)) with the batch's statistics: what ``nn.BatchNorm2d`` and ReLU do in training.
+    """Compute relu(batch_norm(x)) with batch statistics, as ``nn.BatchNorm2d`` and ReLU do in training.
 
-    Two passes forward (statistics, values) and two backward (sums, values), on CUDA a kernel each; the ReLU's mask is
-    recomputed from ``x``, so that only ``x`` is kept for the backward. Sums are formed in a fixed order: two runs give
-    the same bits, with any number of threads. There are derivatives of every order, forward-mode ones too. torch.vmap
-    works: each example has its own statistics, and running ones, which are moved in place, must be vmapped too or None.
+    Two passes forward (statistics, values) and two backward (sums, values), each one kernel on CUDA; the ReLU mask is
+    recomputed, so that only ``x`` is saved for the backward pass. Sums have a fixed order: results are bitwise
+    reproducible with any number of threads. Supports derivatives of every order, forward mode too, and torch.vmap:
+    each example has its own statistics, and running ones, updated in place, must be vmapped too or None.
 
     Args:
         x: (N, C, H, W), float32, float64, bfloat16 or float16, not empty; contiguous and channels_last are read
             as they are. The output has the layout and dtype of ``x``.
         weight, bias: (C,) float32 (or float64 for float64 ``x``), or None for 1 and 0.
-        running_mean, running_var: (C,) float32 (or float64 for float64 ``x``), moved in place toward the batch's by
-            ``momentum`` (the variance's is unbiased), or None.
-        batches: int64 counter, increased by one, or None.
-        momentum: share of the batch in the moving averages.
+        running_mean, running_var: (C,) float32 (or float64 for float64 ``x``), updated in place with
+            ``momentum`` (unbiased variance), or None.
+        batches: int64 counter, incremented in place, or None.
+        momentum: weight of the batch in the running statistics.
         eps: added to the variance.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
-        RuntimeError: inside torch.vmap ``x`` is vmapped, and ``running_mean`` and ``running_var`` are not.
+        ValueError, TypeError: an argument is invalid; the message names it.
+        RuntimeError: inside torch.vmap, ``x`` is vmapped but ``running_mean`` and ``running_var`` are not.
     """
     check_map("x", x)
     n, c, h, w = x.shape
@@ -52,11 +52,11 @@ def batch_norm_relu(
         ("running_var", running_var),
     ):
         if vector is not None and tuple(vector.shape) != (c,):
-            raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one value a channel, is accepted")
+            raise ValueError(f"{name} must have shape ({c},), one value per channel, got {tuple(vector.shape)}")
     if (running_mean is None) != (running_var is None):
-        raise ValueError("running_mean and running_var go together: both or neither are accepted")
+        raise ValueError("running_mean and running_var must be given together, got only one of them")
     if not torch.compiler.is_compiling() and n * h * w <= 1:
-        raise ValueError(f"x has shape {tuple(x.shape)}; more than one value a channel is accepted in training")
+        raise ValueError(f"x must have more than one value per channel in training, got shape {tuple(x.shape)}")
     if not policy.supports_batch_norm_relu(x, (weight, bias, running_mean, running_var), batches):
         return reference.batch_norm_relu(x, weight, bias, running_mean, running_var, batches, momentum, eps)
     if running_mean is not None and policy.fuses():

@@ -1,7 +1,7 @@
-"""All levels of a pyramid side by side in one map, a pixel of zeros between them: one convolution serves them all.
+"""All levels of a pyramid side by side in one map, separated by a pixel of zeros, for a single convolution.
 
-Where the levels share their filters (PRM-B*), pool -> canvas, one 3x3, canvas -> upsample-sum are three calls in place
-of one pool, a convolution a level and one sum. The zeros between levels are what zero padding is to each level alone.
+For levels with shared filters (PRM-B*), pool -> canvas, one 3x3, canvas -> upsample-sum are three calls instead of one
+pool, one convolution per level and one sum. The zeros between levels act as the zero padding of each level.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .upsample_sum import upsample_sum
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where the levels lie on a canvas.
+    """Layout of the levels on a canvas.
 
     Attributes:
-        height, width: of the canvas, pixels.
+        height, width: size of the canvas, pixels.
         places: (y, x, h, w) of every level.
     """
 
@@ -42,21 +42,21 @@ class Canvas:
 
     @property
     def flat(self) -> list[int]:
-        """The places as the operators take them."""
+        """Return the places in the form that operators take."""
         return [number for place in self.places for number in place]
 
     def views(self, maps: Tensor) -> list[Tensor]:
-        """The levels of a canvas (N, C, height, width), without copying."""
+        """Return views of the levels of a canvas (N, C, height, width)."""
         return [maps[:, :, y : y + h, x : x + w] for y, x, h, w in self.places]
 
 
 def canvas_of(sizes: Sequence[tuple[int, int]]) -> Canvas:
-    """Place levels of these (h, w), at least one, in rows of about the square root of their number.
+    """Arrange levels of the given sizes (h, w), at least one, in a roughly square grid.
 
-    For (53, 53), (45, 45), (38, 38), (32, 32): a canvas of 92 x 99.
+    Example: (53, 53), (45, 45), (38, 38), (32, 32) give a canvas of 92 x 99.
     """
     if len(sizes) == 0:
-        raise ValueError("sizes is empty; a list of at least one (height, width) is accepted")
+        raise ValueError("sizes must be a list of at least one (height, width), got an empty list")
     checked = [check_size(f"sizes[{i}]", size) for i, size in enumerate(sizes)]
     columns = int(len(checked) ** 0.5 + 0.999)
     places: list[tuple[int, int, int, int]] = []
@@ -81,9 +81,9 @@ def fractional_max_pool_canvas(
     shift: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """`fractional_max_pool_pyramid` to the sizes of the canvas, written onto it, zeros elsewhere.
+    """Run `fractional_max_pool_pyramid` to the sizes of the canvas, written onto it, with zeros elsewhere.
 
-    Args and Raises: as there.
+    Args and Raises: as for `fractional_max_pool_pyramid`.
 
     Returns:
         (N, C, canvas.height, canvas.width) in ``x``'s dtype; channels_last where ``x`` is.
@@ -116,17 +116,17 @@ def upsample_sum_canvas(
     base: Tensor | None = None,
     align_corners: bool = True,
 ) -> Tensor:
-    """`upsample_sum` of the levels on a canvas; what lies between them is not read.
+    """Run `upsample_sum` on the levels of a canvas; the pixels between them are ignored.
 
     Args:
         maps: (N, C, canvas.height, canvas.width).
-        canvas, size, base, align_corners: as there.
+        canvas, size, base, align_corners: as for `upsample_sum`.
 
     Returns:
         (N, C, H, W) in the dtype of ``maps``; channels_last where they are.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
+        ValueError, TypeError: an argument is invalid; the message names it.
     """
     check_map("maps", maps)
     check_shape("maps", maps, (*maps.shape[:2], canvas.height, canvas.width), "(N, C, canvas height, canvas width)")
@@ -140,7 +140,7 @@ def upsample_sum_canvas(
         check_map("base", base)
         check_shape("base", base, (*maps.shape[:2], h, w), "(N, C, H, W)")
         if base.dtype != maps.dtype:
-            raise TypeError(f"base has dtype {base.dtype} but maps has {maps.dtype}; one dtype is accepted")
+            raise TypeError(f"base must have the dtype of maps, {maps.dtype}, got {base.dtype}")
         check_same_device("base", base, "maps", maps)
     return ops.upsample_sum_canvas(maps, canvas.flat, h, w, base, align_corners)
 

@@ -1,4 +1,4 @@
-"""Argument checks that the operators share, and how their results are laid out."""
+"""Argument checks shared by the operators, and the memory layout of results."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def check_map(name: str, x: Tensor, dtypes: Sequence[torch.dtype] = FLOATS) -> None:
     """Require a 4-D floating-point tensor (N, C, H, W)."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is a {type(x).__name__}; a 4-D tensor (N, C, H, W) is accepted")
+        raise TypeError(f"{name} must be a 4-D tensor (N, C, H, W), got {type(x).__name__}")
     if x.dim() != 4:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; a 4-D tensor (N, C, H, W) is accepted")
+        raise ValueError(f"{name} must be a 4-D tensor (N, C, H, W), got shape {tuple(x.shape)}")
     check_dtype(name, x, dtypes)
 
 
 def check_dtype(name: str, x: Tensor, dtypes: Sequence[torch.dtype] = FLOATS) -> None:
     """Require one of the given dtypes."""
     if x.dtype not in dtypes:
-        accepted = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
-        raise TypeError(f"{name} has dtype {str(x.dtype).removeprefix('torch.')}; accepted are {accepted}")
+        expected = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise TypeError(f"{name} must have dtype {expected}, got {str(x.dtype).removeprefix('torch.')}")
 
 
 def check_same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Require two tensors on one device."""
     if x.device != other.device:
-        raise ValueError(f"{name} is on {x.device} but {other_name} is on {other.device}; one device is accepted")
+        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {x.device}")
 
 
 def check_shape(name: str, x: Tensor, shape: Sequence[int], meaning: str) -> None:
     """Require an exact shape; ``meaning`` spells it, e.g. ``"(N, K, 2)"``."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is a {type(x).__name__}; a tensor {meaning} is accepted")
+        raise TypeError(f"{name} must be a tensor {meaning}, got {type(x).__name__}")
     if tuple(x.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; {meaning} = {tuple(shape)} is accepted")
+        raise ValueError(f"{name} must have shape {meaning} = {tuple(shape)}, got {tuple(x.shape)}")
 
 
 def check_channel_vectors(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> None:
@@ -47,7 +47,7 @@ def check_channel_vectors(x: Tensor, scale: Tensor | None, shift: Tensor | None)
     for name, vector in (("scale", scale), ("shift", shift)):
         if vector is not None:
             if vector.shape != (c,):
-                raise ValueError(f"{name} has shape {tuple(vector.shape)}; ({c},), one a channel, is accepted")
+                raise ValueError(f"{name} must have shape ({c},), one value per channel, got {tuple(vector.shape)}")
             check_dtype(name, vector)
             check_same_device(name, vector, "x", x)
 
@@ -57,12 +57,12 @@ def check_joints(joints: Tensor, weight: Tensor, sigma: float, batch: Sequence[i
     n, k = batch
     for name, x, shape, meaning in (("joints", joints, (n, k, 2), "(N, K, 2)"), ("weight", weight, (n, k), "(N, K)")):
         if not isinstance(x, Tensor) or tuple(x.shape) != shape:
-            raise ValueError(f"{name} has shape {_shape_or_type(x)}; {meaning} = {shape} is accepted")
+            raise ValueError(f"{name} must have shape {meaning} = {shape}, got {_shape_or_type(x)}")
     for name, x in (("joints", joints), ("weight", weight)):
         check_dtype(name, x, (torch.float32, torch.float64))
         check_same_device(name, x, "the maps", other)
     if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}; a number above 0, in map pixels, is accepted")
+        raise ValueError(f"sigma must be a positive number of map pixels, got {sigma}")
 
 
 def _shape_or_type(x: object) -> tuple[int, ...] | str:
@@ -72,17 +72,17 @@ def _shape_or_type(x: object) -> tuple[int, ...] | str:
 def check_size(name: str, size: Sequence[int]) -> tuple[int, int]:
     """Require (height, width), both at least 1."""
     if len(size) != 2:
-        raise ValueError(f"{name} is {tuple(size)}; two numbers (height, width) are accepted")
+        raise ValueError(f"{name} must be two numbers (height, width), got {tuple(size)}")
     h, w = size
     if h < 1 or w < 1:
-        raise ValueError(f"{name} is ({h}, {w}); height and width of at least 1 are accepted")
+        raise ValueError(f"{name} must have a height and width of at least 1, got ({h}, {w})")
     return h, w
 
 
 def check_joints_dim(joints: Tensor) -> None:
     """Require joints of three axes, before there is a batch to compare them with."""
     if not isinstance(joints, Tensor) or joints.dim() != 3:
-        raise ValueError(f"joints has shape {_shape_or_type(joints)}; (N, K, 2) is accepted")
+        raise ValueError(f"joints must have shape (N, K, 2), got {_shape_or_type(joints)}")
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -1,11 +1,11 @@
-"""Which implementation runs an operator: the PyTorch reference, the native kernels or Triton's.
+"""Choice of the implementation of an operator: PyTorch reference, native kernels or Triton.
 
 Native operators live in torch's dispatcher as ``torch.ops.pyranet_fast``, Triton's as ``torch.ops.pyranet_fast_triton``
 with the same schemas; what Python adds to an operator (shapes, gradients) is registered for both, see `registration`.
 
-A library that loads need not run: a GPU may be of an architecture that it has no code for, a driver too old. So the
-first tensor on a GPU has its kernels probed there by one tiny launch; Triton's take the place of native ones that fail
-it, and the reference the place of both. `native_on` and `triton_on` keep the reasons.
+A library that loads may still not run: it may lack code for the GPU's architecture, or the driver may be too old. So
+the first tensor on a GPU triggers a probe, one tiny launch; if native kernels fail it, Triton's are used, then the
+reference. `native_on` and `triton_on` keep the reasons.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _against_native_on(index: int | None) -> str | None:
 
 
 def available() -> list[str]:
-    """The backends that this installation can run on this machine, slowest first."""
+    """List the backends available on this machine, slowest first."""
     somewhere = torch.cuda.is_available() or "cpu" in triton_devices()
     return [
         "reference",
@@ -200,7 +200,7 @@ def available() -> list[str]:
 def _named_by_environment() -> str | None:
     name = os.environ.get("PYRANET_FAST_BACKEND") or None
     if name is not None and name not in BACKENDS:
-        raise ValueError(f"PYRANET_FAST_BACKEND is {name!r}; accepted are {', '.join(BACKENDS)}")
+        raise ValueError(f"PYRANET_FAST_BACKEND must be one of {', '.join(BACKENDS)}, got {name!r}")
     return name
 
 
@@ -230,20 +230,20 @@ def chosen() -> str | None:
 def backend(name: str | None) -> Iterator[None]:
     """Run the operators inside the ``with`` block on one backend, in this thread.
 
-    Other threads keep their own choice, and a new one starts with PYRANET_FAST_BACKEND or, where that is not set, the
-    fastest backend available for a tensor's device: loader workers, executors, and the threads in which autograd runs
-    the backward of a GPU. The backward of an operator runs on the backend of its forward, whatever the thread.
+    Other threads are not affected; a new thread (loader worker, executor, autograd thread) starts with
+    PYRANET_FAST_BACKEND or, if unset, the fastest backend available for the tensor's device. The backward pass of an
+    operator uses the backend of its forward pass in any thread.
 
     Args:
         name: ``"reference"`` (plain PyTorch), ``"native"`` (compiled kernels) or ``"triton"``; None for the fastest.
 
     Raises:
         ValueError: unknown name.
-        RuntimeError: this installation does not have that backend.
+        RuntimeError: the backend is not available.
     """
     if name is not None:
         if name not in BACKENDS:
-            raise ValueError(f"backend is {name!r}; accepted are {', '.join(BACKENDS)}")
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
         found = availability(name)
         if not found.here:
             raise RuntimeError(f"backend {name!r} is not available here: {found.reason}")

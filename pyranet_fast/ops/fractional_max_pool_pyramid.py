@@ -34,34 +34,33 @@ def fractional_max_pool_pyramid(
     shift: Tensor | None = None,
     relu: bool = False,
 ) -> list[Tensor]:
-    r"""Pool ``x`` with 2x2 windows to every size of ``output_sizes``, reading it once.
+    r"""Pool ``x`` with 2x2 windows to every size of ``output_sizes`` (equation 3), reading it once.
 
-    Per level, sample and channel one u in [0, 1) for each axis places the windows:
+    Per level, sample and channel, one u in [0, 1) per axis determines the windows:
     :math:`\alpha = (\text{in} - 2) / (\text{out} - 1)`, start i = int((i + u)\alpha) - int(u\alpha) for
     i < out - 1, and in - 2 for the last. The values equal those of
-    ``torch.nn.functional.fractional_max_pool2d(x, 2, output_size=..., _random_samples=u)``. The first maximum
-    of a window wins, NaN wins over numbers.
+    ``torch.nn.functional.fractional_max_pool2d(x, 2, output_size=..., _random_samples=u)``. Ties go to
+    the first element of a window; NaN wins over numbers.
 
     Args:
-        x: (N, C, H, W), float32, float64, bfloat16 or float16, contiguous, channels_last or with any other
-            strides, never copied. Under autocast it keeps its dtype. Outputs are channels_last where ``x``
-            is, else contiguous.
+        x: (N, C, H, W), float32, float64, bfloat16 or float16, with any strides, never copied. Autocast
+            does not change its dtype. Outputs are channels_last if ``x`` is, else contiguous.
         output_sizes: [(h, w), ...], at least one, each between 1 and input size - 1.
-        samples: (L, N or 1, C or 1, 2) in [0, 1), last axis (W, H); float32 (float64 accepted). None draws
-            (L, N, C, 2) from torch's default generator. A C axis of 1 shares the windows between channels. Inside
-            torch.vmap None needs its ``randomness="different"`` or ``"same"``.
-        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None, and
-            their dtype another than ``x``'s. Their gradients are the same bits for any number of threads.
+        samples: (L, N or 1, C or 1, 2) in [0, 1), last axis (W, H); float32 or float64. None: draw
+            (L, N, C, 2) from torch's default generator. A C axis of 1 shares the windows among channels. Inside
+            torch.vmap, None requires ``randomness="different"`` or ``"same"``.
+        scale, shift: (C,), a folded batch norm: y = x * scale + shift is pooled. Either may be None;
+            their dtype may differ from ``x``'s. Their gradients are bitwise reproducible with any number of threads.
         relu: pool max(y, 0).
 
     Returns:
-        One (N, C, h, w) tensor a level, in ``x``'s dtype. The backward needs one byte a pixel of ``x``, for
-        all levels together, and ``x`` itself only where scale, shift or relu is given. Derivatives of every
-        order, forward-mode ones too, take the windows' winners as fixed; torch.vmap works.
+        One (N, C, h, w) tensor per level, in ``x``'s dtype. The backward pass needs one byte per pixel of ``x``, for
+        all levels together, and ``x`` itself only with scale, shift or relu. Supports derivatives of every order,
+        forward mode too, with fixed maxima, and torch.vmap.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
-        RuntimeError: samples is None inside torch.vmap, which draws no random numbers unless it is told how.
+        ValueError, TypeError: an argument is invalid; the message names it.
+        RuntimeError: samples is None inside torch.vmap with ``randomness="error"``.
     """
     samples, sizes = check_pool_arguments(x, output_sizes, samples, scale, shift)
     ops = dispatch.operators(x)
@@ -90,12 +89,12 @@ def check_pool_arguments(
     check_map("x", x)
     n, c, h, w = x.shape
     if len(output_sizes) == 0:
-        raise ValueError("output_sizes is empty; a list of at least one (height, width) is accepted")
+        raise ValueError("output_sizes must be a list of at least one (height, width), got an empty list")
     sizes = [check_size(f"output_sizes[{i}]", s) for i, s in enumerate(output_sizes)]
     for i, (oh, ow) in enumerate(sizes):
         if oh > h - 1 or ow > w - 1:
             raise ValueError(
-                f"output_sizes[{i}] is ({oh}, {ow}) for an input of ({h}, {w}); at most ({h - 1}, {w - 1}) is accepted"
+                f"output_sizes[{i}] must be at most ({h - 1}, {w - 1}) for an input of ({h}, {w}), got ({oh}, {ow})"
             )
     if samples is None:
         samples = draw_windows((len(sizes), n, c, 2), x.device)
@@ -119,8 +118,8 @@ def draw_windows(shape: Sequence[int], device: torch.device) -> Tensor:
         if "randomness error mode" not in str(error):
             raise
         raise RuntimeError(
-            f"samples of {_NAME} are drawn inside torch.vmap with randomness='error'; samples that are given, or "
-            "torch.vmap(..., randomness='different') or 'same', are accepted"
+            f"samples of {_NAME} cannot be drawn inside torch.vmap with randomness='error'; pass samples, or use "
+            "torch.vmap(..., randomness='different') or 'same'"
         ) from error
 
 
@@ -129,7 +128,7 @@ def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
     shape = tuple(samples.shape)
     if samples.dim() != 4 or shape[0] != levels or shape[1] not in (1, n) or shape[2] not in (1, c) or shape[3] != 2:
         raise ValueError(
-            f"samples has shape {shape}; (levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2) is accepted"
+            f"samples must have shape (levels, N or 1, C or 1, 2) = ({levels}, {n} or 1, {c} or 1, 2), got {shape}"
         )
     check_dtype("samples", samples, (torch.float32, torch.float64))
     check_same_device("samples", samples, "x", x)
@@ -137,7 +136,7 @@ def _check_samples(samples: Tensor, levels: int, x: Tensor) -> None:
     if has_values(samples):
         low, high = (v.item() for v in samples.aminmax()) if samples.numel() > 0 else (0.0, 0.0)
         if not (low >= 0 and high < 1):
-            raise ValueError(f"samples has values from {low:g} to {high:g}; values in [0, 1) are accepted")
+            raise ValueError(f"samples must lie in [0, 1), got values from {low:g} to {high:g}")
 
 
 def _fake(

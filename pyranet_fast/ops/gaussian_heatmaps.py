@@ -1,4 +1,4 @@
-"""Gaussian target maps (paper section 3: covariance I), for pictures, tests and other losses."""
+"""Gaussian target maps (paper section 3: covariance I), for drawings, tests and other losses."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .registration import describe, folded
 
 
 def gaussian_heatmaps(joints: Tensor, weight: Tensor, size: tuple[int, int], *, sigma: float = 1.0) -> Tensor:
-    """Maps of exp(-d^2 / (2 sigma^2)), d the distance to the joint; zero where the weight is 0.
+    """Render maps of exp(-d^2 / (2 sigma^2)), where d is the distance to the joint; zero where the weight is 0.
 
-    The center is not quantized, the peak of a joint on a pixel is 1.
+    The center is not quantized; a joint on a pixel has peak 1.
 
     Args:
-        joints: (N, K, 2) float32 or float64, x and y in map pixels; positions off the map are fine.
+        joints: (N, K, 2) float32 or float64, x and y in map pixels; may lie outside the map.
         weight: (N, K); only whether it is above 0 matters.
         size: (h, w) of the maps.
         sigma: standard deviation in map pixels, above 0.
 
     Returns:
-        (N, K, h, w) in the joints' dtype, without gradient or tangent. torch.vmap works.
+        (N, K, h, w) in the dtype of ``joints``, without gradient or tangent. Supports torch.vmap.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
+        ValueError, TypeError: an argument is invalid; the message names it.
     """
     check_joints_dim(joints)
     check_joints(joints, weight, sigma, joints.shape[:2], joints)

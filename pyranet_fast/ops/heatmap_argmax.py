@@ -15,33 +15,33 @@ from .registration import describe, folded
 def heatmap_argmax(
     heatmaps: Tensor, *, refine: str = "none", mirrored: Tensor | None = None, swap: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Position and value of the maximum of every map, or of its mean with the map of the mirrored image.
+    """Find position and value of the maximum of every map, or of its mean with the map of the mirrored image.
 
-    The lowest flat index wins ties, NaN wins over numbers.
+    Ties go to the lowest flat index; NaN wins over numbers.
 
     Args:
         heatmaps: (N, K, H, W), float32, float64, bfloat16 or float16, H and W at least 1.
         refine: ``"none"``, or ``"quarter"``: move 0.25 px toward the larger neighbor on each axis, only where
             the maximum is off that axis's border; equal neighbors (or a NaN) do not move it.
-        mirrored: (N, K, H, W), the maps of the mirrored images, as the network gave them. The mean of
-            ``heatmaps[n, k, y, x]`` and ``mirrored[n, swap[k], y, W - 1 - x]`` is searched then (flip testing).
-        swap: (K,) int64, the joint that joint k becomes in a mirror, for instance ``Skeleton.flip_permutation``;
-            None for every joint itself. Only with ``mirrored``.
+        mirrored: (N, K, H, W), unmodified maps of the mirrored images, for flip testing: the maximum of the mean of
+            ``heatmaps[n, k, y, x]`` and ``mirrored[n, swap[k], y, W - 1 - x]`` is returned.
+        swap: (K,) int64, mirror partner of every joint, such as ``Skeleton.flip_permutation``; None: identity. Only
+            with ``mirrored``.
 
     Returns:
         ``(coords, scores)``: coords (N, K, 2) float32, x and y in map pixels, without gradient; scores (N, K)
         in the maps' dtype, whose gradient goes to the pixel of the maximum. With ``mirrored`` the means and
-        scores are float32 (float64 for float64 maps). Scores have derivatives of every order, forward-mode ones
-        too, and torch.vmap works.
+        scores are float32 (float64 for float64 maps). Supports derivatives of every order of the scores,
+        forward mode too, and torch.vmap.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
+        ValueError, TypeError: an argument is invalid; the message names it.
     """
     check_map("heatmaps", heatmaps)
     if heatmaps.shape[2] < 1 or heatmaps.shape[3] < 1:
-        raise ValueError(f"heatmaps has shape {tuple(heatmaps.shape)}; height and width of at least 1 are accepted")
+        raise ValueError(f"heatmaps must have a height and width of at least 1, got shape {tuple(heatmaps.shape)}")
     if refine not in ("none", "quarter"):
-        raise ValueError(f"refine is {refine!r}; accepted are 'none', 'quarter'")
+        raise ValueError(f"refine must be 'none' or 'quarter', got {refine!r}")
     if swap is not None and mirrored is None:
         raise ValueError("swap is given without mirrored; it says which joint is which in the mirrored maps")
     ops = dispatch.operators(heatmaps)
@@ -60,18 +60,18 @@ def heatmap_argmax(
 def _check_mirrored(heatmaps: Tensor, mirrored: Tensor, swap: Tensor | None) -> Tensor:
     check_shape("mirrored", mirrored, heatmaps.shape, "(N, K, H, W) as heatmaps")
     if mirrored.dtype != heatmaps.dtype:
-        raise TypeError(f"mirrored has dtype {mirrored.dtype} but heatmaps has {heatmaps.dtype}; one dtype is accepted")
+        raise TypeError(f"mirrored must have the dtype of heatmaps, {heatmaps.dtype}, got {mirrored.dtype}")
     check_same_device("mirrored", mirrored, "heatmaps", heatmaps)
     k = heatmaps.shape[1]
     if swap is None:
         return torch.arange(k, device=heatmaps.device)
     check_shape("swap", swap, (k,), "(K,), a joint for every joint")
     if swap.dtype != torch.int64:
-        raise TypeError(f"swap has dtype {swap.dtype}; int64 is accepted")
+        raise TypeError(f"swap must have dtype int64, got {swap.dtype}")
     if k > 0 and has_values(swap):
         low, high = (int(v) for v in swap.aminmax())
         if low < 0 or high >= k:
-            raise ValueError(f"swap has joints from {low} to {high}; 0 to {k - 1} are accepted")
+            raise ValueError(f"swap must hold joints from 0 to {k - 1}, got {low} to {high}")
     return swap.to(heatmaps.device)
 
 

@@ -1,4 +1,4 @@
-"""Mean squared error of score maps against Gaussians that are never stored."""
+"""Mean squared error of score maps against Gaussian targets that are never stored."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .registration import describe
 
 
 def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float = 1.0) -> Tensor:
-    r"""Loss of one stack's score maps: :math:`\sum_{nk} w (p - G)^2 / (h w \sum w)`.
+    r"""Compute the loss of one stack's score maps: :math:`\sum_{nk} w (p - G)^2 / (h w \sum w)`.
 
     G is a Gaussian of peak 1 around the joint (paper section 3, covariance I; ``sigma`` in map pixels).
-    With all weights 1 it is the mean squared error. Where all weights are 0 it is 0 with zero gradient. A map
-    whose weight is 0 takes no part, whatever it or its joint holds.
+    With all weights 1 it is the mean squared error. If all weights are 0, loss and gradient are 0. Maps
+    of weight 0 are ignored, whatever their values.
 
     Args:
         pred: (N, K, h, w), float32, float64, bfloat16 or float16.
@@ -26,11 +26,11 @@ def heatmap_loss(pred: Tensor, joints: Tensor, weight: Tensor, *, sigma: float =
         sigma: standard deviation in map pixels, above 0.
 
     Returns:
-        A scalar, float32 (float64 for float64 ``pred``); the gradient for ``pred`` has ``pred``'s dtype. It has
-        derivatives of every order for ``pred``, forward-mode ones too, and torch.vmap works, one loss after the other.
+        A scalar, float32 (float64 for float64 ``pred``); the gradient of ``pred`` has its dtype. Supports
+        derivatives of every order for ``pred``, forward mode too, and torch.vmap (one loss after the other).
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
+        ValueError, TypeError: an argument is invalid; the message names it.
     """
     check_map("pred", pred)
     check_joints(joints, weight, sigma, pred.shape[:2], pred)

@@ -1,7 +1,7 @@
-"""Every operator's kernels beside the reference, on the machine at hand: `python -m pyranet_fast.env --check`.
+"""Comparison of all kernels with the reference on this machine: `python -m pyranet_fast.env --check`.
 
 Small problems, in all precisions and both layouts, forward and backward. The reference computes on the CPU in float32
-(float64 for float64) from the same inputs, so that nothing of a GPU is its own judge.
+(float64 for float64) from the same inputs, so that no GPU result is compared with itself.
 """
 
 from __future__ import annotations

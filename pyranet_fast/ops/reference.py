@@ -1,4 +1,4 @@
-"""The operators in plain PyTorch: the oracle of every kernel, and the fallback where there is none.
+"""The operators in plain PyTorch: reference and fallback of every kernel.
 
 Arguments are checked by the public functions; shapes and meaning are documented there. Everything here is
 differentiable by PyTorch's own autograd.

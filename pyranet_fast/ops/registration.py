@@ -1,4 +1,4 @@
-"""What Python adds to an operator, once for all backends: shapes for compilers, derivatives, and rules for torch.vmap.
+"""Python registrations of the operators for all backends: shapes for compilers, derivatives, rules for torch.vmap.
 
 A gradient is a `torch.autograd.Function` behind the operator itself, so that eager mode, compilers, the transforms of
 torch.func and a caller of ``torch.ops`` take one path. It is what ``torch.library.register_autograd`` makes, but for
@@ -241,8 +241,7 @@ def _recording(ops: Any, operator: Any, given: _Derivatives) -> Callable[[Any, t
 
 def _no_derivative(name: str) -> RuntimeError:
     return RuntimeError(
-        f"{name} is for inference and has no derivative, but an argument requires grad or has a tangent; tensors that "
-        "are detached from both are accepted"
+        f"{name} is for inference and has no derivative; expected tensors without requires_grad and without a tangent"
     )
 
 
@@ -355,7 +354,7 @@ def one_by_one(operator: Any, size: int, dims: Sequence[Any], *arguments: Any) -
         if argument.alias_info is not None and argument.alias_info.is_write and dim is None:
             raise RuntimeError(
                 f"{_name(operator)} writes into {argument.name}, which is not vmapped although other "
-                "arguments are; inside torch.vmap a vmapped one is accepted"
+                "arguments are; expected a vmapped one inside torch.vmap"
             )
 
     def at(x: Any, dim: int | None, i: int) -> Any:

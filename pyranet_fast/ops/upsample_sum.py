@@ -31,30 +31,30 @@ def upsample_sum(
     shift: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """Sum over the maps of ``interpolate(map, size, mode="bilinear", align_corners=...)``, plus ``base``.
+    """Sum ``interpolate(map, size, mode="bilinear", align_corners=...)`` over the maps, plus ``base`` (equation 2).
 
     Every map is read once and the output written once; the sum is taken in float32 (float64 for float64) and
-    rounded once. The backward gathers, so it repeats bit for bit. The sum is linear: its tangent in forward-mode AD
-    is the sum of the tangents, and it can be differentiated any number of times; torch.vmap works.
+    rounded once. The backward pass gathers, so it is bitwise reproducible. Supports derivatives of every order, forward
+    mode too, and torch.vmap.
 
     Args:
         maps: list of (N, C, h_l, w_l), at least one, of one dtype: float32, float64, bfloat16 or float16.
             Sizes may be below, at or above ``size``. Under autocast different dtypes are promoted to the widest.
         size: (H, W) of the output.
-        base: (N, C, H, W), added if given.
+        base: (N, C, H, W), added to the sum; None: nothing.
         align_corners: as in ``torch.nn.functional.interpolate``; Torch7 and the paper's code align corners.
-        scale, shift: (C,), a folded batch norm after the sum: sum * scale + shift. Either may be None. In the same
-            pass on CUDA where no gradient is wanted; else as operations of their own on the rounded sum.
-        relu: max(…, 0) at the end.
+        scale, shift: (C,), a folded batch norm after the sum: sum * scale + shift. Either may be None. Fused
+            on CUDA if no gradient is required; otherwise separate operations on the rounded sum.
+        relu: apply max(…, 0) at the end.
 
     Returns:
-        (N, C, H, W) in the maps' dtype and the first map's layout; maps of the other layout are copied into it.
+        (N, C, H, W) in the dtype of the maps and the layout of the first; maps of another layout are copied.
 
     Raises:
-        ValueError, TypeError: an argument is not as described; the sentence names it.
+        ValueError, TypeError: an argument is invalid; the message names it.
     """
     if len(maps) == 0:
-        raise ValueError("maps is empty; a list of at least one (N, C, h, w) tensor is accepted")
+        raise ValueError("maps must be a list of at least one (N, C, h, w) tensor, got an empty list")
     size = check_size("size", size)
     maps, base = _autocast(maps, base)
     _check_maps(maps, base, size)
@@ -77,7 +77,7 @@ def _check_maps(maps: Sequence[Tensor], base: Tensor | None, size: tuple[int, in
         if m.shape[:2] != first.shape[:2] or m.shape[2] < 1 or m.shape[3] < 1:
             n, c = first.shape[:2]
             raise ValueError(
-                f"{name} has shape {tuple(m.shape)}; ({n}, {c}, h, w) as in maps[0], h and w at least 1, is accepted"
+                f"{name} must have shape ({n}, {c}, h, w) as maps[0], h and w at least 1, got {tuple(m.shape)}"
             )
         _check_beside(name, m, first)
     if base is not None:
@@ -88,7 +88,7 @@ def _check_maps(maps: Sequence[Tensor], base: Tensor | None, size: tuple[int, in
 
 def _check_beside(name: str, x: Tensor, first: Tensor) -> None:
     if x.dtype != first.dtype:
-        raise TypeError(f"{name} has dtype {x.dtype} but maps[0] has {first.dtype}; one dtype is accepted")
+        raise TypeError(f"{name} must have the dtype of maps[0], {first.dtype}, got {x.dtype}")
     check_same_device(name, x, "maps[0]", first)
 
 

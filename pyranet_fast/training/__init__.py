@@ -1,3 +1,3 @@
-"""Training: one loop, atomic checkpoints, logs and pictures."""
+"""Training: one loop, atomic checkpoints, logs and plots."""
 
 from __future__ import annotations

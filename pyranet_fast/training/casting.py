@@ -1,4 +1,4 @@
-"""Weights cast all at once, where autocast would cast each of them, and its gradient back, by a kernel of its own."""
+"""Casts all weights, and their gradients back, in one kernel each, where autocast would cast them one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training a classifier on small images: the data, network, loss, validation and pictures of `Trainer`."""
+"""Classifier training on small images: data, network, loss, validation and images of `Trainer`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def open_images(dataset: str, root: str | None, split: str) -> LabeledImages:
         return load_shapes(split)
     if dataset == "cifar10":
         return load_cifar10(root, split)
-    raise UserError(f"data set {dataset!r} is not known; accepted are demo and cifar10")
+    raise UserError(f"data set must be demo or cifar10, got {dataset!r}")
 
 
 class ClassificationTask:

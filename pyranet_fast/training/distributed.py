@@ -1,9 +1,8 @@
-"""One training by several processes, one a GPU or a share of the CPU's cores, as torchrun starts them.
+"""Distributed data-parallel training under torchrun, one process per GPU or group of CPU cores.
 
-Every process has the whole network and a share of each batch; their gradients are averaged. Norms use the statistics of
-their own share, as the published code's do, and the running statistics that are saved are those of the first process;
-or, by ``--sync-batchnorm``, they use those of the whole batch (`nn.synchronize_batch_norms_`).
-Without torchrun everything here is for one process and does nothing.
+Every process has the entire network and a part of each batch; gradients are averaged. Norms use the statistics of their
+own part, as in the published code, and the running statistics of the first process are saved; with ``--sync-batchnorm``
+they use those of the entire batch (`nn.synchronize_batch_norms_`). Without torchrun these functions do nothing.
 """
 
 from __future__ import annotations
@@ -71,10 +70,7 @@ def process_group(device: str, batch_size: int | None) -> Iterator[torch.device]
         yield resolve_device(device)
         return
     if batch_size is not None and batch_size % count:
-        raise UserError(
-            f"--batch-size is {batch_size} for {count} processes, which cannot share it out evenly; a multiple of "
-            f"{count} is accepted"
-        )
+        raise UserError(f"--batch-size must be a multiple of the number of processes, {count}, got {batch_size}")
     chosen = _device(device, local)
     cuda = chosen.type == "cuda"
     dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE, device_id=chosen if cuda else None)
@@ -91,14 +87,14 @@ def process_group(device: str, batch_size: int | None) -> Iterator[torch.device]
 
 def _device(name: str, local: int) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device is {name!r}; with several processes auto, cpu and cuda are accepted")
+        raise UserError(f"--device must be auto, cpu or cuda with several processes, got {name!r}")
     chosen = resolve_device(name)
     if chosen.type == "cpu":
         return chosen
     if local >= torch.cuda.device_count():
         raise UserError(
-            f"process {local} of this machine has no GPU; --nproc-per-node of at most {torch.cuda.device_count()} is "
-            "accepted, or --device cpu"
+            f"--nproc-per-node must be at most {torch.cuda.device_count()}, the number of GPUs, got at least "
+            f"{local + 1}; or use --device cpu"
         )
     chosen = torch.device("cuda", local)
     torch.cuda.set_device(chosen)

@@ -1,4 +1,4 @@
-"""What a training tells of itself: figures of an epoch, log.csv, TensorBoard events, curves.png, summary.json."""
+"""Training logs: metrics of an epoch, log.csv, TensorBoard events, curves.png, summary.json."""
 
 from __future__ import annotations
 

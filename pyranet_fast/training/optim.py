@@ -1,4 +1,4 @@
-"""What moves the weights: the learning rate over a run, their moving average, and an optimizer's state in a file."""
+"""Learning rate schedules, moving average of the weights, and optimizer state in checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training a PyraNet on people: the data, network, loss, validation and pictures of `Trainer`."""
+"""PyraNet training on people: data, network, loss, validation and images of `Trainer`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class PoseTask:
         self.config, self.device = config, device
         if config.cuda_graph and (device.type != "cuda" or distributed.world_size() > 1):
             got = f"{distributed.world_size()} processes" if distributed.world_size() > 1 else f"device {device}"
-            raise UserError(f"--cuda-graph was given for {got}; one process on an NVIDIA GPU is accepted")
+            raise UserError(f"--cuda-graph needs one process on an NVIDIA GPU, got {got}")
         check_values_a_channel(config)
         augmentation = Augmentation(
             scale=config.scale_noise,
@@ -381,9 +381,9 @@ def check_values_a_channel(config: PoseConfig) -> None:
     others = ", --sync-batchnorm" if processes > 1 else ""
     flag = "--input-size" if size == config.input_size else "--early-size"
     raise UserError(
-        f"--batch-size is {config.batch_size}{share}; with {flag} {size} and --depth {config.depth} the innermost maps "
-        f"have one pixel, and a batch norm needs two values a channel: {2 * processes} or more is accepted, a larger "
-        f"{flag}, a smaller --depth{others}"
+        f"--batch-size must be at least {2 * processes}, got {config.batch_size}{share}: with {flag} {size} and "
+        f"--depth {config.depth} the innermost maps have one pixel, and a batch norm needs two values per channel; or "
+        f"use a larger {flag}, a smaller --depth{others}"
     )
 
 

@@ -1,4 +1,4 @@
-"""report.html: a training on one page that needs no network: curves, table, pictures, settings, speed, warnings."""
+"""report.html: one self-contained page per training run: curves, table, images, settings, speed, warnings."""
 
 from __future__ import annotations
 

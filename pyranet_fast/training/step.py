@@ -1,4 +1,4 @@
-"""One step of training, kernel by kernel or as one CUDA graph: forward, loss, backward, optimizer; reading its loss."""
+"""One training step, kernel by kernel or as one CUDA graph: forward, loss, backward, optimizer."""
 
 from __future__ import annotations
 

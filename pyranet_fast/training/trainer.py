@@ -1,4 +1,4 @@
-"""The training loop, for every task: it reads top to bottom, and loses nothing when it is stopped."""
+"""The training loop of all tasks; resumable after every interruption."""
 
 from __future__ import annotations
 
@@ -322,8 +322,8 @@ class Trainer:
         starts = distributed.all_gather(self.step)
         if len(set(starts)) > 1:
             raise UserError(
-                f"the processes start at different steps ({', '.join(map(str, starts))}); --output is "
-                f"{self.config.output}, and a folder that all of them see is accepted"
+                f"--output must be a folder that all processes see, got {self.config.output}: the processes start at "
+                f"different steps ({', '.join(map(str, starts))})"
             )
 
     # --- parts of the loop ---

@@ -1,4 +1,4 @@
-"""Weights of one network as the start of another one: with other joints, with more stacks."""
+"""Fine-tuning: weights of one network initialize another, with other joints or more stacks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def transferred(start: Checkpoint, config: dict[str, Any], skeleton: Skeleton, s
     if differing or now < before:
         name = differing[0] if differing else "stacks"
         raise UserError(
-            f"--weights {source} is of a network with {name} {start.model[name]!r}, and --{name.replace('_', '-')} is "
-            f"{config[name]!r}; a network with the same is accepted, or with more stacks"
+            f"--{name.replace('_', '-')} must be {start.model[name]!r}, as in the network of --weights {source} (only "
+            f"--stacks may be larger), got {config[name]!r}"
         )
     weights = dict(start.weights)
     theirs = resolve_skeleton(start.skeleton)
@@ -74,8 +74,8 @@ def _map_joints(weights: dict[str, Tensor], theirs: Skeleton, skeleton: Skeleton
     if origins is None:
         which = "; their joints differ" if theirs.name == skeleton.name else ""
         raise UserError(
-            f"--weights {source} predicts the {theirs.name!r} skeleton, and the data set has {skeleton.name!r}{which}; "
-            "the same joints are accepted, or LSP's and MPII's"
+            f"--weights must predict the joints of the dataset, {skeleton.name!r} (LSP's and MPII's go together), got "
+            f"{theirs.name!r} in {source}{which}"
         )
     for name, value in list(weights.items()):
         part = name.split(".")[-2]

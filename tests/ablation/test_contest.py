@@ -99,7 +99,7 @@ def test_unknown_networks_are_named(capsys):
     assert "--only has 'PRM-Z'; there are plain, wide, PRM-A" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         ablate.main(["variants", "--jobs", "0"])
-    assert "--jobs is 0; a whole number above 0 is accepted" in capsys.readouterr().err
+    assert "--jobs must be a positive integer, got 0" in capsys.readouterr().err
 
 
 def networks(count: int) -> list[contest.Contestant]:

@@ -39,13 +39,14 @@ def test_every_part_has_its_own_rows(tmp_path, monkeypatch):
     assert [r["part"] for r in runner.read_results(path)["rows"]] == ["model"]
     monkeypatch.setattr("sys.argv", ["bench", "--root", "/home/me/data", "--forms", "ours fp32"])
     assert runner.command().endswith("--root data --forms 'ours fp32'")
-    with pytest.raises(ValueError, match="part is 'x'"):
+    with pytest.raises(ValueError, match=r"part must be one of .*, got 'x'"):
         runner.write_results("x", [], "cpu", name=str(path))
 
 
 @pytest.mark.parametrize(("rows", "message"), [
-    ({}, "not a list"), ([1], "not a list"), ([{"part": "x", "form": "y"}], "part is 'x'"),
-    ([{"form": "y", "ms": -1}], "ms is -1"), ([{"form": "y", "p25": "3"}], "p25 is '3'"),
+    ({}, "not a list"), ([1], "not a list"), ([{"part": "x", "form": "y"}], "got part 'x' and form 'y'"),
+    ([{"form": "y", "ms": -1}], "ms must be a number of at least 0, got -1"),
+    ([{"form": "y", "p25": "3"}], "p25 must be a number of at least 0, got '3'"),
 ])  # fmt: skip
 def test_bad_rows_are_named(tmp_path, rows, message):
     (tmp_path / "a.json").write_text(json.dumps({"machine": "m", "rows": rows}))

@@ -297,13 +297,13 @@ def test_an_orientation_that_makes_no_sense_is_none(tmp_path, block):
 @pytest.mark.parametrize(
     ("dtype", "words"),
     [
-        (np.float16, "its pixels are 16-bit floats; 8 or 16 bits are accepted"),
-        (np.float32, "its pixels are 32-bit floats; 8 or 16 bits are accepted"),
-        (np.float64, "its pixels are 64-bit floats; 8 or 16 bits are accepted"),
-        (np.int8, "its pixels are signed 8-bit numbers; 8 or 16"),
-        (np.int16, "its pixels are signed 16-bit numbers; 8 or 16"),
-        (np.int32, "its pixels are signed 32-bit numbers; 8 or 16"),
-        (np.uint32, "its pixels are 32-bit numbers; 8 or 16"),
+        (np.float16, "its pixels are 16-bit floats; expected 8 or 16 bits"),
+        (np.float32, "its pixels are 32-bit floats; expected 8 or 16 bits"),
+        (np.float64, "its pixels are 64-bit floats; expected 8 or 16 bits"),
+        (np.int8, "its pixels are signed 8-bit numbers; expected 8 or 16"),
+        (np.int16, "its pixels are signed 16-bit numbers; expected 8 or 16"),
+        (np.int32, "its pixels are signed 32-bit numbers; expected 8 or 16"),
+        (np.uint32, "its pixels are 32-bit numbers; expected 8 or 16"),
     ],
 )
 @pytest.mark.parametrize("samples", [1, 2, 3, 4])
@@ -318,7 +318,7 @@ def test_floats_of_other_formats_get_a_sentence(tmp_path):
     floats = np.ones((4, 4, 3), np.float32)
     files = {"a.hdr": cv2.imencode(".hdr", floats)[1].tobytes(), "a.pfm": b"PF\n1 1\n-1.0\n" + bytes(12)}
     for name, data in files.items():
-        with pytest.raises(UserError, match="its pixels are 32-bit floats; 8 or 16 bits are accepted"):
+        with pytest.raises(UserError, match="its pixels are 32-bit floats; expected 8 or 16 bits"):
             read_image(stored(tmp_path, name, data))
     with pytest.raises(UserError, match=r"its pixels are floating-point numbers \(OpenEXR\)"):
         read_image(stored(tmp_path, "a.exr", b"\x76\x2f\x31\x01\x02\0\0\0" + bytes(100)))
@@ -507,7 +507,7 @@ def test_bad_files_get_a_sentence(tmp_path):
     stored(tmp_path, "huge.png", png(0, 8, 40000, 40000, b""))
     expected = {
         "missing.jpg": "does not exist",
-        "folder.jpg": "is a folder",
+        "folder.jpg": "must be a file, got the folder",
         "empty.jpg": "is empty",
         "text.png": "not an image",
         "huge.png": "40000 x 40000 pixels; expected at most",

@@ -220,7 +220,7 @@ def test_open_dataset(folder):
     write_detections(folder, people)
     assert open_dataset("mpii", folder.parent, "test").name == "mpii val (json)"
     assert open_dataset("mpii+lsp", folder.parent, "val").name == "mpii val (json)"
-    with pytest.raises(UserError, match="'mpii' needs a root: the folder that holds mpii/"):
+    with pytest.raises(UserError, match="'mpii' needs a root: the folder that contains mpii/"):
         open_dataset("mpii", None, "train")
     write_hdf5(folder, [{**p, "joint_self": np.zeros((16, 3)).tolist()} for p in people], "val", normalize=None)
     (folder / "valid.h5").rename(folder / "test.h5")

@@ -26,9 +26,9 @@ def folder(tmp_path):
         (b"{not json", "is not JSON or is truncated"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"[]", "holds an empty list"),
-        (b"{}", "holds a dict; a list of people is accepted"),
-        (b"[3]", "entry 0 is a int; an object is accepted"),
-        (b"[{}]", "entry 0: field 'img_paths' is None"),
+        (b"{}", "must hold a list of people, got dict"),
+        (b"[3]", "entry 0 must be an object, got int"),
+        (b"[{}]", "entry 0: field 'img_paths' must be an image name, got None"),
     ],
 )
 def test_json_that_is_none(folder, content, message):
@@ -42,12 +42,12 @@ def test_json_that_is_none(folder, content, message):
     [
         ("joint_self", [[1, 2, 3]], r"numbers of shape \(16, 3\)"),
         ("joint_self", [[1, 2], [3]], r"numbers of shape \(16, 3\)"),
-        ("objpos", "here", r"is 'here'; numbers of shape \(2,\)"),
+        ("objpos", "here", r"must be numbers of shape \(2,\), got 'here'"),
         ("objpos", [None, 3], "numbers of shape"),
-        ("scale_provided", float("nan"), "not finite"),
-        ("scale_provided", 0, "is 0; a number above 0 is accepted"),
-        ("scale_provided", "1.5", "is '1.5'; a number is accepted"),
-        ("isValidation", None, "is None; a number"),
+        ("scale_provided", float("nan"), "must be finite, got nan"),
+        ("scale_provided", 0, "must be above 0, got 0"),
+        ("scale_provided", "1.5", "must be a number, got '1.5'"),
+        ("isValidation", None, "must be a number, got None"),
     ],
 )
 def test_json_with_wrong_fields(folder, field, value, message):
@@ -76,12 +76,12 @@ def test_a_truncated_gz(folder):
     [
         ({"imgname": None}, "no data set 'imgname'"),
         ({"part": None}, "no data set 'part'"),
-        ({"part": np.zeros((3, 14, 2))}, r"part has shape \(3, 14, 2\)"),
+        ({"part": np.zeros((3, 14, 2))}, r"part must hold numbers of shape .*, got shape \(3, 14, 2\)"),
         ({"center": np.full((3, 2), np.nan)}, "center holds values that are not finite"),
         ({"scale": np.array([1.0, np.nan, 1.0])}, "scale holds values that are not finite"),
         ({"scale": np.array([1.0, 0.0, 1.0])}, r"scale of person 1 \(000000003\.jpg\) is 0"),
-        ({"scale": np.array([b"a", b"b", b"c"])}, "scale has shape"),
-        ({"imgname": np.zeros(3)}, "N names are accepted"),
+        ({"scale": np.array([b"a", b"b", b"c"])}, "scale must hold numbers of shape"),
+        ({"imgname": np.zeros(3)}, "imgname must hold N names"),
     ],
 )
 def test_hdf5_with_wrong_content(folder, change, message):
@@ -112,17 +112,17 @@ def test_files_that_are_none(folder):
     with pytest.raises(UserError, match=r"detections_our_format\.mat cannot be read"):
         MPIISource(folder.parent, "val")
     savemat(folder / "detections_our_format.mat", {"headboxes_src": np.zeros((2, 2, 3))})
-    with pytest.raises(UserError, match="headboxes_src and pos_gt_src have shapes"):
+    with pytest.raises(UserError, match="headboxes_src and pos_gt_src must have shapes"):
         MPIISource(folder.parent, "val")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": -1.0}, "scale is -1"),
-        ({"scale": "big"}, "scale is 'big'; a finite number"),
-        ({"objpos": {"x": np.nan, "y": 1.0}}, "x is nan"),
-        ({"annopoints": {"point": struct_array([{"x": 5.0, "y": 5.0, "id": 16}])}}, "has id 16; 0 to 15"),
+        ({"scale": -1.0}, "scale must be positive, got -1"),
+        ({"scale": "big"}, "scale must be a finite number, got 'big'"),
+        ({"objpos": {"x": np.nan, "y": 1.0}}, "x must be a finite number, got nan"),
+        ({"annopoints": {"point": struct_array([{"x": 5.0, "y": 5.0, "id": 16}])}}, "must be 0 to 15, got 16"),
         ({"annopoints": {"point": struct_array([{"x": 5.0, "y": 5.0}])}}, "lacks x, y or id"),
     ],
 )

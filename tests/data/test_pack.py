@@ -99,14 +99,14 @@ def test_more_than_was_packed_is_said():
     packed = repacked(source, input_size=64, reach=0.5)
     assert packed.reach == 0.5 and packed.detail == 64
     with pytest.raises(
-        UserError, match=r"memory, packed: pictures that reach 0\.65 .* 0\.5 were kept; scales up to 1 "
+        UserError, match=r"memory, packed: its images reach 0\.5 .* asks for 0\.65; use scales of at most 1 "
     ):
         ScaledCrops(packed, 64, SIX_SCALES)
-    with pytest.warns(DataWarning, match=r"reach 0\.884 crop sides .* what lies beyond is gray"):
+    with pytest.warns(DataWarning, match=r"asks for 0\.884; the rest is gray"):
         CropDataset(packed, 64, augmentation=Augmentation())
     with pytest.warns(DataWarning, match="kept with 64 pixels along a crop's side, less than the input size 128"):
         ScaledCrops(packed, 128)
-    with pytest.raises(UserError, match="pictures that reach"):
+    with pytest.raises(UserError, match="its images reach"):
         ScaledCrops(CachedSource(packed), 64, SIX_SCALES)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

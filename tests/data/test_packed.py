@@ -104,7 +104,7 @@ class TestUnreadableImages:
             write_packed(tmp_path / "a.pack", {"train": self.source()})
         assert [p.name for p in tmp_path.iterdir()] == ["a.pack"]
         assert (tmp_path / "a.pack").read_bytes() == b"old"
-        with pytest.raises(UserError, match="is a folder; a file to write is accepted"):
+        with pytest.raises(UserError, match="output must be a file to write, got the folder"):
             write_packed(tmp_path, {"train": self.source()})
 
 
@@ -130,7 +130,10 @@ def version(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: b"", r"is no file of packed people: it begins with b''; .*data\.pack is accepted"),
+        (
+            lambda data: b"",
+            r"is no file of packed people: it begins with b''; .*expected a file written by .*data\.pack",
+        ),
         (lambda data: b"\x89PNG\r\n\x1a\n" + bytes(100), r"is no file of packed people: it begins with b'.x89PNG"),
         (lambda data: data[:20], "is truncated: it has 20 bytes"),
         (lambda data: data[:-1], r"is truncated: it has \d+ bytes of \d+"),

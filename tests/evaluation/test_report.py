@@ -110,10 +110,13 @@ def test_latex():
     ("call", "message"),
     [
         (lambda: results_table([]), "rows is empty"),
-        (lambda: results_table([published_beside(PCK)[0]], "csv"), "format is 'csv'; text, markdown, latex, html"),
+        (
+            lambda: results_table([published_beside(PCK)[0]], "csv"),
+            "format must be one of text, markdown, latex, html, got 'csv'",
+        ),
         (
             lambda: results_table([Row("x", "PCK", "LSP", 1.0, {"Nose": 1.0})]),
-            "row 'x' has the column 'Nose'; Head, Shoulder",
+            "columns of row 'x' must be among Head, Shoulder.*, got 'Nose'",
         ),
     ],
 )

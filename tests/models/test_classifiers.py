@@ -116,25 +116,25 @@ def test_the_pyramid_is_an_addition_to_the_plain_network() -> None:
     "name", ["wrn", "wrn-28", "WRN-28-10", "wrn-28-10-pyramids", "resnext-29", "resnext-29-8x64", "densenet", ""]
 )
 def test_an_unknown_name_is_one_sentence(name: str) -> None:
-    with pytest.raises(ValueError, match="accepted are wrn-DEPTH-WIDTH and resnext-DEPTH-CARDINALITYxWIDTHd"):
+    with pytest.raises(ValueError, match="model must be wrn-DEPTH-WIDTH or resnext-DEPTH-CARDINALITYxWIDTHd"):
         classifier(name)
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="depth is 27; 6 n"):
+    with pytest.raises(ValueError, match=r"depth must be 6 n .*, got 27"):
         wide_resnet(27, 2)
-    with pytest.raises(ValueError, match="width is 0; a whole number"):
+    with pytest.raises(ValueError, match="width must be a positive integer, got 0"):
         wide_resnet(16, 0)
-    with pytest.raises(ValueError, match="depth is 28; 9 n"):
+    with pytest.raises(ValueError, match=r"depth must be 9 n .*, got 28"):
         classifier("resnext-28-8x64d")
-    with pytest.raises(ValueError, match=r"base_width is 1\.5; a whole number"):
+    with pytest.raises(ValueError, match=r"base_width must be a positive integer, got 1\.5"):
         resnext(29, 8, 1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="classes is -1"):
+    with pytest.raises(ValueError, match="classes must be a positive integer, got -1"):
         resnext(classes=-1)
     model = classifier("wrn-10-1-pyramid")
-    with pytest.raises(ValueError, match=r"image has shape \(1, 1, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"image must have shape .*, got \(1, 1, 32, 32\)"):
         model(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(TypeError, match=r"image has dtype torch\.uint8"):
+    with pytest.raises(TypeError, match=r"image must .* floating-point dtype, got torch\.uint8"):
         model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"image is 32x4 .*; wrn-10-1-pyramid accepts 8 or more"):
         model(torch.zeros(1, 3, 32, 4))

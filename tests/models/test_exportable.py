@@ -51,11 +51,11 @@ def test_the_size_is_checked_and_the_model_left_alone():
         nn.init.zeros_(parameter)
     assert network(torch.randn(1, 3, 64, 64)).abs().max() > 0
     model.load_state_dict(before)
-    with pytest.raises(ValueError, match="image is 60x64"):
+    with pytest.raises(ValueError, match=r"image must be multiples of .*, got 60x64"):
         exportable(model, (60, 64))
-    with pytest.raises(TypeError, match="model is a WideResNet; a PyraNet is accepted"):
+    with pytest.raises(TypeError, match="model must be a PyraNet, got WideResNet"):
         exportable(wide_resnet(10, 1), 64)
-    with pytest.raises(ValueError, match="network has custom operators"):
+    with pytest.raises(ValueError, match=r"network must come from exportable\(\.\.\., custom=False\)"):
         write_onnx("unused.onnx", exportable(model, 64, custom=True))
 
 

@@ -288,7 +288,7 @@ def test_other_shapes_are_listed_and_other_files_named(tmp_path):
     with pytest.raises(UserError, match="cannot be read as tensors"):
         read_foreign(tmp_path / "text.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(UserError, match="must hold a state dict"):
         read_foreign(tmp_path / "list.pth")
     with pytest.raises(SystemExit):
         main([str(tmp_path / "list.pth"), "weights.onnx"])

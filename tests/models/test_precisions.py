@@ -1,4 +1,4 @@
-"""Networks in float64, bfloat16 and float16 as a whole: they run, fold, or say in a sentence what is accepted."""
+"""Networks in float64, bfloat16 and float16 as a whole: they run, fold, or say in a sentence what is expected."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_half_afterwards_is_fp16_from_the_start() -> None:
 @pytest.mark.parametrize("name", ["B*", "wrn-10-1-pyramid"])
 def test_an_image_of_another_precision_is_named(name: str) -> None:
     model = network(name).double()
-    sentence = r"image has dtype torch.float32 but the network's weights have torch.float64; one dtype is accepted"
+    sentence = r"image must have the dtype of the network's weights, torch.float64, got torch.float32"
     with pytest.raises(TypeError, match=sentence):
         model(torch.randn(2, 3, 32, 32))
     with torch.autocast("cpu", torch.bfloat16):

@@ -82,13 +82,13 @@ def test_config_rebuilds_the_network():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stacks": 0}, "stacks is 0"),
-        ({"joints": -1}, "joints is -1"),
-        ({"levels": 2.5}, "levels is 2.5"),
-        ({"features": 30}, "features is 30.*multiple of 4"),
-        ({"variant": "b"}, "variant is 'b'.*'plain'"),
-        ({"features": 16}, "base_width is 9.*8"),
-        ({"pool_windows": "image", "features": 32}, "pool_windows is 'image'"),
+        ({"stacks": 0}, "stacks must be a positive integer, got 0"),
+        ({"joints": -1}, "joints must be a positive integer, got -1"),
+        ({"levels": 2.5}, "levels must be a positive integer, got 2.5"),
+        ({"features": 30}, "features must be a positive multiple of 4, got 30"),
+        ({"variant": "b"}, "variant must be .*'plain'.*, got 'b'"),
+        ({"features": 16}, "base_width must be .* 8.*, got 9"),
+        ({"pool_windows": "image", "features": 32}, "pool_windows must be .*, got 'image'"),
     ],
 )
 def test_bad_options(options, message):
@@ -98,7 +98,7 @@ def test_bad_options(options, message):
 
 def test_bad_input():
     model = small()
-    with pytest.raises(ValueError, match=r"image is 64x48 .*multiples of 32"):
+    with pytest.raises(ValueError, match=r"image must be multiples of 32 .*, got 64x48"):
         model(torch.zeros(1, 3, 64, 48))
     with pytest.raises(ValueError, match=r"\(3, 32, 32\)"):
         model(torch.zeros(3, 32, 32))

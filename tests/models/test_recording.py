@@ -193,7 +193,7 @@ def test_converted_loaded_and_copied_networks_forget(recorded):
     assert [*fast._recordings._passes.values()] == [None]  # nothing keeps the weights of before
     wide = [m.float() for m in copy.deepcopy(same).double()(image.double())]
     fast.stacks[0].features.double()  # a part alone
-    with pytest.raises(TypeError, match="scale has dtype"):
+    with pytest.raises(TypeError, match="scale must have dtype"):
         fast(image)
     for _ in range(3):
         torch.testing.assert_close(fast.double()(image.double()), wide)

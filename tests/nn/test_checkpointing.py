@@ -137,5 +137,5 @@ def test_under_a_compiler() -> None:
 
 
 def test_a_model_without_blocks_is_named() -> None:
-    with pytest.raises(ValueError, match="model is a Linear without residual units"):
+    with pytest.raises(ValueError, match="model must have residual units, got a Linear without any"):
         checkpoint_activations_(nn.Linear(2, 2))

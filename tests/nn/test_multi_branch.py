@@ -196,11 +196,11 @@ def test_what_cannot_be_counted_is_named_and_the_model_is_left_alone():
         assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items()) and model.training
         assert not model._forward_hooks and not model.conv._forward_hooks
     for bad in (0, -1, math.inf, math.nan):
-        with pytest.raises(ValueError, match="alpha is"):
+        with pytest.raises(ValueError, match="alpha must be a positive number"):
             multi_branch_(nn.Linear(2, 2), torch.zeros(1, 2), alpha=bad)
-    with pytest.raises(ValueError, match="skips is 'all'; 'branch' and 'sum'"):
+    with pytest.raises(ValueError, match="skips must be 'branch' or 'sum', got 'all'"):
         multi_branch_(nn.Linear(2, 2), torch.zeros(1, 2), skips="all")
-    with pytest.raises(ValueError, match="name is 'he'; accepted are 'paper', 'xavier'"):
+    with pytest.raises(ValueError, match=r"name must be one of 'paper', 'xavier'.*, got 'he'"):
         initialize_(nn.Linear(2, 2), "he", torch.zeros(1, 2))
 
 

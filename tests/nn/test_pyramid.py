@@ -175,10 +175,10 @@ def test_channels_last_stays(variant):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "E"}, "variant is 'E'.*'B\\*'"),
-        ({"pool_windows": "pixel"}, "pool_windows is 'pixel'.*'channel'"),
-        ({"levels": 0}, "levels is 0"),
-        ({"base_width": 13}, "base_width is 13.*12"),
+        ({"variant": "E"}, r"variant must be .*'B\*'.*, got 'E'"),
+        ({"pool_windows": "pixel"}, "pool_windows must be .*'channel'.*, got 'pixel'"),
+        ({"levels": 0}, "levels must be at least 1, got 0"),
+        ({"base_width": 13}, "base_width must be between 1 and .*\\(12\\), got 13"),
     ],
 )
 def test_bad_options(options, message):

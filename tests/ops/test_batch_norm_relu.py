@@ -187,11 +187,11 @@ def test_float64_goes_with_float32_weights_and_averages(backend: str) -> None:
 
 def test_bad_arguments_are_named() -> None:
     x = torch.randn(2, 3, 4, 4)
-    with pytest.raises(ValueError, match=r"weight has shape \(4,\); \(3,\)"):
+    with pytest.raises(ValueError, match=r"weight must have shape \(3,\), .*, got \(4,\)"):
         ops.batch_norm_relu(x, torch.ones(4))
-    with pytest.raises(ValueError, match="more than one value a channel"):
+    with pytest.raises(ValueError, match="more than one value per channel"):
         ops.batch_norm_relu(torch.randn(1, 3, 1, 1))
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="must be given together"):
         ops.batch_norm_relu(x, running_mean=torch.zeros(3))
-    with pytest.raises(TypeError, match="x has dtype int64"):
+    with pytest.raises(TypeError, match=r"x must have dtype .*, got int64"):
         ops.batch_norm_relu(torch.ones(2, 3, 4, 4, dtype=torch.int64))

@@ -204,8 +204,10 @@ def test_a_person_a_process_with_innermost_maps_of_one_pixel(root: Path, tmp_pat
     _, text = torchrun(root, "train", [*flags(values), "--sync-batchnorm"], {0})
     assert all(t.isfinite().all() for t in load_checkpoint(output / "last.pt").weights.values())
     _, text = torchrun(root, "train", flags({**values, "output": tmp_path / "apart"}), {1})
-    assert "--batch-size is 2 for 2 processes, 1 for each; with --input-size 16 and --depth 2 the innermost" in text
-    assert "4 or more is accepted, a larger --input-size, a smaller --depth, --sync-batchnorm" in text
+    assert (
+        "--batch-size must be at least 4, got 2 for 2 processes, 1 for each: with --input-size 16 and --depth 2" in text
+    )
+    assert "or use a larger --input-size, a smaller --depth, --sync-batchnorm" in text
 
 
 def test_ctrl_c_stops_all_and_both_or_one_go_on(root: Path, finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -245,9 +247,9 @@ def test_parts_of_a_batch_make_it_up_for_any_number_of_processes() -> None:
 @pytest.mark.parametrize(
     ("size", "device", "batch", "sentence"),
     [
-        ("2", "cpu", 5, "--batch-size is 5 for 2 processes, which cannot share it out evenly; a multiple of 2 is"),
-        ("2", "cpu", 1, "--batch-size is 1 for 2 processes, which cannot share it out evenly; a multiple of 2 is"),
-        ("2", "cuda:1", 4, "--device is 'cuda:1'; with several processes auto, cpu and cuda are accepted"),
+        ("2", "cpu", 5, "--batch-size must be a multiple of the number of processes, 2, got 5"),
+        ("2", "cpu", 1, "--batch-size must be a multiple of the number of processes, 2, got 1"),
+        ("2", "cuda:1", 4, "--device must be auto, cpu or cuda with several processes, got 'cuda:1'"),
         ("two", "cpu", 4, "WORLD_SIZE and LOCAL_RANK have to be whole numbers"),
     ],
 )

@@ -282,9 +282,9 @@ def test_pictures_are_normalized_without_sending_anything() -> None:
 
 def test_it_is_refused_where_it_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(train.main, ["--cuda-graph", "--device", "cpu", "--output", str(tmp_path)]) == 2
-    sentence = "--cuda-graph was given for device cpu; one process on an NVIDIA GPU is accepted"
+    sentence = "--cuda-graph needs one process on an NVIDIA GPU, got device cpu"
     assert sentence in capsys.readouterr().err
-    with pytest.raises(UserError, match="--cuda-graph was given with --compile"):
+    with pytest.raises(UserError, match="expected --cuda-graph or --compile, got both"):
         PoseConfig(cuda_graph=True, compile=True)
 
 

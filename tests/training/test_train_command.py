@@ -92,9 +92,9 @@ def test_the_weights_of_a_checkpoint_start_another_run(
             torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)
     assert load_checkpoint(tmp_path / "a" / "last.pt").training["step"] == 1
     assert cli.run(train.main, arguments(root, tmp_path / "b", "--weights", start, "--depth", "1")) == 2
-    assert "is of a network with depth 2, and --depth is 1" in capsys.readouterr().err
+    assert "--depth must be 2, as in the network of --weights" in capsys.readouterr().err
     assert cli.run(train.main, ["--dataset", "demo", "--output", str(tmp_path / "c"), "--weights", start]) == 2
-    assert "is of a network with features 24, and --features is 256" in capsys.readouterr().err
+    assert "--features must be 24, as in the network of --weights" in capsys.readouterr().err
 
 
 def test_validation_looks_at_the_pictures_of_its_epoch(
@@ -389,8 +389,8 @@ def test_batches_of_one_person(root: Path, tmp_path: Path, variant: str, capsys:
     for more, flag in ((("--input-size", "16"), "--input-size"), (("--early-size", "16"), "--early-size")):
         assert cli.run(train.main, [*flags, *more, "--resume", "none"]) == 2
         assert capsys.readouterr().err.strip().splitlines()[-1] == (
-            f"error: --batch-size is 1; with {flag} 16 and --depth 2 the innermost maps have one pixel, and a batch "
-            f"norm needs two values a channel: 2 or more is accepted, a larger {flag}, a smaller --depth"
+            f"error: --batch-size must be at least 2, got 1: with {flag} 16 and --depth 2 the innermost maps have one "
+            f"pixel, and a batch norm needs two values per channel; or use a larger {flag}, a smaller --depth"
         )
 
 
@@ -423,8 +423,8 @@ def test_a_corrupt_image_is_named_and_left_out_only_if_asked(
         (["--batch-size", "5000"], "--batch-size is 5000, more than the 1000 people"),
         (["--dataset", "coco"], "coco"),
         (["--device", "tpu"], "tpu"),
-        (["--input-size", "65"], "--input-size is 65"),
-        (["--features", "10"], "features is 10"),
+        (["--input-size", "65"], "--input-size must be a multiple of"),
+        (["--features", "10"], "features must be a positive multiple of 4, got 10"),
     ],
 )
 def test_bad_flags_are_one_sentence(

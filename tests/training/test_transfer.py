@@ -57,11 +57,11 @@ def test_more_stacks_begin_as_copies_of_the_last(stacks):
 
 def test_networks_that_are_not_alike_are_refused():
     _, start = trained(2)
-    with pytest.raises(UserError, match=r"--weights start\.pt is of a network with stacks 2, and --stacks is 1"):
+    with pytest.raises(UserError, match=r"--stacks must be 2, .* --weights start\.pt .*, got 1"):
         started(start, 1, LSP)
     config = {**start.model, "variant": "B"}
-    with pytest.raises(UserError, match=r"with variant 'B\*', and --variant is 'B'"):
+    with pytest.raises(UserError, match=r"--variant must be 'B\*', .*, got 'B'"):
         transferred(start, config, LSP, "start.pt")
     dog = Skeleton("dog", ("nose", "tail"), (), ())
-    with pytest.raises(UserError, match="predicts the 'lsp' skeleton, and the data set has 'dog'; the same joints"):
+    with pytest.raises(UserError, match=r"--weights must predict the joints of the dataset, 'dog' .*, got 'lsp'"):
         transferred(start, {**start.model, "joints": 2}, dog, "start.pt")

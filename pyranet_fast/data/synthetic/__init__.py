@@ -1,4 +1,4 @@
-"""Procedurally rendered people: the dataset that needs no download."""
+"""Procedurally rendered people, a dataset without a download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.data.synthetic`: write synthetic people as PNG files, to look at or to predict."""
+"""`python -m pyranet_fast.data.synthetic`: writes images of synthetic people as PNG files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..registry import open_dataset
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m pyranet_fast.data.synthetic", description="Write pictures of synthetic people into OUTPUT."
+        prog="python -m pyranet_fast.data.synthetic", description="Write images of synthetic people to OUTPUT."
     )
-    parser.add_argument("--count", type=int, default=12, help="how many (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=12, help="number of people (default: %(default)s)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other people (default: %(default)s)")
-    parser.add_argument("--output", default="people", help="folder for the pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--output", default="people", help="folder for the images (default: %(default)s)")
     arguments = cli.parse_arguments(parser, argv)
     if arguments.count < 1 or arguments.seed < 0:
-        parser.error(f"--count is {arguments.count} and --seed {arguments.seed}; above 0, and 0 or more, are accepted")
+        parser.error(f"--count must be positive and --seed at least 0, got {arguments.count} and {arguments.seed}")
 
     folder = output_folder(arguments.output)
     people = open_dataset("demo", None, arguments.split, count=arguments.count, seed=arguments.seed)

@@ -1,4 +1,4 @@
-"""A posed body with its appearance, drawn part by part from far to near: limbs, clothes and head."""
+"""Drawing of a posed body, part by part from far to near: limbs, clothes and head."""
 
 from __future__ import annotations
 

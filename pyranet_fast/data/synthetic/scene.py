@@ -1,4 +1,4 @@
-"""What is around a person: backgrounds, things in front, and the camera's faults."""
+"""Surroundings of a person: backgrounds, occluders and camera artifacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source of synthetic people: everything about person i follows from (seed, split, i)."""
+"""Dataset of synthetic people: person i is a function of (seed, split, i)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class _Rendered:
 class SyntheticSource(PeopleSource):
     """Rendered people with MPII's 16 joints.
 
-    Pictures are 256 px high and hold one whole person. All joints are labeled, hidden ones too. Person i
-    is a function of (seed, split, i) alone: no state, the same in every process; the splits of one seed are
-    drawn apart. The metric is PCKh with the rendered head's size, 0.6 times the diagonal of its box.
+    Images are 256 px high and show one entire person. All joints are labeled, occluded ones too. Person i is a
+    function of (seed, split, i) alone, the same in every process; the splits of one seed are disjoint. The metric is
+    PCKh with the rendered head's size, 0.6 times the diagonal of its box.
     """
 
     skeleton = MPII

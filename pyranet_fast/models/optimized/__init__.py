@@ -1,4 +1,4 @@
-"""A trained PyraNet made ready for predictions: folded, in one layout and precision, without a compiler."""
+"""A trained PyraNet optimized for inference: folded, in one layout and precision, without a compiler."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class InferencePyraNet(nn.Module):
 
     @property
     def precision(self) -> str:
-        """Of weights and maps: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"fp64"`` after ``.double()``."""
+        """Precision of weights and maps: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"fp64"`` after ``.double()``."""
         names = {dtype: name for name, dtype in PRECISIONS.items()}
         return names.get(self.conv.weight.dtype, "fp64")
 
@@ -109,7 +109,7 @@ class InferencePyraNet(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """As `PyraNet.forward`, for an image of any precision; the maps are float32.
 
-        On the CPU all maps of an image that holds infinity or NaN are NaN.
+        On the CPU, all maps of an image with infinity or NaN are NaN.
         """
         check_image(image, self.multiple)
         if self._recordings is None or not self._recordings.hold():
@@ -144,40 +144,39 @@ def optimize_for_inference(
 def optimize_for_inference(
     model: PyraNet, precision: str = "fp32", *, graph: bool = False
 ) -> InferencePyraNet | GraphedInference:
-    """A copy of a trained network for predictions: the same score maps within the precision, without gradients.
+    """Copy a trained network for inference: the same score maps within the precision, without gradients.
 
-    Batch norms are folded into convolutions, those at the entry of a unit are made in one pass with the addition
-    before them, ReLUs and additions happen where convolutions write: on the CPU oneDNN's, with weights that the first
+    Batch norms are folded into convolutions, those at the entry of a unit are fused with the addition before them, and
+    ReLUs and additions are fused into convolutions: on the CPU oneDNN's, with weights that the first
     call packs, on CUDA cuDNN's and, in bf16 and fp16, cuBLAS's matrix products for 1x1s. Maps are channels_last. No
-    compiler runs. On the CPU the second image of a shape records the pass, and those that follow run it without Python
-    between most kernels, as long as no part of the network has a hook. It can be exported and compiled, and torch.func
-    and forward-mode AD work, by PyTorch's own convolutions then. Autocast has no effect on CUDA.
+    compiler runs. On the CPU the second input of a shape records the pass, and later ones replay it without Python
+    between most kernels, as long as no module has a hook. The copy can be exported and compiled; torch.func and
+    forward-mode AD work and use PyTorch's own convolutions. Autocast has no effect on CUDA.
 
     Args:
-        model: on any device; it is not changed. Its running statistics are taken as they are.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of weights and maps. Folding is done in float64. ``.half()``
-            and its like change it afterwards.
-        graph: launch the kernels as one CUDA graph for each shape of input, see `GraphedInference`; images then have
-            to be on a CUDA device, and so does the module.
+        model: on any device; not changed. Uses its running statistics.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: for weights and maps. Folding uses float64. ``.half()`` and
+            the like change it afterwards.
+        graph: launch the kernels as one CUDA graph for each shape of input, see `GraphedInference`; module and
+            images must then be on a CUDA device.
 
     Returns:
-        A module that is called as the model is, and returns the scores of all stacks in float32.
+        A module that is called like the model and returns the score maps of all stacks in float32.
 
     Raises:
-        TypeError, ValueError: another model, one with forward hooks or with norms of another kind, or another
-            precision.
-        UserError: weights or statistics that are not finite once they are folded.
+        TypeError, ValueError: model is not a PyraNet or has forward hooks or other norms, or invalid precision.
+        UserError: folded weights are not finite.
     """
     if not isinstance(model, PyraNet):
-        raise TypeError(f"model is a {type(model).__name__}; a PyraNet is accepted")
+        raise TypeError(f"model must be a PyraNet, got {type(model).__name__}")
     hooked = [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
     if hooked:
         raise ValueError(
-            f"model has a forward hook on {hooked[0] or 'itself'}, which its folded copy would not run; one without is "
-            "accepted: remove it first"
+            "model must have no forward hooks, which the folded copy would not run, got one on "
+            f"{hooked[0] or 'itself'}: remove it first"
         )
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))}")
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
     training = {module: module.training for module in model.modules()}
     model.eval()  # norms fold in evaluation only
     try:

@@ -26,7 +26,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def norm_of(norm: nn.Module) -> BatchNormReLU:
     """The norm itself; TypeError where it has been replaced by one that does something else."""
     if not isinstance(norm, BatchNormReLU):
-        raise TypeError(f"model has a {type(norm).__name__} for a norm; a BatchNormReLU is accepted")
+        raise TypeError(f"the norms of model must be BatchNormReLU, got {type(norm).__name__}")
     return norm
 
 

@@ -1,4 +1,4 @@
-"""CUDA graphs: work recorded once and replayed whole, without launching its kernels one by one."""
+"""CUDA graphs: kernels recorded once and replayed with a single launch."""
 
 from __future__ import annotations
 
@@ -79,17 +79,17 @@ class Predicts(Protocol):
 
 
 class GraphedInference(nn.Module):
-    """A network for predictions whose kernels are launched as one CUDA graph.
+    """Inference network whose kernels are launched as one CUDA graph.
 
-    The first images of a shape and dtype run twice and are recorded; all further ones are copied into the graph's input
-    and replay it. The score maps that are returned are copies: the next call does not change them. Not for several
-    threads at once. The `ops.backend` of the recording stays, autocast has no effect, and moving the module to another
-    device or dtype forgets its graphs.
+    The first input of a shape and dtype runs twice and is recorded; later ones are copied to the graph's input and
+    replay it. The returned score maps are copies, unaffected by the next call. Not thread-safe. The `ops.backend` of
+    the recording is kept, autocast has no effect, and moving the module to another device or dtype discards its
+    graphs.
 
     Args:
-        network: what `optimize_for_inference` makes.
-        shapes: how many graphs are kept, each with the memory of its maps; the one that was not used for longest goes.
-        capture: makes what records for a device.
+        network: result of `optimize_for_inference`.
+        shapes: number of graphs kept, each with the memory of its maps; the least recently used is discarded.
+        capture: factory of recorders for a device.
 
     Raises:
         ValueError: ``shapes`` is below 1.
@@ -100,7 +100,7 @@ class GraphedInference(nn.Module):
     ) -> None:
         super().__init__()
         if shapes < 1:
-            raise ValueError(f"shapes is {shapes}; at least 1 is accepted")
+            raise ValueError(f"shapes must be at least 1, got {shapes}")
         self.network, self.shapes, self._capture = network, shapes, capture
         self._graphs: OrderedDict[Any, tuple[Tensor, Callable[[], None], list[Tensor]]] = OrderedDict()
         self.eval()
@@ -114,11 +114,11 @@ class GraphedInference(nn.Module):
         """As `PyraNet.forward`, for images on a CUDA device; the maps are float32.
 
         Raises:
-            TypeError, ValueError: the input is not as described; the sentence names what was got.
+            TypeError, ValueError: the input is invalid; the message says what was got.
         """
         check_image(image, self.network.multiple)
         if image.device.type != "cuda" and self._capture is CudaCapture:
-            raise ValueError(f"image is on {image.device}; with graph=True an image on a CUDA device is accepted")
+            raise ValueError(f"image must be on a CUDA device with graph=True, got {image.device}")
         if len(image) == 0:
             return self.network(image)
         # Tensors made in inference mode could not be written to outside of it.

@@ -211,9 +211,9 @@ def _composite_backward(
 def _batched_update(operator: Any, size: int, dims: Sequence[Any], *arguments: Any) -> tuple[Any, Any]:
     if None in dims[:2]:
         raise RuntimeError(
-            "batch_norm_relu in training moves running_mean and running_var in place, and inside torch.vmap they are "
-            "not vmapped although x, weight or bias is; vmapped ones (torch.func.stack_module_state), None, or a "
-            "module in evaluation are accepted"
+            "batch_norm_relu in training updates running_mean and running_var in place, and in torch.vmap they are not "
+            "vmapped although x, weight or bias is; expected vmapped ones (torch.func.stack_module_state), None, or "
+            "a module in evaluation mode"
         )
     for i in range(size):
         chosen = [a if d is None else a.select(d, i) for a, d in zip(arguments, dims, strict=True)]

@@ -52,7 +52,7 @@ def wide_type(x: Tensor) -> Any:
 def check_levels(name: str, levels: int) -> None:
     """Every level is a part of the kernel's code, so their number is bounded, as in the CUDA kernels."""
     if levels > MOST_LEVELS:
-        raise ValueError(f"{name} was given {levels} levels; at most {MOST_LEVELS} are accepted on CUDA")
+        raise ValueError(f"{name} supports at most {MOST_LEVELS} levels on CUDA, got {levels}")
 
 
 class Layout(NamedTuple):
