@@ -244,9 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes the table, its figures and a sheet of failures; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.everyone", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", help="file, or a name in models.available() (default: its first)")
-    parser.add_argument(
-        "--searcher", help="file or name of a smaller network for the initial crop search (default: the same network)"
-    )
+    parser.add_argument("--searcher", help="file or name of the network for the crop search (default: see Predictor)")
     parser.add_argument("--dataset", default="mpii", help="demo, mpii, coco:FILE, … (default: %(default)s)")
     parser.add_argument("--root", help="folder that contains mpii/, …; not for demo and packed:FILE")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="(default: %(default)s)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from bench import weights
@@ -23,6 +24,8 @@ def test_what_is_expected_by_a_calibration_that_has_not_seen_it():
     expected, right = weights.expected_and_right(honest, [])
     assert len(expected) == weights.BINS and np.abs(expected - right).max() < 0.05
     np.testing.assert_allclose(expected, np.linspace(0.05, 0.95, 10), atol=0.05)
+    expected, right = weights.expected_and_right(honest, [weights.thinned(honest)], thin=True)
+    assert np.abs(expected - right).max() < 0.05
     # What holds of half of the pictures alone is found out on the other half.
     apart = honest._replace(right=pictures % 2 == 0)
     expected, right = weights.expected_and_right(apart, [])
@@ -46,7 +49,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert text.strip() in page and page.startswith("A card.") and page.endswith("The end.\n") and "old" not in page
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["presence"]["people"] == 8 and results["parameters"] == sum(p.numel() for p in model.parameters())
-    assert len(results["scores"]) == 3 and 0 <= results["calibration"]["worst"] <= 1
+    assert len(results["scores"]) == 3 and results["calibration"].keys() == {"everyday", "leeds"}
+    for part in results["calibration"].values():
+        worst = max(abs(e - r) for e, r in zip(part["expected"], part["right"], strict=True))
+        assert part["worst"] == pytest.approx(worst, abs=2e-4)  # rounded
     Calibration.from_dict(json.loads((tmp_path / "out" / "calibration.json").read_text()))
     card.write_text("no marks")
     assert cli.run(weights.main, ["--checkpoint", str(path), *more]) == cli.BAD_INPUT
