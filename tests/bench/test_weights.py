@@ -40,13 +40,13 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     people = {"lsp": SyntheticSource(6, 1), "mpii": SyntheticSource(8, 2)}
     people["lsp"].name = "lsp 1-6"
     monkeypatch.setattr(weights, "open_dataset", lambda name, *rest: people[name])
-    card.write_text(f"A card.\n{weights.BEGIN}\nold\n{weights.END}\nThe end.\n")
+    card.write_text(f"A card.\n{weights.BEGIN}\noutdated\n{weights.END}\nThe end.\n")
     more = ["--root", "data", "--threads", "1", "--card", str(card)]
     assert weights.main(["--checkpoint", str(path), *more, "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "table.md").read_text()
     assert text in capsys.readouterr().out and "| LSP 1-6, PCK@0.2, one scale |" in text and "six scales" in text
     page = card.read_text()
-    assert text.strip() in page and page.startswith("A card.") and page.endswith("The end.\n") and "old" not in page
+    assert text.strip() in page and page.startswith("A card.") and page.endswith("The end.\n") and "outdated" not in page
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["presence"]["people"] == 8 and results["parameters"] == sum(p.numel() for p in model.parameters())
     assert len(results["scores"]) == 3 and results["calibration"].keys() == {"everyday", "leeds"}
