@@ -371,7 +371,7 @@ def write_results(
         if before["machine"] == content["machine"]:
             content = before
         else:
-            print(f"note: {path} was of another machine or other versions, and begins anew", file=sys.stderr)
+            print(f"note: {path} is from another machine or other versions and starts over", file=sys.stderr)
     content["parts"][part] = {"command": command(), "commit": commit(), "date": time.strftime("%Y-%m-%d"), **more}
     kept = [row for row in content["rows"] if row["part"] != part]
     content["rows"] = kept + [{"part": part, **row} for row in rows]

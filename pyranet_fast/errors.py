@@ -78,7 +78,9 @@ def missing_package(error: ImportError) -> str | None:
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
     """Warn the caller's caller that a public name has a new one; a larger ``stacklevel`` blames a frame further up."""
-    warnings.warn(f"{old} is now {new}; the old name goes in the next release", DeprecationWarning, stacklevel + 1)
+    warnings.warn(
+        f"{old} is now {new}; the old name will be removed in the next release", DeprecationWarning, stacklevel + 1
+    )
 
 
 def renamed(**names: str) -> Callable[[T], T]:

@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) not in (None, "auto"):
             flag = "--" + name.replace("_", "-")
             other = "--predictions" if of_files else "--checkpoint"
-            parser.error(f"{flag} does not go with {other}: give a checkpoint and a data set, or two files")
+            parser.error(f"{flag} does not go with {other}: give a checkpoint and a dataset, or two files")
     if of_files:
         if arguments.predictions is None or arguments.ground_truth is None:
             parser.error("--predictions and --ground-truth go together: give both files")
@@ -212,7 +212,7 @@ def _score_checkpoint(parser: argparse.ArgumentParser, arguments: argparse.Names
     )
     if state.done.any():
         done = f"{int(state.done.sum())} of {len(people)} people were done before"
-        logger.info(f"{done}; --resume none starts again")
+        logger.info(f"{done}; --resume none starts over")
     elif state.refused:
         logger.info(f"{state.path} is not resumed: {state.refused}")
     if arguments.on_error == "skip" and (missing := missing_images(people)):

@@ -198,7 +198,7 @@ def _check(model: PyraNet, files: list[tuple[str, Path]], crops: Crops, skeleton
         logger.error(f"error: {sentence}")
     if wrong:
         return FAILED
-    print("the file is right")
+    print("check passed")
     return 0
 
 

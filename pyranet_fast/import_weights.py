@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--input-size must be a multiple of {multiple}, got {size}")
     if not found.complete and not arguments.partial:
         raise UserError(
-            f"{arguments.source} is not a whole network of this package, and nothing was written; --partial writes "
-            "what fits, to train on from"
+            f"{arguments.source} is not a complete network of this package, nothing was written; --partial writes "
+            "the matching part, for fine-tuning"
         )
     checkpoint = Checkpoint(
         model=found.model.config, weights=dict(found.model.state_dict()), skeleton=name, input_size=size

@@ -125,7 +125,7 @@ class Metric:
         predicted, truth, seen = _checked(predictions, ground_truth, visible, limit, self)
         size = np.asarray(length, dtype=np.float64)
         if size.shape != (len(truth),):
-            raise ValueError(f"{self.length} has shape {size.shape}; it must be ({len(truth)},), one length per person")
+            raise ValueError(f"{self.length} must have shape ({len(truth)},), one length per person, got {size.shape}")
         size = np.where(np.isfinite(size) & (size > 0), size, np.nan)
         labeled = seen.any(axis=1)
         measurable = labeled & ~np.isnan(size)
@@ -313,7 +313,7 @@ def relative_errors(predictions: npt.ArrayLike, ground_truth: npt.ArrayLike, len
             f"predictions has shape {predicted.shape} and ground_truth {truth.shape}; both must be (N, K, 2)"
         )
     if unit.shape != truth.shape[:1]:
-        raise ValueError(f"length has shape {unit.shape}; it must be ({len(truth)},), one per person")
+        raise ValueError(f"length must have shape ({len(truth)},), one per person, got {unit.shape}")
     usable = np.isfinite(unit) & (unit > 0)
     known = np.isfinite(truth).all(axis=-1) & usable[:, None]
     errors: Float64Array = np.sqrt(np.square(predicted - truth).sum(axis=-1)) / np.where(usable, unit, 1.0)[:, None]
@@ -605,17 +605,19 @@ def _checked(
     joints = len(metric.skeleton)
     for name, array in (("predictions", predicted), ("ground_truth", truth)):
         if array.ndim != 3 or array.shape[1:] != (joints, 2):
-            raise ValueError(f"{name} has shape {array.shape}; it must be (N, {joints}, 2)")
+            raise ValueError(f"{name} must have shape (N, {joints}, 2), got {array.shape}")
     if len(predicted) != len(truth):
-        raise ValueError(f"predictions has {len(predicted)} people and ground_truth {len(truth)}; they must agree")
+        raise ValueError(
+            f"predictions and ground_truth must have as many people, got {len(predicted)} and {len(truth)}"
+        )
     if len(truth) == 0:
-        raise ValueError("ground_truth has no people; at least one is needed")
+        raise ValueError("ground_truth must have at least one person, got no people")
     if not threshold > 0:
-        raise ValueError(f"threshold is {threshold}; it must be positive")
+        raise ValueError(f"threshold must be positive, got {threshold}")
     finite: BoolArray = np.asarray(np.isfinite(truth).all(axis=-1))
     seen = finite if visible is None else np.asarray(visible).astype(bool)
     if seen.shape != truth.shape[:2]:
-        raise ValueError(f"visible has shape {seen.shape}; it must be {truth.shape[:2]}")
+        raise ValueError(f"visible must have shape {truth.shape[:2]}, got {seen.shape}")
     unknown = np.argwhere(seen & ~finite)
     if len(unknown):
         person, joint = unknown[0]
@@ -626,7 +628,7 @@ def _checked(
 def _outside(truth: Float64Array, seen: BoolArray, image_size: npt.ArrayLike) -> int:
     size = np.asarray(image_size, dtype=np.float64)
     if size.shape != (len(truth), 2):
-        raise ValueError(f"image_size has shape {size.shape}; it must be ({len(truth)}, 2), width and height")
+        raise ValueError(f"image_size must have shape ({len(truth)}, 2), width and height, got {size.shape}")
     # A pixel reaches half a pixel to each side of its center.
     inside = ((truth >= -0.5) & (truth <= size[:, None] - 0.5)).all(axis=-1)
     return int((seen & ~inside).sum())

@@ -45,7 +45,7 @@ def _train(config: PoseConfig, device: torch.device, warnings: WarningLog) -> No
         processes = f" by {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
         logger.info(
             f"{len(task.people)} people to train on, {len(task.held_out)} to validate on; {config.variant} network "
-            f"of {parameters / 1e6:.3f} M parameters on {device}{processes}; {task.steps_per_epoch} steps an epoch",
+            f"of {parameters / 1e6:.3f} M parameters on {device}{processes}; {task.steps_per_epoch} steps per epoch",
         )
         logger.info(task.people.skeleton.mirroring)
     results = Trainer(task, config, warnings).fit()

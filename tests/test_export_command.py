@@ -57,7 +57,7 @@ def test_what_a_user_types(checkpoint, photos, tmp_path, capsys):
     assert command(checkpoint, path) == 0
     shown = capsys.readouterr().out
     assert f"wrote {path}: " in shown and "image (N, 3, 32, 32) float32, normalized -> heatmaps" in shown
-    assert "(200 of 512), flip" in shown and "| PCKh@0.5 |" in shown and shown.endswith("the file is right\n")
+    assert "(200 of 512), flip" in shown and "| PCKh@0.5 |" in shown and shown.endswith("check passed\n")
     rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")]
     assert rows[:5] == ["form", "-" * len(rows[1]), "pyranet_fast", "PyTorch", "onnxruntime float32"]
     assert [p.name for p in path.parent.iterdir()] == ["network.onnx"]

@@ -174,7 +174,10 @@ def test_area():
     [
         (lambda: pck_curve(np.zeros((3, 14))), r"errors must have shape \(N, 16\) .*, got \(3, 14\)"),
         (lambda: pck_curve(np.zeros((0, 16))), r"errors must have shape .*, got \(0, 16\)"),
-        (lambda: pck_curve(np.zeros((3, 16)), np.ones((3, 14))), r"seen has shape \(3, 14\)"),
+        (
+            lambda: pck_curve(np.zeros((3, 16)), np.ones((3, 14))),
+            r"seen must have the shape of errors.*, got \(3, 14\)",
+        ),
         (lambda: pck_curve(np.full((3, 16), np.nan), np.ones((3, 16))), r"errors\[0, 0\] is NaN where seen"),
         (lambda: pck_curve(np.zeros((3, 16)), thresholds=[0.2, 0.1]), "thresholds must be at least 0 and ascend"),
         (lambda: pck_curve(np.zeros((3, 16)), thresholds=[-1, 0.1]), "thresholds must be at least 0 and ascend"),
@@ -187,9 +190,15 @@ def test_area():
         ),
         (lambda: auc(pck_curve(np.zeros((3, 16)), thresholds=[0.5])), "at least two"),
         (lambda: relative_errors(np.zeros((3, 16, 3)), np.zeros((3, 16, 3)), np.ones(3)), r"both must be \(N, K, 2\)"),
-        (lambda: relative_errors(np.zeros((3, 16, 2)), np.zeros((3, 16, 2)), np.ones(2)), r"length has shape \(2,\)"),
+        (
+            lambda: relative_errors(np.zeros((3, 16, 2)), np.zeros((3, 16, 2)), np.ones(2)),
+            r"length must have shape .*, got \(2,\)",
+        ),
         (lambda: pckh(people(16), people(16), np.ones(4), on_bad_size="skip"), "on_bad_size must be .*, got 'skip'"),
-        (lambda: pckh(people(16), people(16), np.ones(4), image_size=np.ones(4)), r"image_size has shape \(4,\)"),
+        (
+            lambda: pckh(people(16), people(16), np.ones(4), image_size=np.ones(4)),
+            r"image_size must have shape .*, got \(4,\)",
+        ),
         (
             lambda: pckh(people(16), np.full((4, 16, 2), np.nan), np.ones(4), np.ones((4, 16))),
             r"ground_truth\[0, 0\] is not finite, but visible",

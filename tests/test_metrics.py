@@ -164,14 +164,14 @@ def test_table_and_dictionary():
     [
         (
             {"predictions": np.zeros((3, 14, 2))},
-            r"predictions has shape \(3, 14, 2\); it must be \(N, 16, 2\)",
+            r"predictions must have shape \(N, 16, 2\), got \(3, 14, 2\)",
         ),
-        ({"predictions": np.zeros((2, 16, 2))}, "predictions has 2 people and ground_truth 3"),
-        ({"head_size": np.ones(2)}, r"head_size has shape \(2,\); it must be \(3,\)"),
+        ({"predictions": np.zeros((2, 16, 2))}, "must have as many people, got 2 and 3"),
+        ({"head_size": np.ones(2)}, r"head_size must have shape \(3,\), .*, got \(2,\)"),
         ({"head_size": np.array([1.0, 0.0, 1.0])}, r"head_size\[1\] is 0"),
         ({"head_size": np.array([1.0, 1.0, np.nan])}, r"head_size\[2\] is nan"),
-        ({"visible": np.ones((3, 14))}, r"visible has shape \(3, 14\)"),
-        ({"threshold": 0}, "threshold is 0; it must be positive"),
+        ({"visible": np.ones((3, 14))}, r"visible must have shape .*, got \(3, 14\)"),
+        ({"threshold": 0}, "threshold must be positive, got 0"),
     ],
 )
 def test_bad_input_is_named(change, message):

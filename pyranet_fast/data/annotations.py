@@ -141,7 +141,7 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON or is truncated: {error.msg} in line {error.lineno}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not JSON: it is no text") from error
+        raise UserError(f"{path} is not JSON: it is not text") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -163,7 +163,7 @@ def load_cifar10(root: str | Path | None, split: str) -> LabeledImages:
 def find_cifar10_folder(root: str | Path | None) -> Path:
     """The folder of the batches under (or at) a root."""
     if root is None:
-        raise UserError(f"CIFAR-10 needs --root, the folder that holds {CIFAR10_FOLDER}/")
+        raise UserError(f"CIFAR-10 needs --root, the folder that contains {CIFAR10_FOLDER}/")
     root = Path(root)
     if (root / CIFAR10_FOLDER).is_dir():
         return root / CIFAR10_FOLDER
@@ -186,11 +186,11 @@ def read_cifar10_batch(
     data, labels = content[b"data"], content[b"labels"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise UserError(f"{path} is no batch of CIFAR-10: data is {found}; uint8 (N, 3072) is expected")
+        raise UserError(f"{path} is no batch of CIFAR-10: data must be uint8 (N, 3072), got {found}")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise UserError(f"{path} is no batch of CIFAR-10: labels is not a list of whole numbers")
+        raise UserError(f"{path} is no batch of CIFAR-10: labels is not a list of integers")
     if len(labels) != len(data) or not labels:
-        raise UserError(f"{path} has {len(data)} images and {len(labels)} labels; one label each is expected")
+        raise UserError(f"{path} must have one label per image, got {len(labels)} for {len(data)}")
     wrong = next((i for i, label in enumerate(labels) if not 0 <= label < classes), None)
     if wrong is not None:
         raise UserError(f"{path}: label {labels[wrong]} of image {wrong} is outside 0 to {classes - 1}")
@@ -255,7 +255,7 @@ def safe_unpickle(path: Path) -> Any:
     except OSError:
         raise
     except _Refused as error:
-        raise UserError(f"{path} asks for {error}, which is not needed to hold images: it was not run") from None
+        raise UserError(f"{path} asks for {error}, which images do not need: it was not executed") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path} cannot be read: it is cut short or damaged") from error
 

@@ -170,7 +170,7 @@ class COCOSource(AnnotatedSource):
                 f"{self.path}: none of its {len(self._images)} images with people falls into part {part!r} (a "
                 "tenth of the images is held out by their names); give two files: coco:TRAIN.json,VAL.json"
             )
-        raise UserError(f"{self.path}: not one of {self._total} annotations can be used: {self._reasons.reasons()}")
+        raise UserError(f"{self.path}: none of {self._total} annotations can be used: {self._reasons.reasons()}")
 
     def _without_wrong_sizes(self, people: list[_Labels]) -> list[_Labels]:
         """Those whose picture has the size that the file says, so far as its header tells without decoding it."""
@@ -382,7 +382,7 @@ def _find_images(path: Path, root: Path, names: Sequence[str]) -> tuple[Path, li
             best = (count, folder, {name: there or name.replace("\\", "/") for name, there in found.items()})
     if best[0] == 0:
         tried = ", ".join(map(str, folders))
-        raise UserError(f"{path}: not one of its {len(distinct)} images is in any of {tried}; the first is {names[0]}")
+        raise UserError(f"{path}: none of its {len(distinct)} images is in any of {tried}; the first is {names[0]}")
     return best[1], [best[2][name] for name in names]
 
 
@@ -613,6 +613,6 @@ def _images_by_id(images: list[dict[str, Any]], path: Path) -> dict[Any, dict[st
         if not isinstance(key, int | str):
             raise UserError(f"{path}: the id of image number {number} must be a number or a string, got {key!r}")
         if key in records:
-            raise UserError(f"{path}: two images have id {key!r}; each needs an id of its own")
+            raise UserError(f"{path}: image ids must be unique, got {key!r} twice")
         records[key] = image
     return records

@@ -109,13 +109,13 @@ class CropDataset(Dataset[dict[str, Any]]):
         """
         for name, side in (("input_size", input_size), ("early_size", early_size or MAP_STRIDE)):
             if side < MAP_STRIDE or side % MAP_STRIDE:
-                raise ValueError(f"{name} is {side}; it must be a positive multiple of {MAP_STRIDE}")
+                raise ValueError(f"{name} must be a positive multiple of {MAP_STRIDE}, got {side}")
         if seed < 0:
-            raise ValueError(f"seed is {seed}; it must not be negative")
+            raise ValueError(f"seed must be at least 0, got {seed}")
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if not absence_weight >= 0:
-            raise ValueError(f"absence_weight is {absence_weight}; it must not be negative")
+            raise ValueError(f"absence_weight must be at least 0, got {absence_weight}")
         check_coverage(source, augmentation.reach if augmentation else 0.5, input_size, strict=False)
         self.source = source
         self.absence_weight = absence_weight

@@ -173,7 +173,7 @@ def folder_below(root: str | Path, name: str, witness: str) -> Path:
     if folder.is_dir():
         return folder
     if not Path(root).is_dir():
-        raise UserError(f"root folder {root} does not exist; it must be the folder that holds {name}/")
+        raise UserError(f"root folder {root} does not exist; expected the folder that contains {name}/")
     hint = f"; give the folder above {root}" if (Path(root) / witness).exists() else ""
     raise UserError(f"{root} holds no folder {name}/{hint}")
 
@@ -246,7 +246,7 @@ class ConcatSource(DerivedSource):
     def __init__(self, sources: Sequence[PeopleSource]) -> None:
         """Join ``sources``; ValueError where there is none or they differ in skeleton or metric."""
         if not sources:
-            raise ValueError("sources is empty; at least one is needed")
+            raise ValueError("sources must not be empty")
         first = sources[0]
         for source in sources[1:]:
             if source.skeleton != first.skeleton or source.metric != first.metric:
@@ -341,7 +341,7 @@ class MappedSource(DerivedSource):
         self._rule = []
         for joint, origins in rule.items():
             if not origins:
-                raise ValueError(f"rule maps {joint!r} from no joint; at least one is needed")
+                raise ValueError(f"rule must map {joint!r} from at least one joint, got none")
             self._rule.append((skeleton.index(joint), [source.skeleton.index(origin) for origin in origins]))
 
     def __len__(self) -> int:

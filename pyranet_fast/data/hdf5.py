@@ -52,7 +52,7 @@ def _check_heaps(data: mmap.mmap, path: str | Path) -> None:
             used = data[place : place + 2] != b"\0\0"
             needed = _HEAP_OBJECT + (size + 7) // 8 * 8 if used else size
             if needed < _HEAP_OBJECT or place + needed > end:
-                raise UserError(f"{path}: a text declares {size} bytes, and {end - place} are there; it is damaged")
+                raise UserError(f"{path}: a string declares {size} bytes, and {end - place} are there; it is damaged")
             place += needed
         at = data.find(_HEAP, at + 1)
 

@@ -101,8 +101,6 @@ def with_images(source: PeopleSource) -> PeopleSource:
         return source
     missing = missing_images(source)
     if not indices:
-        raise UserError(
-            f"{source.name}: the image of not one of the {len(source)} people is there: {missing.reasons()}"
-        )
+        raise UserError(f"{source.name}: no image of the {len(source)} people exists: {missing.reasons()}")
     warnings.warn(f"{source.name}: {missing.sentence(len(source))}", DataWarning, stacklevel=2)
     return Subset(source, indices)

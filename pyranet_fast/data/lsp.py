@@ -151,7 +151,7 @@ def _crop_placement(
 def _read_joints(folder: Path, shape: tuple[int, int], other: str) -> npt.NDArray[np.float64]:
     path = folder / "joints.mat"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; it is part of the data set's release")
+        raise UserError(f"{path} does not exist; it is part of the released dataset")
     content = load_matlab(path)
     if "joints" not in content:
         names = ", ".join(sorted(k for k in content if not k.startswith("__"))) or "nothing"
@@ -183,7 +183,7 @@ def _list_images(folder: Path, people: int) -> list[Path]:
 def _range(images: str, available: int, folder: Path) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", str(images))
     if match is None:
-        raise UserError(f"images is {images!r}; it must be a range such as '1-1000' or '1001-'")
+        raise UserError(f"images must be a range such as '1-1000' or '1001-', got {images!r}")
     first, last = int(match[1]), int(match[2]) if match[2] else available
     if not 1 <= first <= last <= available:
         raise UserError(f"images {images!r} asks for more than {folder} holds: images 1 to {available}")

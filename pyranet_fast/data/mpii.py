@@ -71,10 +71,10 @@ class MPIISource(AnnotatedSource):
         self._annotations = self._read(split)
         title = f"mpii {split} ({self.form})"
         if not len(self._annotations):
-            raise UserError(f"{title}: there is nobody in this split of {self.folder}")
+            raise UserError(f"{title}: no people in this split of {self.folder}")
         if not self._annotations.labeled.any():
             raise UserError(
-                f"{title}: nobody in {self.folder} has a labeled joint; labels of MPII's test people are not "
+                f"{title}: no person in {self.folder} has a labeled joint; labels of MPII's test people are not "
                 "public, the split 'val' has labels"
             )
         self.estimated, unknown = self._fill_head_sizes(split)

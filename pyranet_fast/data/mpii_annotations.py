@@ -55,7 +55,7 @@ def read_json_list(path: Path) -> tuple[Annotations, npt.NDArray[np.bool_]]:
     if not isinstance(entries, list):
         raise UserError(f"{path} must hold a list of people, got {type(entries).__name__}")
     if not entries:
-        raise UserError(f"{path} holds an empty list; at least one person is needed")
+        raise UserError(f"{path} must hold at least one person, got an empty list")
     names, joints, objpos, scales, held_out, places = [], [], [], [], [], []
     for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
@@ -103,7 +103,7 @@ def read_hdf5(path: Path) -> Annotations:
     scales = _column(content, "scale", (count,), path)
     if not np.all(scales > 0):
         worst = int(np.argmin(scales))
-        raise UserError(f"{path}: scale of person {worst} ({names[worst]}) is {scales[worst]:g}; it must be above 0")
+        raise UserError(f"{path}: scale of person {worst} ({names[worst]}) must be positive, got {scales[worst]:g}")
     labeled = labeled_joints(joints) | ((joints[..., 0] == 0) & (joints[..., 1] > 0))
     lengths = np.full(count, np.nan)
     if "normalize" in content:
@@ -119,7 +119,7 @@ def read_hdf5(path: Path) -> Annotations:
 def _image_names(value: Any, path: Path) -> list[str]:
     """Names as bytes, as texts, or as rows of character codes filled up with zeros, as Torch wrote them."""
     if value is None:
-        raise UserError(f"{path} has no data set 'imgname'; it must hold imgname, part, center and scale")
+        raise UserError(f"{path} has no dataset 'imgname'; expected imgname, part, center and scale")
     if value.ndim == 2 and value.dtype.kind in "iuf":
         return ["".join(chr(int(code)) for code in row if code > 0) for row in value]
     if value.ndim != 1 or value.dtype.kind not in "SOU":
@@ -132,7 +132,7 @@ def _column(
 ) -> npt.NDArray[np.float64]:
     value = content.get(name)
     if value is None:
-        raise UserError(f"{path} has no data set {name!r}; it must hold imgname, part, center and scale")
+        raise UserError(f"{path} has no dataset {name!r}; expected imgname, part, center and scale")
     if value.shape != shape or value.dtype.kind not in "iuf":
         raise UserError(
             f"{path}: {name} must hold numbers of shape {shape}, got shape {value.shape} and type {value.dtype}"
@@ -192,7 +192,7 @@ def read_matlab(path: Path) -> tuple[Annotations, Counter[str]]:
             else:
                 rows.append((name, (number + 1, index), *row))
     if not rows:
-        raise UserError(f"{path} holds nobody with public labels (img_train = 1, joints in annopoints)")
+        raise UserError(f"{path} has no people with public labels (img_train = 1, joints in annopoints)")
     names, places, joints, objpos, scales, boxes = zip(*rows, strict=True)
     raw = np.stack(joints)
     centers, wide = crop_placement(np.stack(objpos), np.array(scales))

@@ -71,7 +71,7 @@ ARRAYS = {
 def _count(value: Any) -> int:
     """A whole number of at least 0, of a header."""
     if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r} is no whole number of at least 0")
+        raise TypeError(f"{value!r} is not an integer of at least 0")
     return value
 
 
@@ -390,7 +390,7 @@ def write_packed(
     if not splits or any(split not in SPLITS for split in splits):
         raise ValueError(f"splits must name at least one of {', '.join(SPLITS)}, got {list(splits)}")
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     output = Path(output)
     if output.is_dir():
         raise UserError(f"output must be a file to write, got the folder {output}")
@@ -480,9 +480,7 @@ def _write_split(
             people.append(dataclasses.replace(person, picture=b""))
             bar.update()
     if len(left_out) == len(people):
-        raise UserError(
-            f"{source.name}: the image of not one of the {len(source)} people can be read: {left_out.reasons()}"
-        )
+        raise UserError(f"{source.name}: no image of the {len(source)} people can be read: {left_out.reasons()}")
     if say and left_out:
         say(f"{source.name}: {left_out.sentence(len(source))}".replace("left out", "packed without a picture"))
     about = _split_header(source, settings, people, offsets[-1] - offsets[0])

@@ -84,7 +84,7 @@ class Augmentation:
         }
         for name, (value, highest) in limits.items():
             if not 0 <= value <= highest:
-                raise ValueError(f"{name} is {value}; it must lie in 0..{highest:g}")
+                raise ValueError(f"{name} must lie in 0..{highest:g}, got {value}")
 
     @property
     def reach(self) -> float:
@@ -131,9 +131,9 @@ def crop_matrix(center: npt.ArrayLike, scale: float, rotation: float, input_size
         flip: mirror left and right, last.
     """
     if not scale > 0:
-        raise ValueError(f"scale is {scale}; it must be positive")
+        raise ValueError(f"scale must be positive, got {scale}")
     if input_size < 1:
-        raise ValueError(f"input_size is {input_size}; it must be at least 1")
+        raise ValueError(f"input_size must be at least 1, got {input_size}")
     x, y = (float(v) for v in np.asarray(center, dtype=np.float64))
     zoom = input_size / (PIXELS_PER_SCALE * scale)
     cos, sin = (zoom * f(math.radians(rotation)) for f in (math.cos, math.sin))

@@ -70,7 +70,7 @@ def pck_curve(
         raise ValueError(f"errors must have shape (N, {joints}) with N above 0 for {how.name}, got {values.shape}")
     counts: BoolArray = ~np.isnan(values) if seen is None else np.asarray(seen).astype(bool)
     if counts.shape != values.shape:
-        raise ValueError(f"seen has shape {counts.shape}; it must be {values.shape}, that of errors")
+        raise ValueError(f"seen must have the shape of errors, {values.shape}, got {counts.shape}")
     unknown = np.argwhere(counts & np.isnan(values))
     if len(unknown):
         person, joint = unknown[0]

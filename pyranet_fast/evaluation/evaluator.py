@@ -226,7 +226,7 @@ def evaluate_pose(
         state.save()
     if len(people) and not state.readable.any():
         why = state.left_out(people).reasons()
-        raise UserError(f"{people.name}: the image of not one of the {len(people)} people can be read: {why}")
+        raise UserError(f"{people.name}: no image of the {len(people)} people can be read: {why}")
     seconds = time.perf_counter() - started
     score = score_predictions(people, state.predictions, state.readable, state.frames)
     left_out = state.left_out(people)
@@ -284,5 +284,5 @@ def score_predictions(
     score = people.metric.score(points, truth, labeled, lengths, image_size=sizes)
     if score.count == 0:
         why = ", ".join(f"{count} have {reason}" for reason, count in score.settings["left_out"].items())
-        raise UserError(f"{people.name}: not one of {len(chosen)} people can be scored: {why}")
+        raise UserError(f"{people.name}: none of {len(chosen)} people can be scored: {why}")
     return score

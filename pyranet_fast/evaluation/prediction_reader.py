@@ -379,7 +379,7 @@ def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Float64Array, Boo
     ):
         if array.shape != wanted or count == 0:
             expected = ", ".join(map(str, wanted[:-1]))
-            raise UserError(f"{path}: {name} has shape {array.shape}; ({expected}, N), N alike in all, is expected")
+            raise UserError(f"{path}: {name} must have shape ({expected}, N) with one N for all, got {array.shape}")
     points = points.transpose(2, 0, 1)
     corners = boxes.transpose(2, 0, 1)
     # A joint that is not a number cannot be scored, whatever the flag says.
@@ -405,5 +405,5 @@ def _numbers(array: Array, path: Path, name: str) -> Float64Array:
             + ("; read_mpii_mat reads the layout of MPII submissions" if name == "pred" else "")
         )
     if array.dtype.kind not in "iufb":
-        raise UserError(f"{path}: {name} is of type {array.dtype}; an array of numbers is expected")
+        raise UserError(f"{path}: {name} must be an array of numbers, got type {array.dtype}")
     return array.astype(np.float64)

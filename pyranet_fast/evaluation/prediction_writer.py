@@ -120,7 +120,7 @@ def write_mpii_mat(
     scales = _optional("scale", scale, (count,))
     total = int(image.max(initial=0)) if images is None else images
     if total < image.max(initial=0):
-        raise ValueError(f"image_numbers goes up to {image.max()}, but images is {images}; it must be at least that")
+        raise ValueError(f"images must be at least the largest of image_numbers, {image.max()}, got {images}")
     fields = ["annopoints"]
     fields += [name for name, values in (("objpos", positions), ("scale", scales)) if values is not None]
     empty = np.zeros((0, 0))

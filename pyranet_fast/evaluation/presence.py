@@ -107,7 +107,7 @@ def measure_presence(
     """
     empty = empty_crops(people, input_size)
     if not empty:
-        raise UserError(f"{people.name}: no picture has room beside its people for a crop of nobody; use other people")
+        raise UserError(f"{people.name}: no image has space for a crop without a person; use other people")
     full = []
     for index in people.available():
         person = people.person(index)

@@ -194,10 +194,10 @@ def plot_curves(path: str | Path, curves: Mapping[str, Curve], *, column: str | 
         OSError: the file cannot be written.
     """
     if not curves:
-        raise ValueError("curves is empty; at least one is needed")
+        raise ValueError("curves must not be empty")
     metrics = sorted({curve.metric for curve in curves.values()})
     if len(metrics) > 1:
-        raise ValueError(f"curves are of {' and '.join(metrics)}; one picture takes curves of one metric")
+        raise ValueError(f"curves are of {' and '.join(metrics)}; expected curves of one metric")
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"path must be a file name ending in .png, got {str(path)!r}")
     for name, curve in curves.items():

@@ -115,7 +115,7 @@ def import_weights(weights: Weights, layout: str | None = None) -> Imported:
         layout = next((name for name, mark in _MARKS.items() if any(re.match(mark, key) for key in weights)), None)
     if layout not in LAYOUTS:
         shown = ", ".join(sorted(weights)[:3])
-        raise UserError(f"the names ({shown}, …) are of no layout known here; known are {', '.join(LAYOUTS)}")
+        raise UserError(f"the names ({shown}, …) match no known layout; expected {', '.join(LAYOUTS)}")
     config, pairs = {"torch7": _torch7, "pytorch-pose": _pytorch_pose, "wenbc21": _wenbc21}[layout](weights)
     try:
         model = PyraNet(**config)

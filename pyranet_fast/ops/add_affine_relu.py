@@ -55,7 +55,7 @@ def add_affine_relu(
             raise TypeError(f"{name} must have dtype {wide} with x in {x.dtype}, got {vector.dtype}")
         check_same_device(name, vector, "x", x)
     if scale.shape[0] == 0 and not keep:
-        raise ValueError("scale has no rows and keep is False: nothing is asked for")
+        raise ValueError("scale must have rows or keep be True, got neither")
     compiling = torch.compiler.is_compiling()
     ops = dispatch.operators(x) if x.device.type in ("cpu", "cuda") else None
     if ops is not None and (compiling or not transformed()):

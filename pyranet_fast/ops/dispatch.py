@@ -326,7 +326,7 @@ def explain(device_type: str = "cpu") -> tuple[str, str]:
 def _warn_of_the_reference() -> None:
     warnings.warn(
         f"pyranet_fast runs on its PyTorch reference: the native library is not loaded ({native.reason}). "
-        "Everything works, more slowly; `python -m pyranet_fast.env` tells more.",
+        "Everything works, more slowly; `python -m pyranet_fast.env` shows details.",
         stacklevel=3,
     )
 
@@ -336,7 +336,7 @@ def _warn_of_a_gpu(index: int | None, fallback: str | None) -> None:
     other = "Triton's run instead" if fallback else f"nor do Triton's ({triton_on(index).reason}): the reference runs"
     warnings.warn(
         f"pyranet_fast's CUDA kernels do not run here ({native_on(index).reason}); {other}. "
-        "Everything works, more slowly; `python -m pyranet_fast.env` tells more.",
+        "Everything works, more slowly; `python -m pyranet_fast.env` shows details.",
         stacklevel=3,
     )
 

@@ -65,7 +65,7 @@ def open_images(dataset: str, root: str | None, split: str) -> LabeledImages:
         return load_shapes(split)
     if dataset == "cifar10":
         return load_cifar10(root, split)
-    raise UserError(f"data set must be demo or cifar10, got {dataset!r}")
+    raise UserError(f"dataset must be demo or cifar10, got {dataset!r}")
 
 
 class ClassificationTask:
@@ -91,7 +91,9 @@ class ClassificationTask:
             raise UserError("the training and the test images have different classes")
         self.steps_per_epoch = len(self.data) // config.batch_size
         if self.steps_per_epoch == 0:
-            raise UserError(f"--batch-size is {config.batch_size}, more than the {len(self.data)} training images")
+            raise UserError(
+                f"--batch-size must be at most the number of training images, {len(self.data)}, got {config.batch_size}"
+            )
         torch.manual_seed(config.seed)
         try:
             model = classifier(config.model, classes=len(self.data.classes))

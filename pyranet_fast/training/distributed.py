@@ -65,7 +65,7 @@ def process_group(device: str, batch_size: int | None) -> Iterator[torch.device]
     try:
         count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     except ValueError:
-        raise UserError("WORLD_SIZE and LOCAL_RANK have to be whole numbers, as torchrun sets them") from None
+        raise UserError("WORLD_SIZE and LOCAL_RANK must be integers, as set by torchrun") from None
     if count < 2 or "RANK" not in os.environ:
         yield resolve_device(device)
         return

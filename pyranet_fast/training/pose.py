@@ -121,7 +121,8 @@ class PoseTask:
         self.steps_per_epoch = len(self.people) // config.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"--batch-size is {config.batch_size}, more than the {len(self.people)} people in the data set"
+                f"--batch-size must be at most the number of people in the dataset, {len(self.people)}, got "
+                f"{config.batch_size}"
             )
         self.architecture = network.config
         self.model: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -312,8 +312,8 @@ class Trainer:
         if path is not None:
             checkpoint = load_checkpoint(path, self.task.kind)
             if not checkpoint.training:
-                raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot go on from it")
-            with reading(path, "a checkpoint whose training can go on (--resume none starts anew)"):
+                raise UserError(f"checkpoint {path} holds weights for prediction only; training cannot resume from it")
+            with reading(path, "a resumable checkpoint (--resume none starts over)"):
                 self.task.compare_data(checkpoint, path)
                 self.load_state_dict(checkpoint.training, checkpoint.weights, path)
             self.results = checkpoint.metrics
@@ -508,7 +508,7 @@ def sole_training(folder: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             raise UserError(
-                f"output folder {folder} is being trained into by process {file.read().strip() or 'unknown'}; "
+                f"output folder {folder} is in use by training process {file.read().strip() or 'unknown'}; "
                 "wait for its end, stop it, or use another --output"
             ) from error
         except OSError:  # a file system without locks

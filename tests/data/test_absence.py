@@ -38,7 +38,7 @@ def test_sizes_and_turns_cover_their_ranges():
     turns = np.array([draw.rotation for draw in draws])
     assert turns.min() < -175 and turns.max() > 175 and abs(np.mean(turns > 90) - 0.25) < 0.04
     assert Augmentation(resize=0.1, turn=0.1).reach == pytest.approx(0.5 * 1.25 * 2**0.5 / RESIZE[0])
-    with pytest.raises(ValueError, match=r"empty is 1\.5; it must lie in 0\.\.1"):
+    with pytest.raises(ValueError, match=r"empty must lie in 0\.\.1, got 1\.5"):
         Augmentation(empty=1.5)
 
 
@@ -51,7 +51,7 @@ def test_joints_outside_the_crop_have_the_weight_of_absence():
     assert weights[0][3] == 0 and weights[1][3] == 0.5
     assert weights[0][4] == 0 and weights[1][4] == 0, "of a joint without a label nothing is known"
     assert weights[0].sum() == 12 and weights[1].sum() == 12.5
-    with pytest.raises(ValueError, match="absence_weight is -1; it must not be negative"):
+    with pytest.raises(ValueError, match="absence_weight must be at least 0, got -1"):
         CropDataset(source, 64, augmentation=None, absence_weight=-1)
 
 

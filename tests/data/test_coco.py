@@ -94,7 +94,7 @@ def test_images_are_found_beside_the_file(tmp_path):
     assert len(COCOSource(tmp_path / "labels" / "dogs.json", tmp_path / "root").available()) == 10
     shutil.rmtree(tmp_path / "labels" / "pack")
     (tmp_path / "root" / "pack" / "001.jpg").unlink()
-    with pytest.raises(UserError, match=r"not one of its 12 images is in any of .*root, .*images, .*labels; the first"):
+    with pytest.raises(UserError, match=r"none of its 12 images is in any of .*root, .*images, .*labels; the first"):
         COCOSource(tmp_path / "labels" / "dogs.json", tmp_path / "root")
 
 
@@ -129,7 +129,7 @@ def test_what_is_left_out_is_counted_and_said(root):
     for person in people:
         person["iscrowd"] = 1
     write(root, content)
-    with pytest.raises(UserError, match="not one of 12 annotations can be used: 12 of crowds"):
+    with pytest.raises(UserError, match="none of 12 annotations can be used: 12 of crowds"):
         COCOSource("dogs.json", root)
 
 
@@ -194,7 +194,7 @@ def test_names_decide_what_is_mirrored(root):
         ("categories.0.id", None, "the id of a category must be a number, got None"),
         ("images.3.file_name", 3, "image 3: file_name must be a path, got 3"),
         ("images.3.id", None, "the id of image number 3 must be a number or a string, got None"),
-        ("images.3.id", 2, "two images have id 2"),
+        ("images.3.id", 2, "image ids must be unique, got 2 twice"),
         ("annotations.2.image_id", 99, "annotation 102: image_id must be the id of one of the images, got 99"),
         ("annotations.2.image_id", [], r"annotation 102: image_id must be .*, got \[\]"),
         ("annotations.2.category_id", [], r"category_id must be the id of one of the categories, got \[\]"),

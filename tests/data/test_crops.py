@@ -127,10 +127,10 @@ def test_corrupt_images_are_named_or_skipped():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"input_size": 30}, "input_size is 30; it must be a positive multiple of 4"),
-        ({"input_size": 0}, "input_size is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"on_error": "ignore"}, "on_error is 'ignore'; it must be 'raise' or 'skip'"),
+        ({"input_size": 30}, "input_size must be a positive multiple of 4, got 30"),
+        ({"input_size": 0}, "input_size must be a positive multiple of 4, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip', got 'ignore'"),
     ],
 )
 def test_bad_settings(change, message):
@@ -222,5 +222,5 @@ class TestConcat:
     def test_sets_must_agree(self):
         with pytest.raises(ValueError, match=r"sources differ: memory .* demo train"):
             ConcatSource([one(), SyntheticSource(1)])
-        with pytest.raises(ValueError, match="sources is empty"):
+        with pytest.raises(ValueError, match="sources must not be empty"):
             ConcatSource([])

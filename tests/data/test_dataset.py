@@ -92,7 +92,7 @@ def test_people_with_images():
     there = with_images(Subset(source, [3, 1, 0]))
     assert [there.image_name(index) for index in range(len(there))] == ["3.jpg", "0.jpg"]
     assert with_images(there) is there
-    with pytest.raises(UserError, match=r"noted \(1 of 4\): the image of not one of the 1 people is there"):
+    with pytest.raises(UserError, match=r"noted \(1 of 4\): no image of the 1 people exists"):
         with_images(Subset(source, [1]))
 
 
@@ -102,7 +102,7 @@ def test_indices_outside():
         Subset(source, [0, 4])
     with pytest.raises(IndexError, match=r"index 8 is outside 0\.\.7 of noted x2"):
         ConcatSource([source, source]).image(8)
-    with pytest.raises(ValueError, match="sources is empty"):
+    with pytest.raises(ValueError, match="sources must not be empty"):
         ConcatSource([])
     with pytest.raises(ValueError, match=r"noted has skeleton lsp, PCK; noted has mpii, PCKh; they must agree"):
         ConcatSource([source, MappedSource(source, MPII, LSP_TO_MPII, PCKH)])
@@ -144,14 +144,14 @@ def test_wrong_rules():
         MappedSource(source, MPII, {"pelvis": ("nose",)}, PCKH)
     with pytest.raises(ValueError, match="no joint 'tail'"):
         MappedSource(source, MPII, {"tail": ("neck",)}, PCKH)
-    with pytest.raises(ValueError, match="'pelvis' from no joint"):
+    with pytest.raises(ValueError, match="rule must map 'pelvis' from at least one joint"):
         MappedSource(source, MPII, {"pelvis": ()}, PCKH)
 
 
 def test_mapped_people_are_not_scored():
     source = mapped()
     assert np.isnan(source.reference_length(0))
-    with pytest.raises(UserError, match="memory: not one of 1 people can be scored: 1 have no head size"):
+    with pytest.raises(UserError, match="memory: none of 1 people can be scored: 1 have no head size"):
         score_predictions(source, source.person(0).joints[None])
     np.testing.assert_array_equal(source.to_original(0, [[3, 4]]), [[3, 4]])
 

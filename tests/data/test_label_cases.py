@@ -99,7 +99,7 @@ def test_labels_that_cannot_be_right(name, reason, cases, images, tmp_path, caps
     said = capsys.readouterr().err
     assert status == cli.BAD_INPUT and reason in said and said.count("\n") == 1
     flags = ["--dataset", f"coco:{cases / name}", "--root", images, "--output", str(tmp_path / "t"), *TINY]
-    assert cli.run(train.main, flags) == cli.BAD_INPUT and "not one of" in capsys.readouterr().err
+    assert cli.run(train.main, flags) == cli.BAD_INPUT and "none of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "missing"), [("first.json", 1), ("gone.json", 23)])
@@ -115,7 +115,7 @@ def test_pictures_that_are_gone(name, missing, cases, images, tmp_path, capsys):
     if missing == 1:
         assert status == 0 and "23 people to train on" in said
     else:
-        assert status == cli.BAD_INPUT and "more than the 1 people in the data set" in said
+        assert status == cli.BAD_INPUT and "at most the number of people in the dataset, 1, got" in said
 
 
 def test_joints_in_another_order_are_refused(cases, images, tmp_path, capsys):

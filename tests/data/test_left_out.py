@@ -119,9 +119,9 @@ def test_nobody_is_left(root, tmp_path, capsys):
     flags = ["--dataset", "coco:dogs.json,val.json", "--root", str(root), "--output", str(tmp_path / "dogs.pack")]
     assert cli.run(pack.main, [*flags, "--on-error", "skip"]) == cli.BAD_INPUT
     said = capsys.readouterr().err
-    assert "the image of not one of the 11 people can be read: 10 whose picture is truncated" in said
+    assert "no image of the 11 people can be read: 10 whose picture is truncated" in said
     assert "1 whose picture is missing" in said
-    with pytest.raises(UserError, match="not one of its 11 images"):
+    with pytest.raises(UserError, match="none of its 11 images"):
         _without_images(root)
 
 

@@ -91,7 +91,7 @@ def test_ranges_outside(lsp, images):
 
 @pytest.mark.parametrize("images", ["", "all", "1:3", "-5"])
 def test_ranges_that_are_none(lsp, images):
-    with pytest.raises(UserError, match="it must be a range such as '1-1000'"):
+    with pytest.raises(UserError, match="images must be a range such as '1-1000'"):
         LSPSource(lsp, images)
 
 

@@ -194,7 +194,7 @@ def test_missing_folders_and_files(tmp_path, folder):
         MPIISource(tmp_path / "nowhere", "train")
     with pytest.raises(UserError, match="give the folder above"):
         MPIISource(folder, "train")
-    with pytest.raises(UserError, match=r"no annotations of split 'train'; mpii_annotations.*, train\.h5 or"):
+    with pytest.raises(UserError, match=r"no annotations of split 'train'; expected mpii_annotations.*, train\.h5 or"):
         MPIISource(tmp_path, "train")
     with pytest.raises(UserError, match=r"valid\.h5 does not exist"):
         MPIISource(tmp_path, "val", "hdf5")
@@ -205,7 +205,7 @@ def test_missing_folders_and_files(tmp_path, folder):
     with pytest.raises(UserError, match=r"unknown form 'xml' of MPII"):
         MPIISource(tmp_path, "val", "xml")
     write_json(folder, [{**p, "isValidation": 0} for p in raw_people()])
-    with pytest.raises(UserError, match="there is nobody in this split"):
+    with pytest.raises(UserError, match="no people in this split"):
         MPIISource(tmp_path, "val")
     (folder / "images").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="images does not exist"):

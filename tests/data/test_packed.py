@@ -95,7 +95,7 @@ class TestUnreadableImages:
         assert [crops[number]["valid"] for number in range(len(crops))] == [True, False, True]
 
     def test_nobody(self, tmp_path):
-        with pytest.raises(UserError, match="not one of the 1 people"):
+        with pytest.raises(UserError, match="no image of the 1 people can be read"):
             write_packed(tmp_path / "a.pack", {"train": MemorySource([None], [person()])}, on_error="skip")
 
     def test_an_old_file_survives_a_failure(self, tmp_path):

@@ -59,7 +59,7 @@ def test_arguments_and_attributes_of_an_augmentation() -> None:
     assert augmentation == Augmentation(color=0.3)
     with pytest.warns(DeprecationWarning, match=r"Augmentation\.colour is now Augmentation\.color"):
         assert augmentation.colour == 0.3  # type: ignore[attr-defined]
-    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match="color is 2"):
+    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match=r"color must lie in .*, got 2"):
         Augmentation(colour=2)  # type: ignore[call-arg]
 
 

@@ -186,9 +186,9 @@ def test_samples_can_be_cropped(people):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": 0}, "count is 0; it must be at least 1"),
-        ({"count": 1, "seed": -1}, "seed is -1"),
-        ({"count": 1, "split": "dev"}, "split is 'dev'; it must be one of train, val, test"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"count": 1, "seed": -1}, "seed must be at least 0, got -1"),
+        ({"count": 1, "split": "dev"}, "split must be one of train, val, test, got 'dev'"),
     ],
 )
 def test_bad_settings(arguments, message):

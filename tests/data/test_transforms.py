@@ -127,7 +127,7 @@ def test_reach_covers_every_draw():
 
 @pytest.mark.parametrize("name", ["scale", "rotation", "rotation_probability", "flip", "color"])
 def test_augmentation_refuses_nonsense(name):
-    with pytest.raises(ValueError, match=f"{name} is -1; it must lie in 0"):
+    with pytest.raises(ValueError, match=f"{name} must lie in 0.*, got -1"):
         Augmentation(**{name: -1})
 
 
@@ -140,7 +140,10 @@ def test_normalize():
         normalize(images.float())
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((-1, 0, 64), "scale is -1"), ((1, 0, 0), "input_size is 0")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((-1, 0, 64), "scale must be positive, got -1"), ((1, 0, 0), "input_size must be at least 1, got 0")],
+)
 def test_matrix_refuses_nonsense(arguments, message):
     with pytest.raises(ValueError, match=message):
         crop_matrix((0, 0), *arguments)

@@ -92,7 +92,7 @@ def test_missing_images_are_counted_and_no_image_is_an_error():
     score, predictions = evaluate_pose(Network(), crowd(5, (2,)), SIZE, flip=False, scales=SIX_SCALES, on_error="skip")
     assert score.count == 4 and score.settings["unreadable"] == 1
     assert np.isnan(predictions[2]).all() and np.isfinite(predictions[[0, 1, 3, 4]]).all()
-    with pytest.raises(UserError, match="memory: the image of not one of the 5 people can be read"):
+    with pytest.raises(UserError, match="memory: no image of the 5 people can be read"):
         evaluate_pose(Network(), crowd(5, range(5)), SIZE, flip=False, on_error="skip")
 
 

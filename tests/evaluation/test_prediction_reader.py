@@ -132,7 +132,7 @@ def test_what_is_not_finite_is_no_prediction(tmp_path):
         ),
         ("p.h5", lambda p: write_h5(p, np.zeros((16, 3))), r"must have shape .*, got \(16, 3\)"),
         ("p.h5", lambda p: write_h5(p, np.zeros((0, 16, 3))), r"must have shape .*, got \(0, 16, 3\)"),
-        ("p.h5", lambda p: write_h5(p, np.full((4, 16, 3), b"x")), "preds is of type .*; an array of numbers"),
+        ("p.h5", lambda p: write_h5(p, np.full((4, 16, 3), b"x")), "preds must be an array of numbers, got type"),
         ("p.mat", lambda p: savemat(p, {"pred": {"a": 1}}), "pred is a structure.*read_mpii_mat"),
     ],
 )
@@ -194,7 +194,7 @@ def test_ranges_outside_the_file(text):
         ({"other": 1}, r"neither 'pos_gt_src' \(MPII\) nor 'joints' \(LSP\); it holds other"),
         ({"joints": np.zeros((4, 14, 5))}, r"joints must have shape \(3, 14, N\) .*, got \(4, 14, 5\)"),
         ({"joints": np.zeros((3, 14, 0))}, r"joints must have shape"),
-        ({"joints": "text"}, "joints is of type"),
+        ({"joints": "text"}, "joints must be an array of numbers, got type"),
         ({"pos_gt_src": np.zeros((16, 2, 4))}, "no 'jnt_missing'; PCKh needs it"),
         (
             {
@@ -202,7 +202,7 @@ def test_ranges_outside_the_file(text):
                 "jnt_missing": np.zeros((16, 3)),
                 "headboxes_src": np.zeros((2, 2, 4)),
             },
-            r"jnt_missing has shape \(16, 3\); \(16, N\), N alike in all",
+            r"jnt_missing must have shape \(16, N\) .*, got \(16, 3\)",
         ),
     ],
 )

@@ -49,5 +49,5 @@ def test_people_that_can_be_seen_are_told_apart():
     crowded = bright_people()
     for someone in crowded.people:
         someone.joints[:2] = [(0, 0), (399, 199)]
-    with pytest.raises(UserError, match="memory: no picture has room beside its people"):
+    with pytest.raises(UserError, match="memory: no image has space for a crop without a person"):
         measure_presence(Brightness(), crowded, LSP, 32)

@@ -146,8 +146,8 @@ def test_picture_of_curves(tmp_path):
 @pytest.mark.parametrize(
     ("name", "curves", "column", "message"),
     [
-        ("c.png", {}, None, "curves is empty"),
-        ("c.pdf", {"a": curve()}, None, "ends in .png"),
+        ("c.png", {}, None, "curves must not be empty"),
+        ("c.pdf", {"a": curve()}, None, "a file name ending in .png"),
         ("c.png", {"a": curve(), "b": curve(metric="pck")}, None, "curves are of PCK and PCKh"),
         ("c.png", {"a": curve()}, "Nose", "column is 'Nose'; curve 'a' has Head, Shoulder"),
     ],

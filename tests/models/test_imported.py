@@ -251,7 +251,7 @@ def test_pytorch_pose_is_taken_as_far_as_it_corresponds(pyramid, tmp_path, capsy
 
     path, output = tmp_path / "model.pth.tar", tmp_path / "imported.safetensors"
     torch.save({"state_dict": weights, "epoch": 3}, path)
-    with pytest.raises(UserError, match=r"not a whole network of this package, and nothing was written"):
+    with pytest.raises(UserError, match=r"not a complete network of this package, nothing was written"):
         main([str(path), str(output)])
     shown = capsys.readouterr().out
     assert "  stacks.0.features.bn: weight, bias, running_mean, running_var" in shown and "  res.0.0.bn1: " in shown
@@ -280,7 +280,7 @@ def test_other_shapes_are_listed_and_other_files_named(tmp_path):
     weights["score.1.weight"] = torch.zeros(3, 36, 1, 1)
     (sentence,) = import_weights(weights).misfits
     assert sentence == "stacks.1.score.weight has shape (16, 36, 1, 1), score.1.weight (3, 36, 1, 1)"
-    with pytest.raises(UserError, match="of no layout known here; known are torch7, pytorch-pose, wenbc21"):
+    with pytest.raises(UserError, match="match no known layout; expected torch7, pytorch-pose, wenbc21"):
         import_weights({"backbone.conv.weight": torch.zeros(1)})
     with pytest.raises(UserError, match="does not exist"):
         read_foreign(tmp_path / "none.pth")

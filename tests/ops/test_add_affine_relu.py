@@ -64,7 +64,7 @@ def test_bad_input_is_named():
         ((x, None, torch.ones(4), one), ValueError, r"one shape \(J, 4\), .*, got scale \(4,\)"),
         ((x, None, one, torch.ones(2, 4)), ValueError, r"one shape .*, got shift \(2, 4\)"),
         ((x, None, one.double(), one), TypeError, "scale must have dtype torch.float32 .*, got torch.float64"),
-        ((x, None, one[:0], one[:0]), ValueError, "nothing is asked for"),
+        ((x, None, one[:0], one[:0]), ValueError, "scale must have rows or keep be True"),
         ((x[0], None, one, one), ValueError, r"x must be a 4-D tensor \(N, C, H, W\), got shape"),
     ):
         with pytest.raises(error, match=message):

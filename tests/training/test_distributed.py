@@ -250,7 +250,7 @@ def test_parts_of_a_batch_make_it_up_for_any_number_of_processes() -> None:
         ("2", "cpu", 5, "--batch-size must be a multiple of the number of processes, 2, got 5"),
         ("2", "cpu", 1, "--batch-size must be a multiple of the number of processes, 2, got 1"),
         ("2", "cuda:1", 4, "--device must be auto, cpu or cuda with several processes, got 'cuda:1'"),
-        ("two", "cpu", 4, "WORLD_SIZE and LOCAL_RANK have to be whole numbers"),
+        ("two", "cpu", 4, "WORLD_SIZE and LOCAL_RANK must be integers"),
     ],
 )
 def test_what_cannot_be_shared_out_is_one_sentence(

@@ -176,7 +176,7 @@ def test_two_trainings_do_not_write_into_one_folder(root: Path, tmp_path: Path, 
     wait_for(tmp_path / "last.pt", process)
     try:
         error = failure(capsys, arguments(root, tmp_path))
-        assert f"{tmp_path} is being trained into by process {process.pid}; wait for its end" in error
+        assert f"{tmp_path} is in use by training process {process.pid}; wait for its end" in error
     finally:
         process.kill()
         process.communicate()
@@ -420,7 +420,7 @@ def test_a_corrupt_image_is_named_and_left_out_only_if_asked(
     ("flags", "sentence"),
     [
         (["--root", "/nowhere"], "/nowhere"),
-        (["--batch-size", "5000"], "--batch-size is 5000, more than the 1000 people"),
+        (["--batch-size", "5000"], "--batch-size must be at most the number of people in the dataset, 1000, got 5000"),
         (["--dataset", "coco"], "coco"),
         (["--device", "tpu"], "tpu"),
         (["--input-size", "65"], "--input-size must be a multiple of"),

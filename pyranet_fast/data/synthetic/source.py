@@ -54,13 +54,13 @@ class SyntheticSource(PeopleSource):
                 0..1.
         """
         if count < 1:
-            raise ValueError(f"count is {count}; it must be at least 1")
+            raise ValueError(f"count must be at least 1, got {count}")
         if seed < 0:
-            raise ValueError(f"seed is {seed}; it must not be negative")
+            raise ValueError(f"seed must be at least 0, got {seed}")
         if split not in _SPLITS:
-            raise ValueError(f"split is {split!r}; it must be one of {', '.join(_SPLITS)}")
+            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
         if not 0 <= variety <= 1:
-            raise ValueError(f"variety is {variety}; it must lie in 0..1")
+            raise ValueError(f"variety must lie in 0..1, got {variety}")
         self.count, self.seed, self.split, self.variety = count, seed, split, variety
         self.name = f"demo {split}"
         # A sample asks for image and labels one after the other: the last few stay in memory.
