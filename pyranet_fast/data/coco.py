@@ -570,7 +570,7 @@ def _bones(value: Any, joints: int, where: str) -> tuple[list[tuple[int, int]], 
     if not wrong:
         return list(bones.values()), ()
     which = f"{len(wrong)} of {len(wrong) + len(bones)} bones left out, first {wrong[0]!r}"
-    note = f"{where}: skeleton must hold different pairs of joint numbers from 1 to {joints}, got {which}"
+    note = f"{where}: skeleton: {which}; expected different pairs of joint numbers from 1 to {joints}"
     return list(bones.values()), (note,)
 
 

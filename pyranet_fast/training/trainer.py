@@ -269,8 +269,7 @@ class Trainer:
             source: name in error messages.
 
         Raises:
-            UserError: it was trained with other options, its weights are of another network, or its position is not
-                that of its optimizer.
+            UserError: options, network or optimizer step differ.
         """
         step = checked_step(state["step"], state["optimizer"])
         if self.config.precision == AUTO:
