@@ -266,7 +266,7 @@ def _thinned(points: list[tuple[float, float]]) -> list[list[float]]:
 
 def _results(found: Findings) -> str:
     if not found.rows:
-        return "<p>Nothing has been validated yet.</p>"
+        return "<p>No validation results yet.</p>"
     convention = f"<p>Here: {html.escape(found.convention)}.</p>" if found.convention else ""
     return convention + results_table(found.rows, "html", found.columns)
 
@@ -284,7 +284,7 @@ def _example_lists(examples: Sequence[Example], legend: str = "") -> str:
                 items.append(f"<li><figure>{picture}<figcaption>{text}</figcaption></figure></li>")
         if items:
             parts.append(f"<h3>{title}</h3><ul class=examples>{''.join(items)}</ul>")
-    shown = "\n".join([f"<p>{legend}</p>" if legend else "", *parts]) if parts else "<p>No pictures yet.</p>"
+    shown = "\n".join([f"<p>{legend}</p>" if legend else "", *parts]) if parts else "<p>No images yet.</p>"
     return f"<!-- examples -->{shown}<!-- end of examples -->"
 
 
