@@ -25,7 +25,7 @@ NATIVE_SOURCES := $(shell find csrc -type f)
 .PHONY: docs help env build emulator parity aarch64 demo weights test test-browser sanitize sanitize-address sanitize-threads fuzz faults endurance lint format bench bench-growth bench-report gpu gpu-model wheel wheel-check sdist release-check release-tag clean distclean
 .DELETE_ON_ERROR:
 
-help: ## this list
+help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 # --- environment and build ---------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ $(VENV)/.built: $(VENV)/.installed setup.py $(NATIVE_SOURCES)
 	@grep -E '^pyranet_fast:|warning:' build/native.log || true
 	@touch $@
 
-build: $(VENV)/.built ## the environment in .venv and the native library, made or brought up to date
+build: $(VENV)/.built ## create or update the environment in .venv and the native library
 
 # CUDA kernels compiled for the CPU, for tests/emulator: never part of the package. _emulator has the kernels' bindings,
 # without torch; _operators the host functions of csrc/cuda/*.cu with their kernels.
@@ -83,7 +83,7 @@ $(EMULATOR_OPERATORS): $(EMULATOR)/operators/%.o: csrc/cuda/%.cu $(EMULATOR_HEAD
 $(EMULATOR)/_operators.so: $(EMULATOR_HOST) $(EMULATOR_OPERATORS) $(EMULATOR_CORE)
 	@$(or $(CXX),c++) $(EMULATOR_FLAGS) -shared $^ -L$(EMULATOR_TORCH)/lib -ltorch_cpu -lc10 -o $@
 
-emulator: $(VENV)/.installed ## the CUDA emulator that tests/emulator runs kernels in
+emulator: $(VENV)/.installed ## the CUDA emulator for tests/emulator
 	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) $(EMULATOR)/_emulator.so $(EMULATOR)/_operators.so
 
 # CPU kernels beside naive loops, without torch: the program of tests/native, for this machine and for 64-bit ARM. Zig, a
@@ -115,7 +115,7 @@ build/aarch64/%.o: tests/native/%.cpp $(PARITY_HEADERS)
 build/aarch64/parity: $(PARITY_FILES:tests/native/%.cpp=build/aarch64/%.o)
 	@$(CXX_AARCH64) -static $^ -o $@
 
-parity: ## the CPU kernels beside naive loops, without torch, under ASan: the program that tests/native runs
+parity: ## the program of tests/native: CPU kernels against naive loops, without torch, under ASan
 	@$(MAKE) --no-print-directory -j $(or $(MAX_JOBS),$(JOBS)) build/native/parity
 
 aarch64: $(VENV)/.installed ## the same program for 64-bit ARM (CXX_AARCH64), run where there is a qemu-aarch64 (RUN_AARCH64)
@@ -123,7 +123,7 @@ aarch64: $(VENV)/.installed ## the same program for 64-bit ARM (CXX_AARCH64), ru
 	@if [ -n "$(RUN_AARCH64)" ]; then $(RUN_AARCH64) build/aarch64/parity; \
 	else echo "make: build/aarch64/parity is built; it was not run, since there is no qemu-aarch64 (Debian: qemu-user)"; fi
 
-env: build ## versions, what is built, which backend each operator uses and why
+env: build ## show versions, build, and the backend of each operator with the reason
 	@$(PYTHON) -m pyranet_fast.env
 
 # --- use ---------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ DEMO_TRAIN ?= --stacks 1 --features 64 --depth 3 --input-size 96 --early-size 64
     --epochs 10 --lr 2.5e-3 --schedule cosine --warmup 100 --ema 0.99 --pool-windows sample \
     --rotation-probability 0 --scale-noise 0.1 --workers 0 --validate-every 5
 
-demo: build ## train a small model on synthetic people, evaluate it, draw its predictions into demo/
+demo: build ## train and evaluate a small model on synthetic people; draw predictions to demo/
 	$(PYTHON) -m pyranet_fast.train --dataset demo --output $(DEMO) $(DEMO_TRAIN)
 	$(PYTHON) -m pyranet_fast.evaluate --dataset demo --checkpoint $(DEMO)/last.pt --output $(DEMO)
 	@$(PYTHON) -m pyranet_fast.data.synthetic --count 12 --output $(DEMO)/people
@@ -144,7 +144,7 @@ demo: build ## train a small model on synthetic people, evaluate it, draw its pr
 # recipes/RECIPE.sh. people, the weights in the package: many hours on two cores. lsp, where people starts: an hour and a
 # half with products in bfloat16, longer on others; it needs no mpii/. Rerun it to resume.
 RECIPE ?= people
-weights: build ## weights from the data sets below ROOT, into output/RECIPE: people, those in the package, or lsp
+weights: build ## train weights on the datasets in ROOT into output/RECIPE: people (those in the package) or lsp
 	@test -n "$(ROOT)" || { echo "make: name the folder that holds lsp_dataset/, lspet_dataset/ and mpii/: make weights ROOT=DATA" >&2; exit 1; }
 	@PYTHON=$(PYTHON) sh recipes/$(RECIPE).sh "$(ROOT)"
 
@@ -152,12 +152,12 @@ weights: build ## weights from the data sets below ROOT, into output/RECIPE: peo
 
 # One thread a process: JOBS processes share the cores. Each begins with a share of neighboring tests, so that what a file
 # trains once is mostly trained once, and takes from the others when it is done. pytest-benchmark does not go with several.
-test: build emulator parity ## the tests
+test: build emulator parity ## run the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark -n $(JOBS) --dist worksteal $(ARGS)
 
 # The pages in a real browser: Gradio and Selenium are installed for it, Chromium and chromedriver have to be there
 # (Debian: chromium, chromium-driver); without them these tests skip with the reason.
-test-browser: build ## tests of report.html and of the demo's page in a headless Chromium
+test-browser: build ## test report.html and the demo page in a headless Chromium
 	@PYRANET_FAST_NATIVE=0 $(PIP) install -e ".[demo]" --no-build-isolation "selenium>=4.20"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:benchmark tests/test_demo.py tests/training/test_report_page.py $(ARGS)
 
@@ -188,7 +188,7 @@ define sanitized_copy
     $(abspath $(PYTHON)) setup.py -q build_ext --inplace >native.log 2>&1 || { cat native.log >&2; exit 1; }
 endef
 
-sanitize: sanitize-address sanitize-threads ## _C and the emulator under ASan and UBSan, the loops under TSan; findings are errors
+sanitize: sanitize-address sanitize-threads ## run _C and the emulator under ASan and UBSan, loops under TSan; fail on findings
 
 sanitize-address: $(VENV)/.installed
 	$(call sanitized_copy,$(ADDRESS),address$(comma)undefined)
@@ -208,18 +208,18 @@ sanitize-threads: $(VENV)/.installed
 comma := ,
 
 FILES ?= 10000
-fuzz: build ## changed files of every format (FILES of each): a table; whatever is neither read nor refused is an error
+fuzz: build ## read FILES corrupted files of every format; fail if one is neither read nor rejected
 	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz --files $(FILES) $(ARGS)
 
 KILLS ?= 100
-faults: build ## commands killed at KILLS random moments and run again: the same bits, or an error; a table
+faults: build ## kill commands at KILLS random moments and rerun them; fail unless results are bitwise equal
 	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.faults --kills $(KILLS) $(ARGS)
 
 MINUTES ?= 60
-endurance: build ## training and prediction for MINUTES each: memory and open files stay flat, or an error; build/endurance
+endurance: build ## train and predict for MINUTES each; fail unless memory and open files stay flat; build/endurance
 	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.endurance --minutes $(MINUTES) --output build/endurance $(ARGS)
 
-lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format: all of them, even where one fails
+lint: $(VENV)/.installed ## run ruff, mypy, import-linter and clang-format, all even if one fails
 	@status=0; \
 	$(PYTHON) -m ruff check . || status=1; \
 	$(PYTHON) -m ruff format --check . || status=1; \
@@ -228,20 +228,20 @@ lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format: all of them
 	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES) || status=1; \
 	test $$status = 0 || echo "make: lint found the above; 'make format' mends layout" >&2; exit $$status
 
-format: $(VENV)/.installed ## mend layout: ruff and clang-format
+format: $(VENV)/.installed ## fix the layout with ruff and clang-format
 	@$(PYTHON) -m ruff check --fix-only . && $(PYTHON) -m ruff format . && $(VENV)/bin/clang-format -i $(CPP_FILES)
 
 # bench/results/<machine>.json; BENCH: flags of bench.model (its whole run takes hours: compiling does).
 BENCH ?= --budget 60
-bench: build ## beside native PyTorch: operators, network, pipeline; then make bench-report
+bench: build ## benchmark operators, network and pipeline against native PyTorch; then make bench-report
 	@$(PYTHON) -m pytest -q bench --record --benchmark-disable-gc $(ARGS)
 	@$(PYTHON) -m bench.model $(BENCH)
 	@$(PYTHON) -m bench.pipeline
 
-bench-growth: build ## time and memory against batch, stacks, levels and resolution
+bench-growth: build ## benchmark time and memory over batch, stacks, levels and resolution
 	@$(PYTHON) -m bench.growth $(BENCH)
 
-bench-report: build ## README's tables and docs/bench out of bench/results/*.json
+bench-report: build ## write the README tables and docs/bench from bench/results/*.json
 	@$(PYTHON) -m bench.report --write
 
 # On a machine with a GPU: any Python whose torch has CUDA. The kernels are built here where they are not (nvcc; neither pip
@@ -249,17 +249,17 @@ bench-report: build ## README's tables and docs/bench out of bench/results/*.jso
 gpu: ## on a machine with a GPU: build, parity, tests, sanitizer, benchmark within ten minutes (GPU_PYTHON, ARGS: --help)
 	@$(GPU_PYTHON) -m bench.gpu_all $(ARGS)
 
-gpu-model: ## kernels, bytes and a predicted time of the network on a GPU, without one (GPU_PYTHON: a torch with CUDA)
+gpu-model: ## predict kernels, memory traffic and times of a GPU run without a GPU (GPU_PYTHON: a torch with CUDA)
 	@$(GPU_PYTHON) -m bench.gpu_model $(ARGS)
 
-docs: build ## the documentation as a site in build/docs, warnings are errors; nothing is fetched
+docs: build ## build the documentation in build/docs; warnings are errors, no downloads
 	@$(PYTHON) -m sphinx -q -b html -W --keep-going -d build/docs/.doctrees docs build/docs
 	@echo "docs: build/docs/index.html"
 
 # --- release -----------------------------------------------------------------------------------------------------
 
 # auditwheel names the oldest C library that the wheel runs with; torch's libraries stay outside.
-wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11 in dist/, audited
+wheel: $(VENV)/.installed ## build one audited abi3 wheel for Python >= 3.10 and torch >= 2.11 in dist/
 	@rm -rf build/lib* build/bdist* build/wheel dist/*.whl
 	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	@if [ "$$(uname)" = Linux ]; then \
@@ -270,24 +270,24 @@ wheel: $(VENV)/.installed ## one abi3 wheel for Python >= 3.10 and torch >= 2.11
 	@ls -l dist/*.whl
 
 # Both files of a release and what must agree with them; release-tag makes the tag and pushes nothing.
-sdist: $(VENV)/.installed ## the source distribution in dist/
+sdist: $(VENV)/.installed ## build the source distribution in dist/
 	@rm -f dist/*.tar.gz
 	@PYRANET_FAST_NATIVE=0 $(PYTHON) -m build --sdist --no-isolation --outdir dist . >build/sdist.log 2>&1 || { cat build/sdist.log >&2; exit 1; }
 	@ls -l dist/*.tar.gz
 
-release-check: wheel sdist ## wheel and sdist, checked by twine, auditwheel and abi3audit; version, changelog and citation agree
+release-check: wheel sdist ## check wheel and sdist with twine, auditwheel and abi3audit; compare version, changelog and citation
 	@$(PYTHON) -m twine check --strict dist/*
 	@if [ "$$(uname)" = Linux ]; then PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTHON) -m auditwheel show dist/*.whl; fi
 	@$(PYTHON) .ci/release.py check
 
-release-tag: release-check ## the tag of the version, where all is committed and the changelog has its date; nothing is pushed
+release-tag: release-check ## tag the version if all is committed and the changelog has its date; pushes nothing
 	@$(PYTHON) .ci/release.py tag
 
 # Installs the wheel with each torch release into an environment of its own (gigabytes where the release is a CUDA
 # build; deleted afterwards) and runs the package's and the operators' tests there, away from the source tree.
 # NumPy below 2.4, since the interpreter of Triton 3.6, which torch 2.11 brings, fails with later ones.
 CHECK := $(CURDIR)/.cache/wheel-check
-wheel-check: ## the wheel of `make wheel` under torch VERSIONS: import, operators, their tests
+wheel-check: ## test the wheel of `make wheel` under torch VERSIONS: import, operators, their tests
 	@ls dist/*.whl >/dev/null 2>&1 || { echo "make: no wheel in dist/; run make wheel first" >&2; exit 1; }
 	@for version in $(VERSIONS); do \
 	    rm -rf "$(CHECK)" && $(PYTHON3) -m venv "$(CHECK)/venv" && cp -r tests "$(CHECK)/tests" && \
@@ -301,9 +301,9 @@ wheel-check: ## the wheel of `make wheel` under torch VERSIONS: import, operator
 	    test $$status = 0 || { echo "make: the wheel failed under torch $$version" >&2; exit 1; }; \
 	done
 
-clean: ## remove what build, demo and wheel made; the environment stays
+clean: ## remove outputs of build, demo and wheel, but not the environment
 	@rm -rf build dist demo *.egg-info pyranet_fast/_C*.so pyranet_fast/_cuda*.so pyranet_fast/_build.json $(VENV)/.built .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find pyranet_fast tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-distclean: clean ## the environment and the downloads too
+distclean: clean ## also remove the environment and downloads
 	@rm -rf $(VENV) .cache

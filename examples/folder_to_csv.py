@@ -1,4 +1,4 @@
-"""The joints of the person in each image of a folder, a row an image:  python folder_to_csv.py FOLDER JOINTS.csv"""
+"""Write the joints of each image's person to a CSV, one row per image:  python folder_to_csv.py FOLDER JOINTS.csv"""
 
 import csv
 import sys

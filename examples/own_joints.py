@@ -1,8 +1,8 @@
-"""Train on joints of your own: pens with a tip, a middle and an end.
+"""Train on your own joints: pens with a tip, a middle and an end.
 
 python own_joints.py FOLDER [FLAGS of pyranet_fast.train]
 
-The labels are one file in COCO's keypoint format (docs/data.md). Here both the pictures and the file are made.
+Labels are one file in COCO's keypoint format (docs/data.md). This example generates both images and labels.
 """
 
 import json

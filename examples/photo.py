@@ -1,4 +1,4 @@
-"""A photo in, its skeleton and joints out:  python photo.py PHOTO.jpg [OVERLAY.png]"""
+"""Predict and draw the joints in a photo:  python photo.py PHOTO.jpg [OVERLAY.png]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The operators in a model of one's own, a U-Net whose bottleneck pools by several ratios:  python unet.py [STEPS]"""
+"""The operators in a custom model, a U-Net whose bottleneck pools by several ratios:  python unet.py [STEPS]"""
 
 import sys
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     study = commands.add_parser(
         "variance",
-        help="variance of responses and gradients at initialization (figures 5 and 6, equation 15)",
+        help="Measure the variance of responses and gradients at initialization (figures 5 and 6, equation 15)",
         description="Measure the variance of responses and gradients at initialization, without training (figures 5 "
         "and 6, equation 15). Writes table.md, variance.json and plots to OUTPUT.",
     )

@@ -28,18 +28,18 @@ CALIBRATION = "calibration"
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Attributes:
         model: constructor arguments of the network (``PyraNet(**model)``, or ``models.classifier(**model)``).
-        weights: state dict to predict with (the moving average where training kept one).
-        skeleton: name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of one that came with the data;
+        weights: state dict for predictions (the moving average if training kept one).
+        skeleton: name in ``pyranet_fast.pose.SKELETONS``, or ``Skeleton.as_dict()`` of a custom one;
             ``resolve_skeleton`` reads both. Empty for a classifier.
         input_size: side of the square network input, pixels.
         training: everything needed to continue: raw weights, optimizer, random state, position, settings.
         metrics: validation results at the time of saving.
-        kind: what the network is for, ``"pose"`` or ``"classification"``.
-        images: a classifier's names of classes and normalization: ``classes``, ``mean``, ``std``, ``dataset``.
+        kind: task of the network, ``"pose"`` or ``"classification"``.
+        images: class names and normalization of a classifier: ``classes``, ``mean``, ``std``, ``dataset``.
     """
 
     model: dict[str, Any]
@@ -53,7 +53,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint so that a crash at any moment leaves either the old file or the new one, never half."""
+    """Write a checkpoint atomically: a crash leaves either the old or the new file."""
     path = Path(path)
     content = {"format": FORMAT, "version": FORMAT_VERSION, **vars(checkpoint)}
     atomic_write(path, lambda file: torch.save(content, file))
@@ -61,7 +61,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 @reader("a checkpoint of pyranet_fast")
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a file of `save_checkpoint`, on the CPU. Only tensors and plain values are unpickled.
+    """Read a checkpoint of `save_checkpoint` onto the CPU, unpickling only tensors and plain values.
 
     Raises:
         UserError: not a checkpoint, truncated, or of a newer format.
@@ -109,16 +109,16 @@ _FIELDS = ("model", "skeleton", "input_size", "kind", "images", "metrics")
 
 
 def save_weights(path: str | Path, checkpoint: Checkpoint, *, description: str = "", half: bool = True) -> None:
-    """Write what predictions need of a checkpoint, so that a crash leaves either the old file or the new one.
+    """Write the inference weights of a checkpoint atomically.
 
     Args:
         path: FILE.safetensors.
-        checkpoint: of a pose network or a classifier.
-        description: a sentence on where the weights come from, which `models.available` shows.
-        half: convolutions and linear layers in float16; norms and all else stay float32.
+        checkpoint: pose network or classifier.
+        description: one sentence on the origin of the weights, shown by `models.available`.
+        half: store convolutions and linear layers in float16; everything else stays float32.
 
     Raises:
-        UserError: another suffix, or a weight that float16 cannot hold.
+        UserError: wrong suffix, or a weight out of the range of float16.
     """
     from safetensors.torch import save
 
@@ -147,10 +147,10 @@ def _finite(value: object) -> bool:
 
 @reader("weights of pyranet_fast")
 def describe(path: str | Path) -> dict[str, Any]:
-    """What `save_weights` wrote beside the weights: the fields of `Checkpoint`, ``description`` and ``parameters``.
+    """Return the metadata of `save_weights`: the fields of `Checkpoint`, ``description`` and ``parameters``.
 
     Raises:
-        UserError: it cannot be read, or is no such file.
+        UserError: the file cannot be read or has another format.
     """
     with _opened(path) as file:
         about = _about(file, path)
@@ -164,10 +164,10 @@ def _is_parameter(name: str) -> bool:
 
 @reader("weights of pyranet_fast")
 def read_weights(path: str | Path) -> Checkpoint:
-    """The checkpoint in a file of `save_weights`, in float32, without a training to go on from.
+    """Read a checkpoint of `save_weights` in float32, without training state.
 
     Raises:
-        UserError: it cannot be read, or is no such file.
+        UserError: the file cannot be read or has another format.
     """
     with _opened(path) as file:
         about = _about(file, path)

@@ -19,10 +19,10 @@ class UserError(ValueError):
 
 
 class UnreadableImageError(UserError):
-    """An image that a person's labels name is not there, or cannot be used.
+    """The image of a person is missing or unusable.
 
     Attributes:
-        reason: goes on after "whose picture", such as ``"is missing"``: people left out are counted by it.
+        reason: predicate after "whose picture", such as ``"is missing"``, by which people left out are counted.
     """
 
     def __init__(self, message: str, reason: str = "cannot be read") -> None:
@@ -31,11 +31,11 @@ class UnreadableImageError(UserError):
 
 
 class DataWarning(UserWarning):
-    """Something about a data set that a user should know: what was left out, what is an estimate."""
+    """Warning about a dataset, such as people left out or estimated values."""
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and runs of spaces."""
+    """Return the text without line breaks and repeated spaces."""
     return " ".join(text.split())
 
 
@@ -65,7 +65,7 @@ EXTRAS = {
 
 
 def missing_package(error: ImportError) -> str | None:
-    """The sentence for a package that an extra would have brought; None where something else could not be imported."""
+    """Return the message for a missing package of an extra; None for other import errors."""
     module = (error.name or "").split(".")[0]
     if module not in EXTRAS:
         return None

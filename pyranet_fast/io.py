@@ -28,14 +28,14 @@ R = TypeVar("R")
 
 @contextmanager
 def reading(path: object, expected: str) -> Iterator[None]:
-    """The one door for files of others: whatever their bytes make a reader raise becomes a `UserError`.
+    """Turn any exception of a reader of third-party files into a `UserError`.
 
-    Readers say what they find wrong themselves; this is for what they did not think of, in the libraries below them
-    too, and for sizes that a file declares and no memory holds.
+    Readers report the errors they check for; this handles unexpected ones, from libraries too, and declared sizes that
+    exceed the memory.
 
     Args:
         path: the file, for messages.
-        expected: what it should be, such as ``"a COCO keypoint file"``.
+        expected: expected content, such as ``"a COCO keypoint file"``.
 
     Raises:
         UserError: it names the file.
@@ -82,7 +82,7 @@ _limit: ContextVar[int | None] = ContextVar("max_pixels", default=None)
 
 
 def limit_pixels(most: int) -> None:
-    """Set `max_pixels` for the current context; threads and processes that read images are handed it by their makers.
+    """Set `max_pixels` for the current context; it is passed on to threads and processes that read images.
 
     Raises:
         UserError: ``most`` is below 1.
@@ -93,7 +93,7 @@ def limit_pixels(most: int) -> None:
 
 
 def max_pixels() -> int:
-    """The most pixels that an image may have.
+    """Return the maximum number of pixels of an image.
 
     Raises:
         UserError: PYRANET_FAST_MAX_PIXELS is no number of pixels.
@@ -108,10 +108,9 @@ def max_pixels() -> int:
 
 
 def quiet_opencv() -> None:
-    """Keep what OpenCV logs off stderr, since our errors say what is wrong with an image.
+    """Silence OpenCV's log on stderr, since our errors describe invalid images.
 
-    For processes of our own that have loaded it, commands and loaders; OpenCV's variable OPENCV_LOG_LEVEL brings the
-    lines back.
+    For our own processes, commands and loaders; the environment variable OPENCV_LOG_LEVEL restores the log.
     """
     opencv = sys.modules.get("cv2")
     if opencv is not None and "OPENCV_LOG_LEVEL" not in os.environ:
@@ -121,7 +120,7 @@ def quiet_opencv() -> None:
 def atomic_write(path: Path, write: Callable[..., object]) -> None:
     """Call ``write(file)`` on a temporary file beside ``path``, flush it to the disk, and rename it into place.
 
-    Temporary files of earlier processes that were killed while they wrote the same file are removed.
+    Removes temporary files of processes killed while writing the same file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -178,10 +177,10 @@ def _umask() -> int:
 
 
 def output_folder(path: str | Path) -> Path:
-    """Make a folder for results, with its parents, and return it.
+    """Create a folder for results, with its parents, and return it.
 
     Raises:
-        UserError: a file is in the way, or the folder cannot be made or written to.
+        UserError: the path is a file, or the folder cannot be created or written to.
     """
     path = Path(path)
     try:

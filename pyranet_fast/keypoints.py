@@ -172,7 +172,9 @@ def resolve_skeleton(value: Any) -> Skeleton:
         return Skeleton.from_dict(value)
     if isinstance(value, str) and value in SKELETONS:
         return SKELETONS[value]
-    raise UserError(f"skeleton must be {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict, got {value!r}")
+    raise UserError(
+        f"skeleton {value!r} is not known; expected {', '.join(SKELETONS)} or a dictionary of Skeleton.as_dict"
+    )
 
 
 def _pairs(name: str, field: str, value: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:

@@ -24,11 +24,11 @@ AUC_STEP = 0.01  # the grid of the curve, in units of the metric
 
 @dataclass(frozen=True)
 class Published:
-    """A figure from a publication.
+    """A published result.
 
     Attributes:
         name: method.
-        data: the people it was measured on, such as ``"MPII test"``.
+        data: dataset of the result, such as ``"MPII test"``.
         mean: percent.
         note: its source and how it was measured.
         columns: percent in the order of the metric's columns, or nothing where only the mean was published.
@@ -43,26 +43,26 @@ class Published:
 
 @dataclass(frozen=True)
 class Metric:
-    """What errors of joints are measured in, which joints count, and what stands beside the result.
+    """Unit of errors, joints that count, and published results for comparison.
 
-    A data set carries one; tables, curves, calibration and the page of the worst ask it.
+    Datasets have one; tables, curves, calibration and the page of worst predictions use it.
 
     Attributes:
-        key: what packed files and arguments call it: ``"pckh"``, ``"pck"`` or ``"pck-box"``.
+        key: name in packed files and arguments: ``"pckh"``, ``"pck"`` or ``"pck-box"``.
         name: without threshold, ``"PCKh"``, ``"PCK"`` or ``"PCK-box"``.
         skeleton: the joints.
-        unit: what an error of 1 is, for people to read; ``units`` is its plural.
+        unit: unit of errors as text; ``units`` is its plural.
         length: name of the unit's length in a score's settings, such as ``"torso"``.
         length_meaning: how that length is measured on a person.
-        without_length: why a person who has no such length is left out.
+        without_length: why a person without this length is left out.
         columns: joints of each column of a table; left and right are averaged.
         in_mean: joints of the mean.
         mean: the mean in words.
-        strict: a joint is right where error < threshold; else where error <= threshold.
+        strict: a joint is correct where error < threshold; else where error <= threshold.
         threshold: of the published tables, in units.
-        fine: a tighter threshold that is reported beside it.
-        settings: what a score's settings say beside all that.
-        published: figures at ``threshold`` to set beside a result.
+        fine: a tighter threshold, also reported.
+        settings: additional settings of a score.
+        published: published results at ``threshold``.
         oks_sigmas: K constants of COCO's object keypoint similarity, the standard deviation of people who label a
             joint over the square root of the person's area; None where they are not known.
     """
@@ -90,7 +90,7 @@ class Metric:
         return f"{self.name}@{self.threshold if threshold is None else threshold:g}"
 
     def right(self, errors: npt.ArrayLike, threshold: float | None = None) -> BoolArray:
-        """Which errors, in units, are those of right joints; NaN is not."""
+        """Return which errors, in units, count as correct; NaN does not."""
         limit = self.threshold if threshold is None else threshold
         values = np.asarray(errors, dtype=np.float64)
         return np.asarray(values < limit if self.strict else values <= limit)
@@ -110,8 +110,8 @@ class Metric:
         Args:
             predictions: (N, K, 2), x and y in image pixels. NaN counts as wrong.
             ground_truth: (N, K, 2), in the same pixels.
-            visible: (N, K), true where labeled; None means wherever the truth is finite. People without any labeled
-                joint are not in ``count`` but in ``settings["left_out"]``.
+            visible: (N, K), true where labeled; None: wherever the truth is finite. People without any labeled joint
+                are excluded from ``count`` and counted in ``settings["left_out"]``.
             length: (N,), each person's unit in the same pixels. People whose length is not positive and finite are
                 left out, counted in ``settings["left_out"]``.
             threshold: in units; None is the published tables'.
@@ -225,7 +225,7 @@ PCK = Metric(
 
 
 def box_metric(skeleton: Skeleton, oks_sigmas: tuple[float, ...] | None = None) -> Metric:
-    """PCK in units of the person's box, for skeletons of which no other length is known.
+    """Build PCK in units of the person's box, for skeletons without another length.
 
     A flip pair is one column, the mean of the two, called by the joints' name without the side, or by both names where
     they differ in more than that; any other joint is a column of its own.
@@ -254,7 +254,7 @@ METRICS: Mapping[str, Metric] = {"pckh": PCKH, "pck": PCK}
 
 
 def resolve_metric(value: Metric | str, skeleton: Skeleton | None = None) -> Metric:
-    """The metric of a key, as packed files hold it.
+    """Return the metric of a key.
 
     Args:
         value: a key of ``METRICS``, ``"pck-box"`` with a skeleton, or a Metric.
@@ -325,7 +325,7 @@ def relative_errors(predictions: npt.ArrayLike, ground_truth: npt.ArrayLike, len
 def percent_right(
     errors: Float64Array, seen: BoolArray, thresholds: npt.ArrayLike, strict: bool
 ) -> tuple[Float64Array, Float64Array]:
-    """Percentage of right answers of every joint at every threshold.
+    """Return the percentage of correct predictions of every joint at every threshold.
 
     Args:
         errors: (N, K) in units of the metric.
@@ -334,7 +334,7 @@ def percent_right(
         strict: error < threshold instead of error <= threshold.
 
     Returns:
-        (T, K) percent, NaN where a joint was never seen, and (T, K) the number of right answers.
+        (T, K) percent, NaN where a joint was never seen, and (T, K) the number of correct predictions.
     """
     limits = np.asarray(thresholds, dtype=np.float64)
     # In the sorted errors of a joint, a threshold's place is the number of right answers.
@@ -360,16 +360,16 @@ def steps(highest: float) -> Float64Array:
 
 
 def readings(errors: Float64Array, seen: BoolArray, threshold: float, metric: Metric) -> dict[str, float]:
-    """Read the same errors in every way in use.
+    """Evaluate errors under all common conventions.
 
     Args:
         errors: (N, K) in units of the metric.
         seen: (N, K), true where a joint counts.
-        threshold: of the first readings, in the same units.
+        threshold: of the first conventions, in the same units.
         metric: whose errors they are.
 
     Returns:
-        Percent by the name of the reading, our mean first.
+        Percent by name of the convention, our mean first.
     """
     per_joint, hits = (a[0] for a in percent_right(errors, seen, [threshold], metric.strict))
     chosen, joints = list(metric.in_mean), len(metric.skeleton)
@@ -569,7 +569,7 @@ def pck_box(
     *,
     image_size: npt.ArrayLike | None = None,
 ) -> Score:
-    """PCK of any skeleton: a joint is right where error / box_size <= ``threshold``.
+    """Compute the PCK of any skeleton: a joint is correct where error / box_size <= ``threshold``.
 
     Args:
         predictions: (N, K, 2), x and y in image pixels. NaN counts as wrong.
@@ -673,7 +673,7 @@ def keypoint_similarity(
     areas: npt.ArrayLike | None = None,
     labeled: npt.ArrayLike | None = None,
 ) -> Float64Array:
-    """COCO's object keypoint similarity (OKS) of every pose with every other.
+    """Compute COCO's object keypoint similarity (OKS) of every pose with every other.
 
     The mean over joints of exp(-d^2 / (2 (2 sigma)^2 area)): 1 where two poses are the same, 0.5 where their joints are
     about 1.2 times 2 sigma apart, sigma being how far people who label a joint disagree, in square roots of areas.

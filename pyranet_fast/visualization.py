@@ -33,25 +33,25 @@ def draw_pose(
     threshold: float = 0.2,
     long_side: tuple[int, int] | None = (512, 2048),
 ) -> Image:
-    """Draw a skeleton over a copy of an image: right limbs orange, left limbs blue, the middle white.
+    """Draw a skeleton over a copy of an image: right limbs orange, left limbs blue, the center white.
 
-    Lines are as wide as the person is large. A joint whose score is below ``threshold`` is a hollow ring, and
-    limbs that end in one are faint; a joint that is NaN is not drawn.
+    Line width scales with the person. Joints with a score below ``threshold`` are hollow rings with faint limbs; NaN
+    joints are not drawn.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         joints: (K, 2), x and y in image pixels.
-        scores: (K,), or None where all joints are certain.
+        scores: (K,); None: draw all joints as confident.
         skeleton: names and bones of the K joints.
-        threshold: the least score of a joint drawn in full.
-        long_side: the image is enlarged or reduced until its longer side lies between these two, so that
-            lines are readable on small images and files of large ones stay small. None keeps the size.
+        threshold: minimum score of a filled joint.
+        long_side: minimum and maximum of the longer side; the image is resized to lie between them. None keeps the
+            size.
 
     Returns:
         (H', W', 3) uint8 RGB, a new image.
 
     Raises:
-        ValueError: joints or scores of another shape.
+        ValueError: invalid shape of joints or scores.
     """
     return draw_poses(image, [(joints, scores)], skeleton, threshold=threshold, long_side=long_side)
 
@@ -64,20 +64,20 @@ def draw_poses(
     threshold: float = 0.2,
     long_side: tuple[int, int] | None = (512, 2048),
 ) -> Image:
-    """Draw the skeletons of several people over a copy of an image, one after the other, see `draw_pose`.
+    """Draw the skeletons of several people over a copy of an image, see `draw_pose`.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         people: joints and scores of each.
         skeleton: names and bones of the K joints.
-        threshold: the least score of a joint drawn in full.
+        threshold: minimum score of a filled joint.
         long_side: see `draw_pose`.
 
     Returns:
         (H', W', 3) uint8 RGB, a new image.
 
     Raises:
-        ValueError: joints or scores of another shape.
+        ValueError: invalid shape of joints or scores.
     """
     canvas, zoom = _resized(image, long_side)
     for joints, scores in people:
@@ -173,7 +173,7 @@ def _draw_joint(canvas: Image, point: Float64Array, color: tuple[int, int, int],
 
 
 def draw_crop(image: Image, heatmap_to_image: npt.ArrayLike, map_size: int, side: int = 256) -> Image:
-    """What the network saw of a person: the square behind its score maps, turned as the crop was.
+    """Return the network's view of a person: the square of its score maps, rotated like the crop.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -200,24 +200,23 @@ def draw_heatmaps(
     joints: Sequence[int] | None = None,
     cell: int = 192,
 ) -> Image:
-    """A panel with the crop of a person for each joint, its score map over it, and its name and peak below.
+    """Draw one cell per joint with the crop, the score map over it, and name and peak below.
 
-    The color scale is the same in all cells, from 0 to the larger of 1 and the highest peak, so that what the network
-    is not sure of stays dark.
+    All cells share one color scale, from 0 to the larger of 1 and the highest peak, so that low confidence stays dark.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         heatmaps: (K, h, w).
         heatmap_to_image: (2, 3), affine map from their pixels to those of the image.
         skeleton: names of the K joints.
-        joints: indices of those that are shown; None: all.
+        joints: indices of the joints to show; None: all.
         cell: side of a cell in pixels.
 
     Returns:
         (rows, columns, 3) uint8 RGB.
 
     Raises:
-        ValueError: maps for another number of joints.
+        ValueError: wrong number of maps.
     """
     if heatmaps.ndim != 3 or len(heatmaps) != len(skeleton):
         raise ValueError(f"heatmaps has shape {heatmaps.shape}; expected ({len(skeleton)}, h, w)")
@@ -239,19 +238,19 @@ def draw_heatmaps(
 def contact_sheet(
     images: Sequence[Image], columns: int, cell: int = 256, captions: Sequence[str] | None = None
 ) -> Image:
-    """Put images side by side in square cells, row by row, each fitted into its cell without distortion.
+    """Arrange images in a grid of square cells, each resized to fit without distortion.
 
     Args:
         images: (H, W, 3) uint8 RGB each, of any sizes; at least one.
         columns: cells in a row.
         cell: side of a cell in pixels.
-        captions: a line of text under each image.
+        captions: one line of text per image.
 
     Returns:
         (rows, columns x cells, 3) uint8 RGB.
 
     Raises:
-        ValueError: no images, columns or cell below 1, or another number of captions than images.
+        ValueError: no images, columns or cell below 1, or a wrong number of captions.
     """
     if len(images) == 0:
         raise ValueError("images is empty; a contact sheet needs at least one image")

@@ -105,7 +105,7 @@ def test_dictionaries_that_are_no_skeleton(change, message):
 
 @pytest.mark.parametrize("value", ["hand", None, 3, ["mpii"]])
 def test_other_values_are_no_skeleton(value):
-    with pytest.raises(UserError, match="skeleton must be mpii, lsp or a dictionary"):
+    with pytest.raises(UserError, match="is not known; expected mpii, lsp or a dictionary"):
         resolve_skeleton(value)
 
 

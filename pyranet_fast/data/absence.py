@@ -36,9 +36,9 @@ _FILL = 0.756  # of a crop's side, the longer side of the joints' box
 
 
 class PeopleOfPictures:
-    """Where the people of each picture are, for squares of it that show none of them.
+    """Boxes of the people in each image, to find squares without them.
 
-    Only people with labels are known: a square may show somebody else.
+    Squares may show people without labels.
 
     Args:
         source: the people.
@@ -57,23 +57,23 @@ class PeopleOfPictures:
         self._boxes = {name: np.unique(np.array(found), axis=0) for name, found in boxes.items()}
 
     def boxes(self, index: int) -> npt.NDArray[np.float64]:
-        """Boxes of all people in a person's picture, (P, 4) of x0, y0, x1, y1 in the pixels of ``image(index)``."""
+        """Return the boxes of all people in a person's image, (P, 4): x0, y0, x1, y1 in pixels of ``image(index)``."""
         found = self._boxes.get(self.source.image_name(index), np.zeros((0, 4)))
         origin, right, down = self.source.to_original(index, [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         back = invert(np.stack([right - origin, down - origin, origin], axis=1))
         return transform_points(back, found.reshape(-1, 2)).reshape(-1, 4)
 
     def scene(self, rng: Generator, index: int, image: Image, size: int) -> tuple[Image, Person] | None:
-        """A picture, and a square of it in which nobody is.
+        """Return an image and a square of it without a person.
 
         Args:
-            rng: decides which.
-            index: of a person, beside whom there may be room; they are not in it.
-            image: their picture.
-            size: of the crop in pixels, for synthetic pictures.
+            rng: random generator.
+            index: person whose image to use.
+            image: image of the person.
+            size: crop size in pixels, for synthetic images.
 
         Returns:
-            The picture, and nobody: a `Person` without labeled joints. None where no room was found.
+            The image and a `Person` without labeled joints, or None without space.
         """
         person = self.source.person(index)
         count = len(person.labeled)
@@ -93,16 +93,16 @@ class PeopleOfPictures:
 def empty_square(
     rng: Generator, shape: tuple[int, ...], boxes: npt.NDArray[np.float64], side: float
 ) -> tuple[npt.NDArray[np.float32], float] | None:
-    """A square that overlaps no box and lies in an image for the most part.
+    """Find a square that overlaps no box and lies mostly inside the image.
 
     Args:
-        rng: decides which.
+        rng: random generator.
         shape: of the image, (height, width).
         boxes: (P, 4), x0, y0, x1, y1.
-        side: of a usual crop, pixels.
+        side: side of a usual crop, pixels.
 
     Returns:
-        Its center, (2,) x and y, and its side in pixels; None where none was found.
+        Its center, (2,) x and y, and its side in pixels; None if none was found.
     """
     height, width = shape[:2]
     low, high = (math.log(share) for share in _SQUARES)
@@ -124,19 +124,18 @@ def empty_square(
 
 
 def cut(rng: Generator, image: Image, person: Person) -> tuple[Image, Person, npt.NDArray[np.bool_]]:
-    """A person of whom a part is outside: of the picture, or of the crop alone.
+    """Truncate a person at the border of the image, or only of the crop.
 
-    The crop moves and shrinks toward what is left, by a random share of the way: a box around a person who is cut off
-    is one around what can be seen.
+    The crop moves and shrinks toward the visible part by a random fraction, like a box around a truncated person.
 
     Args:
-        rng: decides which part.
+        rng: random generator.
         image: (H, W, 3).
-        person: in it.
+        person: person in the image.
 
     Returns:
-        The picture, which may end earlier; the person in its pixels; and (K,) bool, the joints that are beyond its
-        border. They are not labeled anymore.
+        The possibly smaller image, the person in its pixels, and (K,) bool, joints beyond its border, which are no
+        longer labeled.
     """
     gone = np.zeros(len(person.labeled), dtype=bool)
     seen = person.joints[person.labeled].astype(np.float64)
@@ -175,16 +174,16 @@ def cut(rng: Generator, image: Image, person: Person) -> tuple[Image, Person, np
 
 
 def cover(rng: Generator, image: Image, points: npt.NDArray[np.float64], *, whole: bool = False) -> Image:
-    """Put things in front of a person.
+    """Occlude a person.
 
     Args:
-        rng: decides what and where.
-        image: (S, S, 3) uint8, the crop; it is not changed.
+        rng: random generator.
+        image: (S, S, 3) uint8, the crop; not changed.
         points: (P, 2) labeled joints in its pixels, at least one.
-        whole: hide the person altogether, not a part of up to a half.
+        whole: occlude the entire person instead of up to half.
 
     Returns:
-        The crop with things in it, each a piece of itself from elsewhere or a synthetic surface.
+        The crop with occluders, each a patch of another part of the crop or a synthetic surface.
     """
     image = image.copy()
     size = image.shape[0]

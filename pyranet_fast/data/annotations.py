@@ -27,12 +27,12 @@ class Annotations:
 
     Attributes:
         names: N image names, relative to the folder of images.
-        joints: (N, K, 2) float64; meaningless where not labeled.
+        joints: (N, K, 2) float64; undefined where not labeled.
         labeled: (N, K) bool.
         centers: (N, 2) float64, scales: (N,) float64: the crop, as in ``Person``.
-        lengths: (N,) float64, the metric's unit in pixels; NaN where not known.
-        numbers: (N, 2) int64, the image's and the person's place in a published list, from 1; None: not known.
-        records: N, what the file calls each person; None: the image's name and ``numbers`` are all there is.
+        lengths: (N,) float64, the metric's unit in pixels; NaN if unknown.
+        numbers: (N, 2) int64, 1-based index of image and person in a published list; None: unknown.
+        records: N identifiers of each person in the file; None: only image name and ``numbers``.
     """
 
     names: list[str]
@@ -57,7 +57,7 @@ class Annotations:
         )
 
     def record(self, index: int) -> PersonRecord:
-        """Return what the file calls a person."""
+        """Return the identifiers of a person in the file."""
         if self.records is not None:
             return self.records[index]
         place = None if self.numbers is None else (int(self.numbers[index, 0]), int(self.numbers[index, 1]))
@@ -104,7 +104,7 @@ class AnnotatedSource(PeopleSource):
 
 
 def is_held_out(name: str) -> bool:
-    """Tell whether an image is in the tenth held out for validation: by a hash of its name, so always the same."""
+    """Return whether an image is in the tenth held out for validation, by a hash of its name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % 10 == 0
 
 
@@ -124,7 +124,7 @@ def _unpacked(data: bytes) -> bytes:
 
 @reader("a JSON file")
 def read_json(path: Path) -> Any:
-    """Read a JSON file, unpacked first where its name ends in ``.gz``.
+    """Read a JSON file, decompressed if its name ends in ``.gz``.
 
     Raises:
         UserError: no such file, truncated, or not JSON.
@@ -161,12 +161,12 @@ def number_field(
         entry: the object.
         field: name of the field.
         shape: its shape; () is a single number.
-        where: what messages call the object.
-        above: the numbers must lie above this.
-        finite: neither NaN nor infinity is among them.
+        where: name of the object in messages.
+        above: exclusive lower bound of the numbers.
+        finite: reject NaN and infinity.
 
     Raises:
-        UserError: the field is missing or holds anything else.
+        UserError: the field is missing or invalid.
     """
     expected = "a number" if shape == () else f"numbers of shape {shape}"
     if field not in entry:

@@ -27,7 +27,7 @@ _BLOCK = 64 << 20  # bytes of pixels in one array
 
 @dataclass
 class ImageRegion:
-    """The part of an image around a person, averaged down by ``ratio``; labels are in its pixels.
+    """Part of an image around a person, downsampled by ``ratio``; labels are in its pixels.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
@@ -35,8 +35,8 @@ class ImageRegion:
         reference_length: the metric's unit in these pixels.
         corner: (2,) x and y of its first pixel in the image.
         ratio: pixels of the image per pixel of the region, the same along both axes.
-        frame: (4,) the whole image in these pixels, see ``PeopleSource.frame``.
-        cut: less than the whole image.
+        frame: (4,) the entire image in these pixels, see ``PeopleSource.frame``.
+        cut: whether it is less than the entire image.
     """
 
     pixels: Image
@@ -57,10 +57,10 @@ def crop_region(source: PeopleSource, index: int, reach: float, detail: float = 
     """Crop an image to the region around a person and downsample it to the useful resolution.
 
     Args:
-        source: where the person comes from.
-        index: of the person.
-        reach: half-width of the region in crop sides; infinite is the whole image.
-        detail: pixels; where the crop's side is longer, the region is averaged down to this.
+        source: dataset of the person.
+        index: index of the person.
+        reach: half-width of the region in crop sides; infinite: the entire image.
+        detail: maximum crop side in pixels, to which the region is downsampled.
 
     Raises:
         UserError: the image cannot be read.
@@ -105,20 +105,20 @@ def _span(middle: float, half: float, length: int) -> tuple[int, int]:
 
 
 def check_coverage(source: PeopleSource, reach: float, input_size: int, *, strict: bool) -> None:
-    """Warn where crops will show more than a dataset's images cover, or in finer detail.
+    """Warn if crops exceed the region or the resolution of a dataset's images.
 
-    What lies beyond is filled like the outside of an image. In training that is one more augmentation, a
-    ``DataWarning``; a score must not depend on how the images were stored, so ``strict`` makes it an error. A crop in
-    finer detail than the image is blurred, nothing else: a ``DataWarning`` in both.
+    Missing pixels are filled like the outside of an image, with a ``DataWarning`` in training; with ``strict`` it is an
+    error, since a score must not depend on how images were stored. Crops of higher resolution than the image are
+    blurred, with a ``DataWarning`` in both cases.
 
     Args:
-        source: the people.
-        reach: half-width of what will be shown, in crop sides.
-        input_size: side of the network's input, pixels.
-        strict: whether too short a reach is an error.
+        source: the dataset.
+        reach: half-width of the crops' reach, in crop sides.
+        input_size: side of the network input, pixels.
+        strict: raise an error for missing pixels.
 
     Raises:
-        UserError: with ``strict``, crops show more than the images cover.
+        UserError: with ``strict``, crops exceed the images.
     """
     if reach > source.reach + 1e-6:
         less = (

@@ -28,11 +28,11 @@ class LabeledImages:
     """Images of one size with one label each.
 
     Attributes:
-        name: of the dataset, with its split and the number of images.
+        name: dataset, split and number of images.
         images: (N, 3, H, W) uint8 RGB.
         labels: (N,) int64, 0 to len(classes) - 1.
         classes: names of the labels.
-        mean, std: of the three channels, of values in [0, 1]; see `normalize_by_channel`.
+        mean, std: per channel, of values in [0, 1]; see `normalize_by_channel`.
     """
 
     name: str
@@ -48,7 +48,7 @@ class LabeledImages:
 
 
 def normalize_by_channel(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(N, 3, H, W) uint8 to float32, (image / 255 - mean) / std by channel, on their device."""
+    """Normalize (N, 3, H, W) uint8 to float32 by channel, (image / 255 - mean) / std, on their device."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of shape {tuple(images.shape)}"
@@ -59,14 +59,14 @@ def normalize_by_channel(images: Tensor, mean: tuple[float, ...], std: tuple[flo
 
 
 def sample_augmentation(seed: int, epochs: npt.ArrayLike, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Draw offsets and mirroring of samples from (seed, epoch, index) alone: a resumed run sees the same crops.
+    """Draw offsets and mirroring of samples from (seed, epoch, index), reproducible on resuming.
 
     Args:
-        seed: of the run.
-        epochs, indices: (N,) of the samples.
+        seed: seed of the run.
+        epochs, indices: (N,) epoch and index of the samples.
 
     Returns:
-        (N, 3): rows and columns that the crop is moved by, -4 to 4, and 1 where the image is mirrored, else 0.
+        (N, 3): row and column offset of the crop, -4 to 4, and 1 for mirrored images, else 0.
     """
     # A generator for each image would cost more than the crop; a counter-based hash gives all of a batch at once.
     state = _mix(np.asarray(seed, np.uint64))
@@ -89,7 +89,7 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def augment(images: Tensor, drawn: npt.NDArray[np.int64]) -> Tensor:
-    """Crops of images that are padded by 4 pixels on each side with their reflection (as Wide ResNets are trained).
+    """Crop images padded by 4 reflected pixels on each side, as for Wide ResNets.
 
     Args:
         images: (N, 3, H, W), any dtype and device, H and W of at least 5.
@@ -130,15 +130,15 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
 def load_cifar10(root: str | Path | None, split: str) -> LabeledImages:
-    """Read a part of CIFAR-10.
+    """Read a split of CIFAR-10.
 
     Args:
-        root: the folder that holds ``cifar-10-batches-py/``, or that folder itself.
-        split: ``"train"``: all of data_batch_1 to data_batch_5 that are there (the name says how many images);
+        root: folder that contains ``cifar-10-batches-py/``, or that folder itself.
+        split: ``"train"``: all existing files data_batch_1 to data_batch_5 (the name gives the number of images);
             ``"test"``: test_batch.
 
     Raises:
-        UserError: no such folder or file, or a file that is cut short, damaged, or no batch of CIFAR-10.
+        UserError: no such folder or file, or a file that is truncated, corrupt, or not a CIFAR-10 batch.
         ValueError: an unknown split.
     """
     if split not in ("train", "test"):
@@ -161,7 +161,7 @@ def load_cifar10(root: str | Path | None, split: str) -> LabeledImages:
 
 
 def find_cifar10_folder(root: str | Path | None) -> Path:
-    """The folder of the batches under (or at) a root."""
+    """Return the folder of the batches in (or at) a root."""
     if root is None:
         raise UserError(f"CIFAR-10 needs --root, the folder that contains {CIFAR10_FOLDER}/")
     root = Path(root)
@@ -175,7 +175,7 @@ def find_cifar10_folder(root: str | Path | None) -> Path:
 def read_cifar10_batch(
     path: Path, classes: int = len(CIFAR10_CLASSES)
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images (N, 3, 32, 32) RGB and labels (N,) of one file.
+    """Read images (N, 3, 32, 32) RGB and labels (N,) of one file.
 
     Raises:
         UserError: see `load_cifar10`.
@@ -198,7 +198,7 @@ def read_cifar10_batch(
 
 
 def read_cifar10_classes(path: Path) -> tuple[str, ...]:
-    """Names of the classes in batches.meta; CIFAR-10's own where there is no such file."""
+    """Read the class names in batches.meta, or return CIFAR-10's if it is missing."""
     if not path.is_file():
         return CIFAR10_CLASSES
     content = safe_unpickle(path)
@@ -242,10 +242,10 @@ class _SafeUnpickler(pickle.Unpickler):
 
 
 def safe_unpickle(path: Path) -> Any:
-    """The content of a pickle of arrays and plain values; Python 2's strings become bytes.
+    """Read a pickle of arrays and plain values without executing code; Python 2 strings become bytes.
 
     Raises:
-        UserError: no such file; cut short or damaged; or it names code (which is not run).
+        UserError: no such file; truncated or corrupt; or it contains code (not executed).
     """
     try:
         with path.open("rb") as file:
@@ -269,10 +269,10 @@ _SHIFT = 4  # OpenCV's drawing functions take coordinates in 1/16 pixels
 
 
 def load_shapes(split: str) -> LabeledImages:
-    """32x32 pictures of one shape each, in random colors, sizes and places, on a noisy background.
+    """Generate 32x32 images of one shape each, with random color, size and position, on a noisy background.
 
     Args:
-        split: ``"train"`` (2,400 pictures) or ``"test"`` (600 others); always the same ones.
+        split: ``"train"`` (2,400 images) or ``"test"`` (600 others); deterministic.
 
     Raises:
         ValueError: an unknown split.
@@ -288,7 +288,7 @@ def load_shapes(split: str) -> LabeledImages:
 
 
 def draw_shape(shape: str, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """One picture (32, 32, 3) uint8."""
+    """Draw one image (32, 32, 3) uint8."""
     color, ground = rng.uniform(0, 255, (2, 3))
     if np.abs(color - ground).max() < 90:  # too alike to see
         color = (ground + 128) % 256

@@ -444,7 +444,7 @@ def open_coco(files: str, root: str | Path, split: str, *, allow_outside: bool =
 
 @reader("a COCO keypoint file")
 def read_skeleton(path: Path) -> Skeleton:
-    """Return the skeleton of a COCO file; UserError where it cannot be read or has none."""
+    """Return the skeleton of a COCO file; raise UserError if it cannot be read or has none."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a COCO object, got {type(content).__name__}")
@@ -518,15 +518,15 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
 
     Args:
         category: object with ``name``, ``keypoints`` (K names), optionally ``skeleton`` (pairs of joint numbers
-            from 1) and ``flip_pairs`` (pairs of names, or of joint indices from 0). Without ``flip_pairs`` joints
-            whose names differ in their side alone mirror each other, see ``keypoints.sides_of``.
-        where: what messages call it.
+            from 1) and ``flip_pairs`` (pairs of names, or of joint indices from 0). Without ``flip_pairs``, joints
+            whose names differ only in their side are paired, see ``keypoints.sides_of``.
+        where: name in messages.
 
     Returns:
         The skeleton, and notes for the user.
 
     Raises:
-        UserError: a field is not as above.
+        UserError: a field is invalid.
     """
     name = category.get("name", "person")
     joints = category.get("keypoints")
@@ -570,7 +570,7 @@ def _bones(value: Any, joints: int, where: str) -> tuple[list[tuple[int, int]], 
     if not wrong:
         return list(bones.values()), ()
     which = f"{len(wrong)} of {len(wrong) + len(bones)} bones left out, first {wrong[0]!r}"
-    note = f"{where}: skeleton must hold different pairs of joint numbers from 1 to {joints}, got {which}"
+    note = f"{where}: skeleton: {which}; expected different pairs of joint numbers from 1 to {joints}"
     return list(bones.values()), (note,)
 
 

@@ -48,7 +48,7 @@ def worker_init(worker_id: int, pixels: int | None = None) -> None:
 
 
 def require_shared_memory(workers: int) -> None:
-    """Check that processes can be started that share memory with this one, before a loader is half made.
+    """Check that loader processes can share memory with this one.
 
     Raises:
         UserError: /dev/shm is full or cannot be written to.
@@ -208,7 +208,7 @@ class CropDataset(Dataset[dict[str, Any]]):
 
 
 class ScaledCrops(Dataset[dict[str, Any]]):
-    """Crops to test on: every person at S scales from one decoded image; I = ``input_size``.
+    """Test crops: every person at S scales from one decoded image; I = ``input_size``.
 
     An item holds
 
@@ -218,7 +218,7 @@ class ScaledCrops(Dataset[dict[str, Any]]):
     - ``frame`` (4,) float64, x and y of the published image's corner, its width and height, see
       ``PeopleSource.frame``;
     - ``index`` int;
-    - ``valid`` bool, False where an image that cannot be read was replaced by gray;
+    - ``valid`` bool, False where an unreadable image was replaced by gray;
     - ``why`` str, in that case the reason, as in ``LeftOut``, else empty.
     """
 
@@ -287,17 +287,17 @@ class ScaledCrops(Dataset[dict[str, Any]]):
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) from a position in training to its end, across epochs without a gap.
+    """Batches of (epoch, index) from a position in training to its end, across epochs.
 
-    The order depends on (seed, epoch) alone, so that a resumed run visits the same batches.
+    The order depends only on (seed, epoch), so a resumed run visits the same batches.
 
     Args:
         size: number of samples in the dataset.
-        batch_size: samples a batch; an incomplete last batch of an epoch is dropped (batch norm wants full ones).
-        seed: with the epoch, decides the order.
-        first: number of batches to skip: the step that a run resumes from.
-        last: number of batches of the whole training.
-        rank, ranks: give only the part ``rank`` of each batch, of ``ranks`` equal ones.
+        batch_size: samples per batch; an incomplete last batch of an epoch is dropped, for batch norm.
+        seed: with the epoch, determines the order.
+        first: number of batches to skip: the step to resume from.
+        last: number of batches of the entire run.
+        rank, ranks: yield only part ``rank`` of ``ranks`` equal parts of each batch.
     """
 
     def __init__(

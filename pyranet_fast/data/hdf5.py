@@ -23,10 +23,10 @@ _HEAP, _HEAP_HEADER, _HEAP_OBJECT = b"GCOL\1\0\0\0", 16, 16
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """An HDF5 file, open for reading.
+    """Open an HDF5 file for reading.
 
     Raises:
-        UserError: its texts are damaged in a way that keeps the HDF5 library busy for ever.
+        UserError: corrupt strings would put the HDF5 library into an infinite loop.
     """
     import h5py
 
@@ -58,10 +58,10 @@ def _check_heaps(data: mmap.mmap, path: str | Path) -> None:
 
 
 def checked(dataset: Any, path: str | Path) -> Any:
-    """The dataset itself.
+    """Return the dataset after checks.
 
     Raises:
-        UserError: it declares more than the file can hold, or is not stored in the file.
+        UserError: its declared size exceeds the file, or it is stored elsewhere.
     """
     if dataset.external or dataset.is_virtual:
         raise UserError(f"{path}: {dataset.name} lies in another file; expected one that is stored here")
@@ -72,10 +72,10 @@ def checked(dataset: Any, path: str | Path) -> Any:
 
 
 def read_datasets(path: str | Path, names: Collection[str]) -> dict[str, npt.NDArray[Any]]:
-    """Those of the named datasets at the top of a file that are there.
+    """Read the named top-level datasets that exist in a file.
 
     Raises:
-        UserError: the file does not exist, is no HDF5 file, or damaged.
+        UserError: the file does not exist, is not HDF5, or corrupt.
     """
     import h5py
 

@@ -42,35 +42,36 @@ _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 def read_image(path: str | Path) -> Image:
     """Read an image file.
 
-    Gray becomes three equal channels, 16 bits become 8, an orientation that the file tells is applied. Transparent
-    pixels are filled with the mean of the training images, which the network sees as nothing at all and which also
-    fills what lies outside an image. Of animations and files of several pages the first picture is read.
+    Gray becomes three equal channels, 16 bits become 8, and the EXIF orientation is applied. Transparent pixels are
+    filled with the mean of the training images, like the outside of an image; the network input is zero there. Only
+    the first frame or page is read.
 
     Args:
-        path: a file of any format OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, …; 8 or 16 bits, up to `max_pixels` pixels.
+        path: file of any format that OpenCV reads: JPEG, PNG, WebP, BMP, TIFF, …; 8 or 16 bits, up to `max_pixels`
+            pixels.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UnreadableImageError: no such file, a folder, no permission, not an image, truncated, too large, or pixels of
-            another kind.
+        UnreadableImageError: no such file, a folder, no permission, not an image, truncated, too large, or an
+            unsupported pixel type.
     """
     return read_image_bytes(_read_bytes(Path(path)), path)
 
 
 def read_image_bytes(data: bytes, name: object) -> Image:
-    """The picture in the bytes of an image file, see `read_image`.
+    """Read an image from the bytes of a file, see `read_image`.
 
     Args:
         data: content of the file.
-        name: what messages call it.
+        name: name in messages.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UnreadableImageError: not an image, truncated, too large, or pixels of another kind.
+        UnreadableImageError: not an image, truncated, too large, or an unsupported pixel type.
     """
     if not data:
         raise UnreadableImageError(f"image {name} is empty (0 bytes)", "is damaged or no image")
@@ -112,7 +113,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def declared_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that the header of a JPEG, PNG, BMP, WebP or TIFF file declares; None where it does not tell."""
+    """Return width and height from the header of a JPEG, PNG, BMP, WebP or TIFF file, or None."""
     if data.startswith(_JPEG):
         for mark, body in _jpeg_segments(data):
             if 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC) and len(body) > 5:
@@ -140,7 +141,7 @@ def declared_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode(data: bytes) -> Image:
-    """Decode the bytes of an image file to (H, W, 3) uint8 RGB; ValueError or cv2.error where that is not possible."""
+    """Decode the bytes of an image file to (H, W, 3) uint8 RGB; raise ValueError or cv2.error on failure."""
     size, most = declared_size(data), max_pixels()
     if size is not None and size[0] * size[1] > most:
         raise ValueError(f"it has {size[0]} x {size[1]} pixels; expected at most {most:,} in all (--max-pixels)")
@@ -404,10 +405,10 @@ def _property_numbers(associations: bytes, primary: bytes) -> list[int]:
 
 
 def truncation(data: bytes) -> str | None:
-    """What is missing at the end of a JPEG, PNG or WebP file, or None where nothing is.
+    """Describe what is missing at the end of a JPEG, PNG or WebP file; None if complete.
 
-    Decoders differ in what they do with half a file: some versions of OpenCV return a partly gray picture.
-    Bytes after the end are allowed; cameras put films and maps there.
+    Decoders differ on truncated files: some versions of OpenCV return a partly gray image. Bytes after the end are
+    allowed; cameras store videos and maps there.
     """
     if data.startswith(_JPEG):
         return None if _jpeg_ends(data) else "its end-of-image mark is missing"
@@ -445,7 +446,7 @@ def _png_ends(data: bytes) -> bool:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a JPEG or PNG file as it is read, from its header alone; None where that does not tell."""
+    """Return width and height of a JPEG or PNG file as read, from its header; None if unknown."""
     try:
         with path.open("rb") as file:
             data = file.read(1 << 16)
@@ -469,14 +470,14 @@ def image_size(path: Path) -> tuple[int, int] | None:
 
 
 def as_rgb(image: Any) -> Image:
-    """An array or tensor as (H, W, 3) uint8 RGB.
+    """Convert an array or tensor to (H, W, 3) uint8 RGB.
 
     Args:
         image: uint8; a NumPy array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, or a tensor (H, W) or
             (C, H, W) with C = 1, 3 or 4.
 
     Raises:
-        TypeError: another type or dtype. ValueError: another shape, or no pixels.
+        TypeError: wrong type or dtype. ValueError: wrong shape, or no pixels.
     """
     if isinstance(image, torch.Tensor):
         expected = "a tensor (C, H, W) with C = 1, 3 or 4, or (H, W)"
@@ -511,15 +512,15 @@ def as_rgb(image: Any) -> Image:
 
 
 def write_image(path: str | Path, rgb: Image, *, mark: str = "") -> None:
-    """Write an (H, W, 3) uint8 RGB image whole or not at all; the suffix chooses the format.
+    """Write an (H, W, 3) uint8 RGB image atomically, in the format of the suffix.
 
     Args:
-        path: where to.
+        path: output file.
         rgb: the image.
-        mark: ASCII text to keep in a PNG file, for ``read_mark``.
+        mark: ASCII text to store in a PNG file, for ``read_mark``.
 
     Raises:
-        UserError: a suffix that is not of an image format, or a size that the format cannot hold.
+        UserError: unknown suffix, or a size that the format does not support.
         OSError: the folder cannot be written to.
     """
     path = Path(path)
@@ -539,15 +540,15 @@ def write_image(path: str | Path, rgb: Image, *, mark: str = "") -> None:
 
 
 def encode_image(rgb: Image, suffix: str, *, quality: int | None = None) -> bytes:
-    """The bytes of a file of an (H, W, 3) uint8 RGB image.
+    """Encode an (H, W, 3) uint8 RGB image.
 
     Args:
         rgb: the image.
-        suffix: chooses the format, such as ``".jpg"``.
-        quality: of JPEG, 1 to 100; None is OpenCV's.
+        suffix: format, such as ``".jpg"``.
+        quality: JPEG quality, 1 to 100; None: OpenCV's default.
 
     Raises:
-        UserError: a size that the format cannot hold.
+        UserError: a size that the format does not support.
     """
     bgr = cv2.cvtColor(as_rgb(rgb), cv2.COLOR_RGB2BGR)
     settings = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
@@ -562,7 +563,7 @@ def encode_image(rgb: Image, suffix: str, *, quality: int | None = None) -> byte
 
 
 def read_mark(path: Path) -> str | None:
-    """The mark that ``write_image`` put into a PNG file, or None."""
+    """Return the mark of ``write_image`` in a PNG file, or None."""
     try:
         with path.open("rb") as file:
             head = file.read(1024)

@@ -33,9 +33,9 @@ class LeftOut:
         """Count a person.
 
         Args:
-            reason: goes on after "3 people", such as ``"whose picture is missing"``.
-            picture: name of the person's image.
-            first: what is said of the first person of this reason; the others' is not used.
+            reason: relative clause after "3 people", such as ``"whose picture is missing"``.
+            picture: name of the image.
+            first: description of the person, used for the first one of each reason.
         """
         entry = self._reasons.setdefault(reason, _Reason(first=first))
         entry.people += 1
@@ -51,16 +51,16 @@ class LeftOut:
 
     @property
     def pictures(self) -> int:
-        """Number of different pictures that they are in."""
+        """Number of different images."""
         return len(set().union(*(entry.pictures for entry in self._reasons.values())))
 
     def counts(self) -> dict[str, int]:
-        """People by reason, most of them first."""
+        """Number of people by reason, in descending order."""
         ordered = sorted(self._reasons.items(), key=lambda item: -item[1].people)
         return {reason: entry.people for reason, entry in ordered}
 
     def reasons(self) -> str:
-        """The reasons with their counts, and the first person of each."""
+        """Return the reasons with counts and their first person."""
         parts = []
         for reason, count in self.counts().items():
             first = self._reasons[reason].first
@@ -69,19 +69,19 @@ class LeftOut:
         return "; ".join(parts)
 
     def sentence(self, total: int) -> str:
-        """How many of ``total`` people, in how many pictures, are left out, and why."""
+        """Return one sentence on how many of ``total`` people, in how many images, are left out, and why."""
         pictures = f"{self.pictures} picture{'s' if self.pictures != 1 else ''}"
         verb = "is" if len(self) == 1 else "are"
         return f"{len(self)} of {total} people, in {pictures}, {verb} left out: {self.reasons()}"
 
 
 def unreadable_reason(error: UserError) -> str:
-    """Why a person is left out whose image raised ``error``."""
+    """Return why a person is left out whose image raised ``error``."""
     return f"whose picture {error.reason if isinstance(error, UnreadableImageError) else 'cannot be read'}"
 
 
 def missing_images(source: PeopleSource) -> LeftOut:
-    """The people of a dataset whose image is not there."""
+    """Return the people of a dataset whose image is missing."""
     there = set(source.available())
     left_out = LeftOut()
     for index in range(len(source)):
@@ -92,9 +92,9 @@ def missing_images(source: PeopleSource) -> LeftOut:
 
 
 def with_images(source: PeopleSource) -> PeopleSource:
-    """The people of a dataset whose image is there.
+    """Return the people of a dataset whose image exists.
 
-    A ``DataWarning`` says how many are left out; UserError where nobody is left.
+    Issues a ``DataWarning`` for those left out; raises UserError if none remain.
     """
     indices = source.available()
     if len(indices) == len(source):

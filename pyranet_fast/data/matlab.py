@@ -149,16 +149,16 @@ def _checked(data: bytes) -> bytes:
 
 
 def load_matlab(path: str | Path, **options: Any) -> dict[str, Any]:
-    """As ``scipy.io.loadmat``, of a file that may hold anything.
+    """Run ``scipy.io.loadmat`` safely on an untrusted file.
 
-    Arrays that hold sparse arrays, functions or MATLAB's own objects are left out.
+    Sparse arrays, functions and MATLAB objects are omitted.
 
     Args:
         path: the file; version 5 or 4.
-        options: of ``scipy.io.loadmat``.
+        options: options of ``scipy.io.loadmat``.
 
     Raises:
-        UserError: it does not exist or is no such file; version 7.3 is HDF5, which ``h5py`` reads.
+        UserError: the file does not exist or is not MATLAB 4 or 5; use ``h5py`` for version 7.3.
     """
     from scipy.io import loadmat
 

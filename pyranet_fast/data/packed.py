@@ -76,12 +76,12 @@ def _count(value: Any) -> int:
 
 
 class PackedFile:
-    """A packed file, mapped into memory: its pages are shared by all processes that read it.
+    """A memory-mapped packed file, whose pages are shared by all processes.
 
     Attributes:
-        path: of the file.
-        header: what is in it.
-        crc: CRC-32 of the header, which holds that of the arrays: it identifies the file.
+        path: path of the file.
+        header: header of the file.
+        crc: CRC-32 of the header, which includes that of the arrays; identifies the file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -144,17 +144,17 @@ class PackedFile:
 
     @property
     def picture_bytes(self) -> int:
-        """Of all pictures."""
+        """Number of bytes of all images."""
         return len(self._map) - self._pictures
 
     def array(self, name: str) -> Array:
-        """Return an array, not writeable; UserError where there is none."""
+        """Return a read-only array; UserError if it is missing."""
         if name not in self._arrays:
             raise self._damaged(f"arrays lack {name}: they are")
         return self._arrays[name]
 
     def picture(self, start: int, end: int, crc: int) -> bytes:
-        """Return an encoded picture by its place; ValueError where its sum is not ``crc``."""
+        """Return an encoded image by its offsets; ValueError if its checksum is not ``crc``."""
         data = self._map[self._pictures + start : self._pictures + end]
         if zlib.crc32(data) != crc:
             raise ValueError("its bytes are not as written")
@@ -322,12 +322,12 @@ _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """How the pictures of a split are stored.
+    """Storage settings of the images of a split.
 
     Attributes:
         reach, detail: the region around a person, as for ``crop_region``.
-        quality: of JPEG, 1 to 100.
-        limit: bytes; a longer picture gets the highest lower quality that fits. None: no limit.
+        quality: JPEG quality, 1 to 100.
+        limit: maximum bytes; larger images get the highest quality that fits. None: no limit.
     """
 
     reach: float
@@ -350,31 +350,31 @@ def write_packed(
     say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write people into one file, whole or not at all; ``PackedSource`` reads it.
+    """Write people into one file atomically; ``PackedSource`` reads it.
 
-    Images of training people are cropped to what augmentation reaches and averaged down where a crop's side has more
-    than ``input_size`` pixels. The others are cropped to what six-scale testing shows, at up to twice that size.
+    Training images are cropped to the reach of augmentation and downsampled to at most ``input_size`` pixels per crop
+    side. Others are cropped to the reach of six-scale testing, at up to twice that size.
 
     Args:
-        output: the file; one that is there is replaced.
-        splits: people by ``"train"``, ``"val"``, ``"test"``. Where val and test are the same, they are written once.
-        input_size: of the network that the pictures are meant for, pixels.
-        reach: half-width of the pictures of training people, in crop sides; None is ``Augmentation().reach``.
-        quality: of the training people's JPEG pictures, 1 to 100.
-        limit: bytes; a training person's picture that would be longer gets the quality that fits. None: no limit.
-        held_out_quality: of the other people's.
-        on_error: ``"skip"`` packs people whose image cannot be read without a picture.
-        about: further texts for the header: ``dataset``, ``command``, ``written_by``.
-        say: called with a line for each person packed without a picture, and with how many they are before and after.
-        progress: show a bar.
+        output: output file; replaced if it exists.
+        splits: people by ``"train"``, ``"val"``, ``"test"``. Identical val and test are written once.
+        input_size: network input size to pack for, pixels.
+        reach: half-width of training images, in crop sides; None: ``Augmentation().reach``.
+        quality: JPEG quality of training images, 1 to 100.
+        limit: maximum bytes of a training image; larger ones get the quality that fits. None: no limit.
+        held_out_quality: JPEG quality of other images.
+        on_error: ``"skip"`` packs people with an unreadable image without an image.
+        about: additional header entries: ``dataset``, ``command``, ``written_by``.
+        say: called with one line per person packed without an image, and with their number before and after.
+        progress: show a progress bar.
 
     Returns:
-        What the header says of each split: ``people``, ``pictures``, ``bytes`` (of the pictures), ``mean_quality``
-        and ``psnr`` (means over the pictures; dB, of JPEG alone), …; of a split with the people of another one
-        ``same_as``.
+        Header entries of each split: ``people``, ``pictures``, ``bytes`` (of the pictures), ``mean_quality``
+        and ``psnr`` (means over images; dB, JPEG only), …; ``same_as`` for a split with the
+        people of another one.
 
     Raises:
-        UserError: an image cannot be read, or not one of a split can; ``output`` is a folder or cannot be written.
+        UserError: an image, or every image of a split, cannot be read; ``output`` is a folder or cannot be written.
         ValueError: an argument is invalid.
     """
     reach = Augmentation().reach if reach is None else reach

@@ -32,15 +32,15 @@ _ARRAYS = ("predictions", "done", "readable", "frames", "why")
 
 
 class EvaluationState:
-    """Predictions so far, (N, K, 3) float32 with NaN where there is none, in a file to resume an interrupted run from.
+    """Predictions so far, (N, K, 3) float32 with NaN where missing, in a file to resume from.
 
     Attributes:
         predictions: x and y in image pixels, score.
-        done: (N,) bool, whose turn has been.
-        readable: (N,) bool, whose image could be read.
-        frames: (N, 4) where the published images lie in those, see ``PeopleSource.frame``.
-        refused: why the file that was there was not resumed from; empty where it was, or there was none.
-        why: (N,) text, the reason for which a person is left out, as in ``LeftOut``; empty where the image was read.
+        done: (N,) bool, true for people processed.
+        readable: (N,) bool, true for people whose image was read.
+        frames: (N, 4) positions of the published images in the pixels of the source, see ``PeopleSource.frame``.
+        refused: why an existing file was not resumed; empty if it was, or there was none.
+        why: (N,) str, reason why a person is left out, as in ``LeftOut``; empty if the image was read.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EvaluationState:
             joints: K.
             path: where the state is kept; None keeps none.
             identity: says which evaluation this is; a file that says something else is not used.
-            resume: false starts anew in any case.
+            resume: False starts over.
         """
         self.path, self._identity, self.refused = path, json.dumps(identity or {}, sort_keys=True), ""
         self.predictions = np.full((people, joints, 3), np.nan, np.float32)
@@ -87,7 +87,7 @@ class EvaluationState:
             raise UserError(f"{path}, the state of an interrupted evaluation, cannot be read; delete it") from error
 
     def remaining(self) -> npt.NDArray[np.int64]:
-        """Indices of the people whose turn has not been."""
+        """Return the indices of people not yet processed."""
         return np.flatnonzero(~self.done)
 
     def add(
@@ -98,7 +98,7 @@ class EvaluationState:
         frames: npt.NDArray[np.float64],
         why: Sequence[str],
     ) -> None:
-        """Take (n, K, 3) predictions of people ``index``; those of unreadable images are left NaN, ``why`` says why."""
+        """Add (n, K, 3) predictions of people ``index``; unreadable images stay NaN, with the reason ``why``."""
         self.predictions[index[valid]] = rows[valid]
         self.frames[index] = frames
         self.readable[index] = valid
@@ -108,14 +108,14 @@ class EvaluationState:
             self.save()
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         if self.path is not None and self.done.any():
             state: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
             atomic_write(self.path, lambda file: np.savez(file, what=self._identity, **state))
         self._saved = time.monotonic()
 
     def left_out(self, people: PeopleSource) -> LeftOut:
-        """The people whose turn has been and whose image could not be read."""
+        """Return the processed people whose image could not be read."""
         found = LeftOut()
         for index in map(int, np.flatnonzero(self.done & ~self.readable)):
             name = people.image_name(index)
@@ -123,13 +123,13 @@ class EvaluationState:
         return found
 
     def finish(self) -> None:
-        """Remove the file: the results are written."""
+        """Remove the file, once results are written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
 
 def precision_of(path: Path) -> str | None:
-    """The precision of an interrupted evaluation, or None where there is none."""
+    """Return the precision of an interrupted evaluation, or None."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found = json.loads(str(file["what"])).get("precision")
@@ -164,28 +164,28 @@ def evaluate_pose(
     progress: bool = False,
     state: EvaluationState | None = None,
 ) -> tuple[Score, NDArray[np.float32]]:
-    """Predict every person and score the predictions with the data set's own metric.
+    """Predict every person and score the predictions with the metric of the dataset.
 
     Args:
         model: PyraNet in eval mode.
-        people: who to predict; their center and scale choose the crop (no ground-truth joints are used for it).
-        input_size: side of the network's input, pixels.
+        people: people to predict; center and scale determine the crop, without ground-truth joints.
+        input_size: side of the network input, pixels.
         flip: average the score maps of each image and its mirror.
-        scales: what the crop's side is multiplied by. One scale: maximum and a quarter pixel (`decode`); several:
+        scales: factors of the crop side. One scale: maximum and a quarter pixel (`decode`); several:
             maximum of the average over the image (`decode_scales`).
-        batch_size: crops that go through the network together, twice as many pictures with ``flip``; all scales of
-            a person are in one batch.
-        workers: loader processes; 0 is one thread beside the network.
-        on_error: ``"skip"`` leaves people with an unreadable image out of the score, counted in its settings.
-        state: predictions so far; those people are not predicted again.
+        batch_size: crops per forward pass, twice as many images with ``flip``; all scales of a person are in one
+            batch.
+        workers: loader processes; 0: one thread.
+        on_error: ``"skip"`` leaves out people with an unreadable image and counts them in the settings of the score.
+        state: predictions so far, which are kept.
 
     Returns:
-        The score, and predictions (N, K, 3): x, y in pixels of ``people.image(i)``, score; NaN where that was
-        unreadable. ``people.to_original`` leads to the pixels of the published image.
+        The score, and predictions (N, K, 3): x, y in pixels of ``people.image(i)``, score; NaN if unreadable.
+        ``people.to_original`` maps to pixels of the published image.
 
     Raises:
-        UserError: an image cannot be read, or not a single one can, or the images are kept in part and show less than
-            the widest crop needs, or the network's score maps are not finite.
+        UserError: an image, or every image, cannot be read, cached images show less than the widest crop, or score maps
+            are not finite.
     """
     state = EvaluationState(len(people), len(people.skeleton)) if state is None else state
     todo = state.remaining()
@@ -239,7 +239,7 @@ def evaluate_pose(
 
 
 def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
-    """The items, made by one thread while those before them are worked on."""
+    """Yield the items, produced ahead by one thread."""
     end: Any = object()
     source = iter(items)
     with ThreadPoolExecutor(1, initializer=limit_pixels, initargs=(max_pixels(),)) as pool:
@@ -266,10 +266,10 @@ def score_predictions(
     readable: NDArray[np.bool_] | None = None,
     frames: NDArray[np.float64] | None = None,
 ) -> Score:
-    """Score predictions (N, K, 2 or 3) in the pixels of ``people.image(i)`` with the data set's metric.
+    """Score predictions (N, K, 2 or 3) in the pixels of ``people.image(i)`` with the metric of the dataset.
 
-    People without a unit of length are left out, counted in the score's settings; so are labeled joints outside
-    of the published image where ``frames`` (N, 4), as ``PeopleSource.frame`` gives them, is there.
+    People without a unit of length are left out and counted in the settings of the score; with ``frames`` (N, 4) of
+    ``PeopleSource.frame``, so are labeled joints outside the published image.
     """
     chosen = np.arange(len(people)) if readable is None else np.flatnonzero(readable)
     persons = [people.person(int(i)) for i in chosen]

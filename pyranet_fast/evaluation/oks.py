@@ -18,7 +18,7 @@ KEYS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
 
 def oks_unavailable(people: PeopleSource) -> str | None:
-    """Why COCO's average precision cannot be given for these people, or None where it can."""
+    """Return why COCO's average precision is not available for these people, or None."""
     if people.record(0).box is None:
         return "these people are not from a COCO file"
     if people.metric.oks_sigmas is None:
@@ -31,20 +31,19 @@ def oks_unavailable(people: PeopleSource) -> str | None:
 def oks_precision(people: PeopleSource, points: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, float]:
     """Score predictions as COCO does.
 
-    Every person was predicted in the box of their label, so that figures stand beside those that others publish "with
-    ground-truth boxes". A person's score is the mean of the joints' scores. People left out of the data set count
-    neither as found nor as missed.
+    People are predicted in their labeled boxes, so results compare with those published "with ground-truth boxes". The
+    score of a person is the mean over joints. People left out of the dataset are ignored.
 
     Args:
         people: from a COCO file, or packed from one.
-        points: (N, K, 2), 0-based pixels of the published images; a person with NaN alone has no prediction.
+        points: (N, K, 2), 0-based pixels of the published images; a person with only NaN has no prediction.
         scores: (N, K).
 
     Returns:
-        Shares, 0 to 1, by the names of ``KEYS``; NaN where there is nobody of that size.
+        Values, 0 to 1, by the names of ``KEYS``; NaN without people of that size.
 
     Raises:
-        UserError: it cannot be given for these people, see ``oks_unavailable``.
+        UserError: not available for these people, see ``oks_unavailable``.
     """
     why = oks_unavailable(people)
     if why is not None:

@@ -26,11 +26,11 @@ _WORDS = {"NKC": "N x {k} x 2|3", "NCK": "N x 2|3 x {k}", "CKN": "2|3 x {k} x N"
 
 
 def read_arrays(path: str | Path, what: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Read the arrays of a file that stand at its top.
+    """Read the top-level arrays of a file.
 
     Args:
         path: ``.h5`` or ``.hdf5``, or ``.mat`` of any version.
-        what: what the file is, for messages.
+        what: kind of file, for messages.
 
     Returns:
         Arrays by name, axes in the order in which the writing program shows them, and the file's attributes.
@@ -98,20 +98,20 @@ def arrange(
     people: int | None = None,
     layouts: Sequence[str] = ("NKC", "NCK", "CKN", "KCN"),
 ) -> tuple[npt.NDArray[np.float64], str]:
-    """Put an array of joints into the order people, joints, coordinates.
+    """Transpose an array of joints to people, joints, coordinates.
 
     Args:
-        array: three axes, in an order that is not known.
-        name: what messages call it.
-        joints: the numbers of joints that are possible.
-        people: the number of people where it is known.
-        layouts: the orders that are possible: letters N (people), K (joints), C (2 or 3 coordinates).
+        array: three axes in unknown order.
+        name: name in messages.
+        joints: possible numbers of joints.
+        people: number of people, if known.
+        layouts: possible orders: letters N (people), K (joints), C (2 or 3 coordinates).
 
     Returns:
-        (N, K, 2 or 3) float64, and the layout it had, such as ``"N x 16 x 3"``.
+        (N, K, 2 or 3) float64, and the original layout, such as ``"N x 16 x 3"``.
 
     Raises:
-        UserError: the sizes fit none or more than one of the orders.
+        UserError: the sizes match none or several of the orders.
     """
     shape = array.shape
     fitting = [layout for layout in layouts if array.ndim == 3 and _fits(layout, shape, joints, people)]
@@ -165,9 +165,9 @@ class GroundTruth:
     Attributes:
         metric: PCKh of MPII's people or PCK of LSP's.
         points: (N, K, 2) x and y, 0-based pixels.
-        labeled: (N, K), true where a joint is labeled; occluded joints are.
-        length: (N,) pixels, the metric's unit on each person; NaN where it is not known.
-        first, last: the people that were taken, counted from 1.
+        labeled: (N, K), true where a joint is labeled, occluded ones included.
+        length: (N,) pixels, each person's unit of length; NaN if unknown.
+        first, last: range of people used, 1-based.
         available: people in the file.
         path: the file.
     """
@@ -186,7 +186,7 @@ class GroundTruth:
 
     @property
     def name(self) -> str:
-        """What tables call these people."""
+        """Name of these people in tables."""
         people = f"{self.first}-{self.last}"
         if self.metric is PCK:
             return f"LSP {people}"
@@ -202,12 +202,12 @@ def read_predictions(
     Args:
         path: ``.h5`` or ``.mat`` (of any version) with an array ``preds`` or ``pred`` of x, y and perhaps a score,
             N x K x 2|3, N x 2|3 x K, 2|3 x K x N or K x 2|3 x N; the axes follow from their sizes.
-        joints: K where it is known, else 16 and 14 are possible.
-        people: N where it is known. With ``joints`` it settles sizes that fit more than one layout.
+        joints: K if known, else 16 or 14.
+        people: N if known. Together with ``joints`` it resolves ambiguous layouts.
         pixels: ``"auto"`` as said at the head of this module, or what the file's pixels are.
 
     Raises:
-        UserError: no such file, not of these formats, no such array, or sizes that fit no or several layouts.
+        UserError: no such file, not of these formats, no such array, or an ambiguous or unknown layout.
         ValueError: ``pixels`` is none of the three.
     """
     path = Path(path)
@@ -248,10 +248,10 @@ def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTrut
         path: MPII's ``detections_our_format.mat`` (``pos_gt_src``, ``jnt_missing``, ``headboxes_src``), or the
             ``joints.mat`` of LSP, (3, 14, N) with all joints labeled, or of LSP-extended, (14, 3, N) with a third
             column that is 1 where labeled. Pixels are 1-based in all of them.
-        people: a range such as ``"1001-2000"`` or ``"1001-"`` (to the end), counted from 1; None is everybody.
+        people: a range such as ``"1001-2000"`` or ``"1001-"`` (to the end), 1-based; None: all.
 
     Raises:
-        UserError: no such file, neither of the two kinds, sizes that do not agree, or people that it does not hold.
+        UserError: no such file, unknown content, sizes that do not match, or people out of range.
     """
     path = Path(path)
     arrays, _ = read_arrays(path, "ground truth")
@@ -282,10 +282,10 @@ def read_ground_truth(path: str | Path, people: str | None = None) -> GroundTrut
 
 
 def parse_people(people: str | None, available: int, path: str | Path) -> tuple[int, int]:
-    """First and last of a range of people ``"1001-2000"``, ``"1001-"`` or None (all), counted from 1.
+    """Return first and last of a range of people ``"1001-2000"``, ``"1001-"`` or None (all), 1-based.
 
     Raises:
-        UserError: not a range, or not within ``available`` people; the sentence names ``path`` and what it holds.
+        UserError: not a range, or not within ``available`` people.
     """
     if people is None:
         return 1, available
@@ -301,16 +301,16 @@ def parse_people(people: str | None, available: int, path: str | Path) -> tuple[
 def read_pair(
     predictions: str | Path, ground_truth: str | Path, people: str | None = None, *, pixels: Pixels = "auto"
 ) -> tuple[Predictions, GroundTruth]:
-    """Predictions and truth of the same people.
+    """Read predictions and ground truth of the same people.
 
     Args:
-        predictions: as ``read_predictions``; of the people asked for, or of all people of the ground truth.
+        predictions: as ``read_predictions``; of the selected people, or of all people of the ground truth.
         ground_truth: as ``read_ground_truth``.
-        people: a range of the ground truth's people, None for all.
+        people: a range of the ground truth; None: all.
         pixels: of the predictions, as ``read_predictions``.
 
     Raises:
-        UserError: as the two readers, or predictions of another number of people or of other joints.
+        UserError: as the two readers, or different numbers of people or joints.
     """
     truth = read_ground_truth(ground_truth, people)
     joints = truth.points.shape[1]
@@ -351,7 +351,7 @@ def score_files(
 
 
 def score_pair(predicted: Predictions, truth: GroundTruth) -> Score:
-    """Score what ``read_pair`` gives."""
+    """Score the result of ``read_pair``."""
     score = truth.metric.score(predicted.points, truth.points, truth.labeled, truth.length)
     score.settings.update(
         predictions=predicted.attrs["file"],

@@ -40,10 +40,10 @@ def write_hdf5(
         points: (N, K, 2), 0-based pixels of the published images; NaN where there is no prediction.
         scores: (N, K) or None.
         skeleton: names of the K joints.
-        attrs: more attributes, such as the data set and the checkpoint.
+        attrs: more attributes, such as dataset and checkpoint.
 
     Raises:
-        ValueError: shapes that do not agree, or an attribute of one of the two names.
+        ValueError: shapes do not match, or an attribute has a reserved name.
         OSError: the file cannot be written.
     """
     import h5py
@@ -92,7 +92,7 @@ def write_mpii_mat(
 ) -> None:
     """Write the layout of MPII's evaluation server: ``pred(i).annorect(r).annopoints.point(k)`` with x, y, id.
 
-    ``pred`` is 1 x images and ``pred(i)`` is image i of MPII's list, whatever the order of the arguments. Images
+    ``pred`` is 1 x images and ``pred(i)`` is image i of MPII's list, for any order of the arguments. Images
     without people have an empty ``annorect``; a person left out between others has empty ``annopoints``. ``id`` is
     MPII's joint number from 0, x and y are 1-based pixels as in MPII's annotations. Joints that are not finite
     are left out.
@@ -100,14 +100,14 @@ def write_mpii_mat(
     Args:
         path: the ``.mat`` file, of MATLAB's version 5.
         points: (N, 16, 2), 0-based pixels.
-        image_numbers: (N,) whole numbers from 1: place of the image in MPII's list (``annolist``).
-        person_numbers: (N,) whole numbers from 1: place of the person in the image's ``annorect``.
-        objpos: (N, 2), MPII's rough position in 0-based pixels; NaN where it is not known. None leaves it out.
-        scale: (N,), MPII's scale; NaN where it is not known. None leaves it out.
-        images: length of ``pred``; None is the highest image number.
+        image_numbers: (N,) integers from 1: index of the image in MPII's list (``annolist``).
+        person_numbers: (N,) integers from 1: index of the person in the image's ``annorect``.
+        objpos: (N, 2), MPII's rough position in 0-based pixels; NaN if unknown. None omits it.
+        scale: (N,), MPII's scale; NaN if unknown. None omits it.
+        images: length of ``pred``; None: the highest image number.
 
     Raises:
-        ValueError: shapes that do not agree, numbers below 1 or above ``images``, or a person given twice.
+        ValueError: shapes do not match, numbers below 1 or above ``images``, or a person given twice.
         OSError: the file cannot be written.
     """
     from scipy.io import savemat
@@ -151,7 +151,7 @@ def write_mpii_mat(
 
 @reader("predictions in MPII's layout of submissions")
 def read_mpii_mat(path: str | Path) -> list[MpiiPerson]:
-    """Read people in MPII's submission layout, ordered by image and person; empty ``annopoints`` are passed over.
+    """Read people in MPII's submission layout, ordered by image and person; empty ``annopoints`` are skipped.
 
     Raises:
         UserError: no such file, or another layout.
@@ -189,9 +189,9 @@ def write_coco_json(
 ) -> int:
     """Write COCO's list of keypoint results: image_id, category_id, keypoints [x, y, v] x K, score.
 
-    Pixels are 0-based. The joints keep their order: that of the skeleton, which is not COCO's own 17. v is 1 where a
-    joint is predicted, and x = y = v = 0 where it is not. A person's score is the mean of the joints' scores, 1
-    without any. People without any finite joint are not written.
+    Pixels are 0-based. Joints keep the order of the skeleton, which is not COCO's 17. v is 1 where a joint is
+    predicted; otherwise x = y = v = 0. The score of a person is the mean over joints, 1 without scores. People without
+    any finite joint are not written.
 
     Args:
         path: the ``.json`` file.
@@ -199,8 +199,7 @@ def write_coco_json(
         scores: (N, K), or None.
         image_ids: N ids, numbers or names.
         category_id: COCO's category, one for all or N; 1 is "person".
-        annotation_ids: N ids of the labels that the people were predicted for, None where there is none; written as
-            annotation_id, which COCO's own tools pass over.
+        annotation_ids: N ids of the labels, None if missing; written as annotation_id, which COCO's tools ignore.
 
     Returns:
         The number of people written.

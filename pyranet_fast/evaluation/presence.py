@@ -30,7 +30,7 @@ class Presence:
 
     Attributes:
         people: (P, K) scores of the joints in crops around people.
-        empty: (E, K) those in crops outside everybody's box.
+        empty: (E, K) scores in crops outside all boxes.
     """
 
     people: Float32Array
@@ -38,16 +38,16 @@ class Presence:
 
     @property
     def area(self) -> float:
-        """Chance that a crop with a person has the higher mean score: the area under the ROC curve."""
+        """Probability that a crop with a person has the higher mean score: the area under the ROC curve."""
         scores = np.concatenate([self.people.mean(axis=1), self.empty.mean(axis=1)]).astype(np.float64)
         return ranking(scores, np.arange(len(scores)) < len(self.people))
 
     def mistaken(self, kept: float = 0.95) -> float:
-        """Share of empty crops that score as high as the best ``kept`` of the people."""
+        """Fraction of empty crops that score as high as the best ``kept`` of the people."""
         return float((self.empty.mean(axis=1) >= np.quantile(self.people.mean(axis=1), 1 - kept)).mean())
 
     def as_dict(self) -> dict[str, float]:
-        """Values that JSON can hold."""
+        """Return JSON-serializable values."""
         return {
             "people": len(self.people),
             "empty": len(self.empty),
@@ -57,14 +57,14 @@ class Presence:
 
 
 def empty_crops(people: PeopleSource, input_size: int, seed: int = 0) -> list[Image]:
-    """Squares of the people's pictures outside everybody's box, as crops; always the same ones.
+    """Return crops of squares outside all boxes, deterministically.
 
-    Only labeled people are known: one without labels may be in a crop.
+    Crops may show people without labels.
 
     Args:
-        people: the pictures are theirs.
+        people: source of the images.
         input_size: side of a crop, pixels.
-        seed: decides which squares.
+        seed: seed of the squares.
     """
     known, crops = PeopleOfPictures(people), []
     for index in people.available():
@@ -90,20 +90,20 @@ def measure_presence(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
 ) -> Presence:
-    """Score the crops of people and as many empty ones as their pictures have room for.
+    """Score crops of people and as many empty ones as the images have space for.
 
     Args:
         model: as `score_maps` takes it.
-        people: of a part that was not trained on.
-        skeleton: what the network's score maps mean; the people may have other joints.
+        people: a split not used for training.
+        skeleton: joints of the score maps; the people may have others.
         input_size: side of the network's input, pixels.
         flip: average with the mirrored crop.
-        batch_size: crops that go through the network together.
-        device: where the network is.
+        batch_size: crops per forward pass.
+        device: device of the network.
         precision: as for `score_maps`.
 
     Raises:
-        UserError: no picture has room beside its people.
+        UserError: no image has space for an empty crop.
     """
     empty = empty_crops(people, input_size)
     if not empty:

@@ -226,7 +226,7 @@ def _page(people: PeopleSource, shown: Sequence[Worst], errors: Float64Array) ->
         "a mean over the joints that were scored."
     )
     items = "\n".join(_item(rank, entry, unit) for rank, entry in enumerate(shown, 1))
-    nobody = "" if shown else "<p>Nobody was scored.</p>"
+    nobody = "" if shown else "<p>No people were scored.</p>"
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(title), summary=html.escape(head), legend=picture_legend(), nobody=nobody, items=items
     )

@@ -46,14 +46,14 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Crops:
-    """What a file is checked on.
+    """Crops for a check.
 
     Attributes:
         images: (N, 3, S, S) uint8 RGB.
         inverse: (N, 2, 3), crop to image pixels.
-        frames: (N, 4), where the published images lie in those, see ``PeopleSource.frame``; None without people.
-        people: their joints, where they are known.
-        name: where they are from.
+        frames: (N, 4) positions of the published images, see ``PeopleSource.frame``; None without people.
+        people: labeled joints, if known.
+        name: source of the crops.
     """
 
     images: Tensor
@@ -64,7 +64,7 @@ class Crops:
 
 
 def crops_of_people(people: PeopleSource, count: int, input_size: int, skeleton: Skeleton) -> Crops:
-    """Crops of ``count`` people (0: all), evenly among those of a dataset."""
+    """Return crops of ``count`` people (0: all), evenly spaced in a dataset."""
     total = len(people)
     chosen = np.unique(np.linspace(0, total - 1, min(count, total) if count else total).round().astype(int))
     some = Subset(people, chosen.tolist())
@@ -77,7 +77,7 @@ def crops_of_people(people: PeopleSource, count: int, input_size: int, skeleton:
 
 
 def crops_of_images(folder: str | Path, count: int, input_size: int) -> Crops:
-    """Whole images of a folder, the first ``count`` by name (0: all).
+    """Return entire images of a folder, the first ``count`` by name (0: all).
 
     Raises:
         UserError: no folder, or no image in it.
@@ -100,10 +100,10 @@ class Form:
     """One way to run the network.
 
     Attributes:
-        name: in the table.
-        model: what `score_maps` takes.
-        file: what it was read from, if a file.
-        backend: of this package's operators.
+        name: name in the table.
+        model: model for `score_maps`.
+        file: file of the model, if any.
+        backend: backend of this package's operators.
     """
 
     name: str
@@ -123,11 +123,11 @@ class Form:
 
 
 def forms_of(model: PyraNet, files: Sequence[tuple[str, Path]]) -> list[Form]:
-    """The network in PyTorch, folded by this package, and in every runtime here that reads a file.
+    """Return the network in PyTorch, optimized by this package, and in every runtime that reads a file.
 
     Args:
         model: from the checkpoint.
-        files: what to call each, such as ``"int8"``, and where it is.
+        files: path by name, such as ``"int8"``.
     """
     forms = [Form("pyranet_fast", optimize_for_inference(model)), Form("PyTorch", model, backend="reference")]
     for name, path in files:
@@ -142,15 +142,15 @@ _RUNTIMES = {ONNX: "onnxruntime", OPENVINO: "OpenVINO", ".pt2": "torch"}
 
 @dataclass(frozen=True)
 class Row:
-    """A form's line of the table.
+    """Row of a form in the table.
 
     Attributes:
         maps, joints: largest difference from the first form's, joints in pixels of the crop.
-        moved: joints farther from the first form's than `JOINTS`, of how many in all.
+        moved: number of joints farther from the first form's than `JOINTS`, and number of all joints.
         pck: percent; NaN without labels.
         megabytes: of its file, 10^6 bytes; NaN without one.
         milliseconds: a crop, from uint8 pixels to joints; the median of rounds in which all forms take turns.
-        best: the same, of the fastest round, which neighbors on a busy machine disturb least.
+        best: the same for the fastest round, least affected by load.
     """
 
     name: str
@@ -221,7 +221,7 @@ def _times(forms: Sequence[Form], image: Tensor, skeleton: Skeleton, flip: bool,
 
 
 def table(rows: Sequence[Row], metric: str) -> str:
-    """The rows in columns, for a terminal; they are Markdown too."""
+    """Format the rows as a Markdown table."""
     head = ("form", metric, "maps differ", "joints differ / px", "file / MB", "ms a crop", "best")
     cells = [
         (
@@ -247,7 +247,7 @@ def _number(value: float, form: str) -> str:
 
 
 def faults(rows: Sequence[Row]) -> list[str]:
-    """What is wrong with exported files: a sentence each."""
+    """Return one sentence per failed check."""
     found, first = [], rows[0]
     for row in rows:
         if row.megabytes != row.megabytes:
@@ -268,7 +268,7 @@ def faults(rows: Sequence[Row]) -> list[str]:
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
-    """Where int8 pays and where it does not, a sentence for each runtime."""
+    """Return one sentence per runtime on whether int8 helps."""
     said = []
     for row in rows:
         if row.precision != "int8":

@@ -19,15 +19,15 @@ from ..inference.exported import EXTRA, Array, Description
 
 
 def quantize(onnx_file: bytes, description: Description, crops: Tensor) -> tuple[bytes, Description]:
-    """An ONNX file with its convolutions in int8, and what it says of itself.
+    """Quantize the convolutions of an ONNX file to int8; return file and description.
 
-    Weights are int8 by output channel, maps uint8 with one range each, as the crops showed it (QDQ). The first
-    convolution, which reads the picture, and the last, which writes score maps, stay float32.
+    Weights are int8 per output channel, maps uint8 with one calibrated range each (QDQ). The first and the last
+    convolution stay float32.
 
     Args:
         onnx_file: contents of a file in float32.
         description: of that file.
-        crops: (N, 3, S, S) uint8 RGB, typical ones: ranges are taken from them.
+        crops: (N, 3, S, S) uint8 RGB, typical crops for calibration.
 
     Raises:
         UserError: onnx or onnxruntime are not installed.

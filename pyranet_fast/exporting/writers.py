@@ -25,12 +25,12 @@ from ..ops import heatmap_argmax
 
 
 class Decoder(nn.Module):
-    """A network with what comes before and after it: from crops as they are to joints.
+    """A network with pre- and postprocessing: from raw crops to joints.
 
     Args:
-        network: gives score maps.
-        swap: joint order after mirroring (``Skeleton.flip_permutation``), for the mean with the mirrored picture; None
-            leaves it out.
+        network: predicts score maps.
+        swap: joint order after mirroring (``Skeleton.flip_permutation``), for the mean with the mirrored crop; None
+            omits it.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
         self.register_buffer("swap", torch.tensor(swap or [], dtype=torch.int64))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, S, S, 3) uint8 RGB to joints (N, K, 2), x and y in pixels of the crop, scores (N, K) and score maps."""
+        """Map (N, S, S, 3) uint8 RGB to joints (N, K, 2), x and y in crop pixels, scores (N, K) and score maps."""
         x = image.permute(0, 3, 1, 2).float() * (1 / 255) - self.mean
         if self.mirrored:
             both = self.network(torch.stack([x, x.flip(3)], 1).flatten(0, 1)).unflatten(0, (-1, 2))
@@ -78,7 +78,7 @@ def _argmax(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def describe_export(checkpoint: Checkpoint, input_size: int, *, decode: bool, flip: bool) -> Description:
-    """What a file of a checkpoint's network says of itself."""
+    """Return the metadata of an exported file."""
     known = checkpoint.metrics.get(CALIBRATION)
     return Description(
         resolve_skeleton(checkpoint.skeleton),
@@ -90,7 +90,7 @@ def describe_export(checkpoint: Checkpoint, input_size: int, *, decode: bool, fl
 
 
 def traceable(model: PyraNet, description: Description, *, custom: bool) -> tuple[nn.Module, Tensor]:
-    """The module that a file is to hold, and an input to trace it with."""
+    """Return the module to export and an input to trace it."""
     size = description.input_size
     network = exportable(model, size, custom=custom)
     if not description.decoded:
@@ -100,7 +100,7 @@ def traceable(model: PyraNet, description: Description, *, custom: bool) -> tupl
 
 
 def onnx_bytes(model: PyraNet, description: Description) -> bytes:
-    """The contents of an ONNX file."""
+    """Return the content of an ONNX file."""
     module, example = traceable(model, description, custom=False)
     proto = onnx_model(module, example, outputs=output_names(description.decoded), metadata=description.as_metadata())
     data: bytes = proto.SerializeToString()
@@ -132,7 +132,7 @@ def write_openvino(path: Path, onnx: bytes, description: Description) -> None:
 def write_program(path: Path, model: PyraNet, description: Description, *, aot: bool = False) -> None:
     """Write FILE.pt2: a program of torch.export, or with ``aot`` a package compiled by AOTInductor.
 
-    Both hold pyramids as this package's operators: whoever runs them loads ``_C`` first, in Python by importing
+    Both use this package's operators for pyramids: load ``_C`` before running them, in Python by importing
     ``pyranet_fast``.
 
     Raises:

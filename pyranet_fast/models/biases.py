@@ -25,9 +25,9 @@ from .pyranet import PyraNet, Stack, Stem
 
 @torch.no_grad()
 def absorb_biases_(network: nn.Module) -> list[nn.Conv2d]:
-    """Set the biases that have no effect to zero, and have them stay: they ask for no gradient any more.
+    """Set biases without effect to zero and freeze them.
 
-    The running means of the norms change with them, so that evaluation does not.
+    The running means of the norms absorb them, so evaluation does not change.
 
     Args:
         network: a `PyraNet`; it is changed in place. Of any other network, and of one with a part that is not of this

@@ -32,14 +32,14 @@ Pairs = Iterator[tuple[str, str]]
 
 @dataclass
 class Imported:
-    """What became of a file.
+    """Result of an import.
 
     Attributes:
         layout: one of `LAYOUTS`.
-        model: the network, its weights those of the file where they fit.
-        taken: how many tensors did.
-        missing: our tensors that the file has nothing for; they start as in a new network.
-        unused: the file's tensors that correspond to nothing.
+        model: network with the imported weights.
+        taken: number of imported tensors.
+        missing: our tensors without a match; initialized as in a new network.
+        unused: tensors of the file without a match.
         misfits: pairs whose shapes differ, each a sentence.
     """
 
@@ -52,11 +52,11 @@ class Imported:
 
     @property
     def complete(self) -> bool:
-        """Whether it is the same network: nothing missing, left over or of another shape."""
+        """Whether all tensors match: nothing missing, unused or of another shape."""
         return not (self.missing or self.unused or self.misfits)
 
     def report(self) -> str:
-        """What did not fit, module by module."""
+        """Return the mismatches by module."""
         total = self.taken + len(self.missing) + len(self.misfits)
         lines = [f"layout {self.layout}: {self.taken} of the network's {total} tensors"]
         if self.missing:
@@ -77,7 +77,7 @@ def _by_module(names: list[str]) -> list[str]:
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a ``.pth`` of another implementation. Only tensors and plain values are unpickled.
+    """Read the state dict in a ``.pth`` of another implementation, unpickling only tensors and plain values.
 
     It may be the file's whole content or its entry ``state_dict`` or ``model``; names may begin with ``module.``.
 
@@ -102,11 +102,11 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
 
 
 def import_weights(weights: Weights, layout: str | None = None) -> Imported:
-    """The network that another implementation's weights are for, with what of them corresponds.
+    """Build the network for the weights of another implementation and load the matching ones.
 
     Args:
         weights: by name.
-        layout: one of `LAYOUTS`; None: the one whose names they are.
+        layout: one of `LAYOUTS`; None: detect by names.
 
     Raises:
         UserError: no layout fits.

@@ -25,7 +25,7 @@ def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
 
     Args:
         path: a file of `train` or of ``export_weights``, or the name of a network in `models.available`.
-        kind: what its network must be for, ``"pose"`` or ``"classification"``; None: either.
+        kind: required task, ``"pose"`` or ``"classification"``; None: either.
 
     Raises:
         UserError: no such file, not a checkpoint, truncated, of a newer format, or of another kind.
@@ -41,10 +41,10 @@ def load_checkpoint(path: str | Path, kind: str | None = POSE) -> Checkpoint:
 
 
 def find_checkpoint(path: str | Path | None, kind: str | None = POSE) -> Path:
-    """The file that a path, the name of a shipped network, or None (the first one shipped) means.
+    """Return the file of a path, of a pretrained network's name, or of None (the first one).
 
     Raises:
-        UserError: there is no such file, or nothing is shipped.
+        UserError: no such file, or no pretrained network.
     """
     if path is not None and Path(path).is_file():
         return Path(path)
@@ -64,10 +64,10 @@ def find_checkpoint(path: str | Path | None, kind: str | None = POSE) -> Path:
 
 
 def build_model(checkpoint: Checkpoint, path: str | Path = "checkpoint") -> nn.Module:
-    """The network of a checkpoint with its weights for prediction, in eval mode.
+    """Build the network of a checkpoint with its inference weights, in evaluation mode.
 
     Raises:
-        UserError: the weights do not fit the configuration beside them.
+        UserError: the weights do not match the configuration.
     """
     build: Callable[..., nn.Module] = PyraNet if checkpoint.kind == POSE else classifier
     try:
@@ -95,7 +95,7 @@ def _check_bounds(config: Mapping[str, Any]) -> None:
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """``model.load_state_dict`` that answers a mismatch, and weights that are not finite, with one sentence."""
+    """Run ``model.load_state_dict`` with one-sentence errors for mismatches and weights that are not finite."""
     check_fit(model, weights, path)
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -107,7 +107,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: str |
 
 
 def check_fit(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Refuse weights of other names, shapes or kinds of numbers than the network's."""
+    """Reject weights whose names, shapes or types differ from the network's."""
     own = model.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     if missing or extra:
@@ -178,10 +178,10 @@ def available(folder: str | Path | None = None) -> list[Available]:
 
 
 def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
-    """The device of a name; ``"auto"`` and None mean the GPU where there is one, else the CPU.
+    """Return the device of a name; ``"auto"`` and None: the GPU if available, else the CPU.
 
     Raises:
-        UserError: not a name of a device, or a device that this machine or this build of torch does not have.
+        UserError: unknown device, or not available on this machine or in this build of torch.
     """
     if name is None or name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -58,24 +58,24 @@ def _reset_norms_(model: nn.Module) -> None:
 
 
 def xavier_(model: Model) -> Model:
-    """Glorot and Bengio's rule, Var[w] = 2 / (fan_in + fan_out), normal; biases 0, norms 1 and 0."""
+    """Initialize by Glorot and Bengio: Var[w] = 2 / (fan_in + fan_out), normal; biases 0, norms 1 and 0."""
     return _apply(model, nn.init.xavier_normal_)
 
 
 def kaiming_(model: Model) -> Model:
-    """He et al.'s rule for ReLU, Var[w] = 2 / fan_in, normal; biases 0, norms 1 and 0."""
+    """Initialize by He et al. for ReLU: Var[w] = 2 / fan_in, normal; biases 0, norms 1 and 0."""
     return _apply(model, lambda weight: nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu"))
 
 
 def torch_(model: Model) -> Model:
-    """What PyTorch's layers start with: nothing is changed."""
+    """Keep PyTorch's default initialization."""
     return model
 
 
 @dataclass(frozen=True)
 class LayerVariance:
-    """One weight: its layer, C_i, n_i, C_o, n_o, the variance they give, and how often the model uses it (0: the
-    example did not reach it, and both counts are taken as 1)."""
+    """One weight: its layer, C_i, n_i, C_o, n_o, the resulting variance, and the number of its uses (0: not reached
+    by the example, with both counts 1)."""
 
     layer: str
     c_i: float
@@ -88,7 +88,7 @@ class LayerVariance:
 
 @dataclass(frozen=True)
 class VarianceTable:
-    """What `multi_branch_` found and did; ``str()`` of it is a table."""
+    """Result of `multi_branch_`; ``str()`` of it is a table."""
 
     rows: tuple[LayerVariance, ...]
     alpha: float
@@ -116,13 +116,13 @@ class VarianceTable:
 
 
 def variance(c_i: float, n_i: float, c_o: float, n_o: float, alpha: float = 0.5) -> float:
-    """Equation 15: 1 / (alpha^2 (C_i n_i + C_o n_o)).
+    """Return the variance of equation 15: 1 / (alpha^2 (C_i n_i + C_o n_o)).
 
-    Forwards a response keeps its variance if alpha C_i n_i Var[w] = 1, backwards a gradient keeps its own if
-    alpha C_o n_o Var[w] = 1; with alpha = 1/2 (ReLU) this is the one value between, where both hold on average, as in
-    Glorot and Bengio's rule. C_i = C_o = 1 gives 4 / (n_i + n_o): twice Glorot's 2 / (n_i + n_o), and He et al.'s
+    Responses keep their variance in the forward pass if alpha C_i n_i Var[w] = 1, gradients in the backward pass if
+    alpha C_o n_o Var[w] = 1; with alpha = 1/2 (ReLU) this is the compromise at which both hold on average, as in Glorot
+    and Bengio's rule. C_i = C_o = 1 gives 4 / (n_i + n_o): twice Glorot's 2 / (n_i + n_o), and He et al.'s
     2 / n where n_i = n_o = n; in general the harmonic mean of He's forward rule 2 / n_i and backward rule 2 / n_o.
-    For alpha = 1 the same reasoning gives 2 / (C_i n_i + C_o n_o); the equation as printed has 1 there, and so here.
+    For alpha = 1 the derivation gives 2 / (C_i n_i + C_o n_o); the printed equation has 1, which is used here.
     """
     return 1.0 / (alpha * alpha * (c_i * n_i + c_o * n_o))
 
@@ -175,31 +175,31 @@ def multi_branch_(
     skips: str = "branch",
     explain: bool = False,
 ) -> Model | VarianceTable:
-    """The paper's rule, Var[w] = 1 / (alpha^2 (C_i n_i + C_o n_o)) (15), normal; biases 0, norms 1 and 0.
+    """Initialize by equation 15: Var[w] = 1 / (alpha^2 (C_i n_i + C_o n_o)), normal; biases 0, norms 1 and 0.
 
-    C_i, the number of branches summed into a layer's input, and C_o, the number that its output goes to, are found
-    by tracing the model; `pyranet_fast.nn.branch_counting` says what every operation means for them. n_i = k^2 inputs
+    C_i, the number of branches summed into a layer's input, and C_o, the number that read its output, are
+    found by tracing the model; `pyranet_fast.nn.branch_counting` defines how operations count. n_i = k^2 inputs
     and n_o = k^2 outputs, both over the groups of a grouped convolution.
 
-    A weight with several uses (variant B*'s 3x3, one for all levels) takes the largest C_i and the largest C_o of its
-    uses: every use is a layer of its own to the responses that pass through it, so counts of different uses are not
-    added, and with the largest none of them grows.
+    A weight with several uses (variant B*'s 3x3, one for all levels) uses the largest C_i and C_o of its uses:
+    every use is a separate layer for the responses that pass through it, so counts are not added, and with the largest
+    no response grows.
 
     Args:
         model: any module that ``torch.export`` can trace; changed in place.
-        example_input: what it is called with, a tensor or a tuple of arguments, on the model's device. The counts do
-            not depend on its values; its size can be the smallest that the model accepts.
+        example_input: input of the model, a tensor or a tuple of arguments, on its device. The values do not matter;
+            the smallest valid size is enough.
         alpha: 0.5 for ReLU, 1 for tanh and sigmoid.
-        skips: an identity skip counts as one ``"branch"``, as in networks that normalize what their branches read, or
-            as the ``"sum"`` of all that it carries, for residual networks without normalization.
+        skips: an identity skip counts as one ``"branch"``, for networks that normalize the input of branches, or as the
+            ``"sum"`` of all its terms, for residual networks without normalization.
         explain: return the table of counts and variances instead of the model.
 
     Returns:
         The model; with ``explain`` a `VarianceTable`.
 
     Raises:
-        ValueError: alpha is not above 0, skips is another word, or the branches cannot be counted; the sentence names
-            the module and the operation. The model is then as it was.
+        ValueError: invalid alpha or skips, or the branches cannot be counted; the message names the module and the
+            operation. The model is then unchanged.
     """
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be a positive number (0.5 for ReLU, 1 for tanh and sigmoid), got {alpha}")
@@ -256,15 +256,15 @@ INITIALIZERS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
 
 
 def initialize_(model: Model, name: str, example_input: Tensor) -> Model:
-    """Initialize a model by one of `INITIALIZERS`' names.
+    """Initialize a model by a name in `INITIALIZERS`.
 
     Args:
         model: changed in place.
-        name: ``"paper"`` (equation 15), ``"xavier"``, ``"kaiming"`` (MSR) or ``"torch"``, which changes nothing.
-        example_input: what the model is called with; only ``"paper"`` looks at it, and only at its shape.
+        name: ``"paper"`` (equation 15), ``"xavier"``, ``"kaiming"`` (MSR) or ``"torch"`` (no change).
+        example_input: input of the model; only ``"paper"`` uses it, and only its shape.
 
     Raises:
-        ValueError: another name, or a model that equation 15 cannot be applied to.
+        ValueError: unknown name, or equation 15 cannot be applied to the model.
     """
     if name not in INITIALIZERS:
         raise ValueError(f"name must be one of {', '.join(map(repr, INITIALIZERS))}, got {name!r}")

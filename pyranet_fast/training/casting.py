@@ -12,14 +12,13 @@ _CAST = (nn.Conv2d, nn.Linear)
 
 
 class CastWeights:
-    """Copies of a model's convolutions' weights in the precision of its products, used inside of `applied`.
+    """Copies of convolution weights in the compute precision, used inside `applied`.
 
-    The model, its optimizer and its checkpoints keep the weights as they are. Results and gradients are those of
-    autocast, bit for bit.
+    Model, optimizer and checkpoints keep the original weights. Results and gradients are bitwise those of autocast.
 
     Args:
-        model: run by one process, not compiled; it keeps its parameters.
-        dtype: of the products.
+        model: model of one process, not compiled, whose parameters are not replaced.
+        dtype: compute dtype.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -38,7 +37,7 @@ class CastWeights:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, a forward and its backward use the copies; at the end their gradients are those of the weights."""
+        """Use the copies in forward and backward passes within the context, then set the gradients of the weights."""
         with torch.no_grad():
             torch._foreach_copy_(self._copies, self._own)
         for copy in self._copies:

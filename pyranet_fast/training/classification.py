@@ -56,10 +56,10 @@ PUBLISHED = (
 
 
 def open_images(dataset: str, root: str | None, split: str) -> LabeledImages:
-    """The ``"train"`` or ``"test"`` part of a data set for classification.
+    """Open the ``"train"`` or ``"test"`` split of a classification dataset.
 
     Raises:
-        UserError: an unknown name, or data that are missing or damaged.
+        UserError: unknown name, or missing or corrupt data.
     """
     if dataset == "demo":
         return load_shapes(split)
@@ -69,16 +69,16 @@ def open_images(dataset: str, root: str | None, split: str) -> LabeledImages:
 
 
 class ClassificationTask:
-    """What `trainer.Trainer` trains for classification.
+    """Classification task of `trainer.Trainer`.
 
-    All images lie as uint8 in the device's memory; batches are made there.
+    All images are uint8 in device memory, where batches are built.
 
     Args:
-        config: which images, which network, and how.
-        device: of the images and the network.
+        config: options of data, network and training.
+        device: device of images and network.
 
     Raises:
-        UserError: the data cannot be read, or the options do not fit together.
+        UserError: the data cannot be read, or the options are inconsistent.
     """
 
     kind = CLASSIFICATION
@@ -111,7 +111,7 @@ class ClassificationTask:
         self._images, self._labels = self.data.images.to(device), self.data.labels.to(device)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """SGD with Nesterov momentum, as both papers train."""
+        """SGD with Nesterov momentum, as in both papers."""
         c = self.config
         return torch.optim.SGD(
             self.model.parameters(),
@@ -123,7 +123,7 @@ class ClassificationTask:
         )
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
-        """``image`` (N, 3, H, W) uint8 and ``label`` (N,), in an order that (seed, step) decides."""
+        """``image`` (N, 3, H, W) uint8 and ``label`` (N,), in an order determined by (seed, step)."""
         c = self.config
         sampler = EpochBatchSampler(
             len(self.data), c.batch_size, c.seed, first, last, rank=distributed.rank(), ranks=distributed.world_size()
@@ -137,7 +137,7 @@ class ClassificationTask:
             yield {"image": images, "label": self._labels[chosen]}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
-        """Cross entropy, the share of right answers, and the number of images."""
+        """Return cross entropy, accuracy, and number of images."""
         scores = self._scores(self.model, batch["image"])
         right = (scores.detach().argmax(1) == batch["label"]).float().mean()
         return F.cross_entropy(scores, batch["label"]), right, len(scores)
@@ -155,13 +155,13 @@ class ClassificationTask:
             return model(x).float()
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Class scores of (N, 3, H, W) uint8 images, without augmentation, on the CPU."""
+        """Return class scores of (N, 3, H, W) uint8 images, without augmentation, on the CPU."""
         size = max(250, self.config.batch_size)
         with torch.no_grad():
             return torch.cat([self._scores(model, part).cpu() for part in images.split(size)])
 
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Accuracy and error on all test images, in percent; ``columns``: accuracy by class."""
+        """Return accuracy and error on all test images, in percent; ``columns``: accuracy by class."""
         labels = self.held_out.labels
         self._chances = self.predict(model, self.held_out.images).softmax(1)
         right = self._chances.argmax(1) == labels
@@ -174,7 +174,7 @@ class ClassificationTask:
         return {"metric": "accuracy", "mean": mean, "error": 100 - mean, "columns": columns}
 
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
-        """The first test images with the label that was predicted, and the right one where it was another."""
+        """Draw the first test images with the predicted label, and the true one if it differs."""
         images, names = self.held_out.images[:PICTURES], self.held_out.classes
         predicted = self.predict(model, images).argmax(1).tolist()
         captions = [
@@ -186,7 +186,7 @@ class ClassificationTask:
         write_image(path, contact_sheet(cells, columns=8, cell=128, captions=captions))
 
     def facts(self) -> dict[str, str]:
-        """Data and network, for people to read."""
+        """Describe data and network as text."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {
             "training images": f"{len(self.data)}, {self.data.name}",
@@ -196,7 +196,7 @@ class ClassificationTask:
         }
 
     def findings(self, results: dict[str, Any]) -> Findings:
-        """Accuracy by class beside published means; the surest right, the middle and the surest wrong answers."""
+        """Return accuracy by class with published means, and the most confident correct and wrong predictions."""
         names = self.held_out.classes
         if self._chances is None:
             return Findings()
@@ -221,7 +221,7 @@ class ClassificationTask:
         return Findings([ours, *published], tuple(results["columns"]), examples, convention="no test-time augmentation")
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
-        """Network configuration, weights, classes and normalization."""
+        """Return network configuration, weights, classes and normalization."""
         return Checkpoint(
             model=self.architecture,
             weights=weights,
@@ -237,7 +237,7 @@ class ClassificationTask:
         )
 
     def compare_data(self, checkpoint: Checkpoint, source: str | Path) -> None:
-        """UserError where a checkpoint to resume from has other classes."""
+        """Raise UserError if the checkpoint to resume has other classes."""
         then, now = list(checkpoint.images.get("classes", [])), list(self.data.classes)
         if then != now:
             raise UserError(

@@ -29,7 +29,7 @@ _PATIENCE = timedelta(hours=4)
 
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Number of training processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -50,17 +50,16 @@ def local_world_size() -> int:
 
 @contextmanager
 def process_group(device: str, batch_size: int | None) -> Iterator[torch.device]:
-    """Inside, this process is one of those that torchrun started; gives the device that it works on.
+    """Join the process group of torchrun within the context; yields the device of this process.
 
-    torchrun's variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are read; without the first two it is
-    the only one.
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without the first two, the process is the only one.
 
     Args:
         device: ``--device``; with several processes ``"auto"``, ``"cpu"`` or ``"cuda"``: the GPU of the LOCAL_RANK.
-        batch_size: of all processes together; None where no batches are shared out.
+        batch_size: total over all processes; None without batches.
 
     Raises:
-        UserError: the batch cannot be shared out, there is no such device, or another process has gone.
+        UserError: the batch cannot be split evenly, the device is missing, or another process ended.
     """
     try:
         count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
@@ -106,7 +105,7 @@ def _connection_lost(error: RuntimeError) -> bool:
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model as all processes run it: the same weights at the start, the mean of their gradients in a backward."""
+    """Wrap the model for data parallelism: equal initial weights and averaged gradients."""
     if world_size() == 1:
         return model
     places = [device] if device.type == "cuda" else None
@@ -118,24 +117,24 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Give every process pooling windows of its own in a step.
+    """Give every process different pooling windows in a step.
 
-    The first draws on as a single process would, and its state is saved; the others' follow from (seed, step, rank),
-    so that nothing of theirs has to be saved, and a run may go on with another number of processes.
+    The first process continues its generator, whose state is saved; the others seed theirs from (seed, step, rank), so
+    a run can resume with another number of processes.
     """
     if rank():
         torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank())
 
 
 def mean(*values: Tensor | float, device: torch.device) -> list[float]:
-    """The mean of each value over the processes, the same in all of them."""
+    """Return the mean of each value over all processes."""
     if world_size() == 1:
         return [value.item() if isinstance(value, Tensor) else float(value) for value in values]
     return mean_on_device(*values, device=device).tolist()
 
 
 def mean_on_device(*values: Tensor | float, device: torch.device) -> Tensor:
-    """`mean` as a tensor in float64, which a GPU is not waited for."""
+    """Return `mean` as a float64 tensor, without synchronizing with a GPU."""
     own = torch.stack(
         [
             value.detach().to(device, torch.float64)
@@ -151,7 +150,7 @@ def mean_on_device(*values: Tensor | float, device: torch.device) -> Tensor:
 
 
 def all_gather(value: T) -> list[T]:
-    """The value of every process, in their order."""
+    """Return the values of all processes, by rank."""
     if world_size() == 1:
         return [value]
     values: list[T] = [value] * world_size()

@@ -26,7 +26,7 @@ class Meter:
         self.started = time.perf_counter()
 
     def add(self, loss: float, accuracy: float, samples: int, waited: float) -> None:
-        """Count a step; ``waited`` is the time that its batch took to come, in seconds."""
+        """Add a step; ``waited`` is the wait for its batch, in seconds."""
         self.steps += 1
         self.samples += samples
         self.loss += loss
@@ -36,7 +36,7 @@ class Meter:
         self.recent = (0.95 * old[0] + 0.05 * loss, 0.95 * old[1] + 0.05 * accuracy)
 
     def row(self) -> dict[str, float]:
-        """The epoch's figures."""
+        """Return the metrics of the epoch."""
         seconds = time.perf_counter() - self.started
         steps = max(1, self.steps)
         return {
@@ -48,13 +48,13 @@ class Meter:
         }
 
     def state(self) -> dict[str, float]:
-        """What `resumed` makes a meter of that goes on from here."""
+        """Return the state for `resumed`."""
         sums = {name: float(getattr(self, name)) for name in ("steps", "samples", "loss", "accuracy", "waited")}
         return {**sums, "seconds": time.perf_counter() - self.started}
 
     @classmethod
     def resumed(cls, state: dict[str, float] | None) -> Meter:
-        """The meter of an epoch of which a part was made before; None: of none."""
+        """Return the meter of a partially finished epoch; None: a new one."""
         meter = cls()
         if state is not None:
             meter.steps, meter.samples = int(state["steps"]), int(state["samples"])
@@ -69,9 +69,9 @@ class Meter:
 
 
 class LossGrowth:
-    """Finds a loss that grows without end before it is NaN: its running mean is far above the lowest that it was.
+    """Detects a diverging loss before it is NaN: its running mean, over some 20 steps, is far above its minimum.
 
-    Of losses that shrink, or are noise around a mean, it says nothing: the means are of some 20 steps. It warns once.
+    Warns once, and not for losses that shrink or fluctuate around a mean.
     """
 
     FACTOR = 10.0
@@ -82,7 +82,7 @@ class LossGrowth:
         self.warned = False
 
     def add(self, loss: float, step: int) -> str:
-        """Take the loss of a step; returns what to warn of, or nothing."""
+        """Add the loss of a step; return a warning, or nothing."""
         self.mean = loss if self.steps == 0 else 0.95 * self.mean + 0.05 * loss
         self.steps += 1
         self.lowest = min(self.lowest, self.mean)
@@ -100,11 +100,11 @@ COLUMNS = (
 
 
 class RunLog:
-    """Writes one row an epoch; a resumed run cuts what lies after its checkpoint and continues.
+    """Writes one row per epoch; a resumed run drops the rows after its checkpoint and continues.
 
     Args:
-        folder: where log.csv, tensorboard/, curves.png and summary.json go; made if it is not there.
-        step: number of steps made: rows of an earlier part of the run up to there are kept.
+        folder: folder of log.csv, tensorboard/, curves.png and summary.json; created if missing.
+        step: number of finished steps: earlier rows up to it are kept.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -123,7 +123,7 @@ class RunLog:
         """Add an epoch.
 
         Args:
-            row: the values of `COLUMNS`; ``validation`` is None where the epoch was not validated.
+            row: the values of `COLUMNS`; ``validation`` is None if the epoch was not validated.
             results: of the last validation.
         """
         self.rows.append(row)
@@ -143,14 +143,14 @@ class RunLog:
         draw_curves(self.rows, self.folder / "curves.png")
 
     def close(self, summary: dict[str, Any]) -> None:
-        """Finish the event file; what the run came to goes to summary.json."""
+        """Close the event file and write the results to summary.json."""
         self._events.close()
         text = json.dumps(summary, indent=2)
         atomic_write(self.folder / "summary.json", lambda file: file.write(text.encode()))
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss, accuracy and validation over the epochs, as a PNG."""
+    """Plot loss, accuracy and validation over the epochs as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -175,7 +175,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def peak_megabytes(device: torch.device) -> float:
-    """The most memory so far: of tensors on a GPU, of this process on the CPU."""
+    """Return the peak memory so far: of tensors on a GPU, of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -21,12 +21,12 @@ STEPS = {
 
 
 def learning_rate(step: int, total: int, *, base: float, schedule: str, warmup: int = 0) -> float:
-    """The rate of a step (0-based) in a run of ``total`` steps.
+    """Return the learning rate of a step (0-based) in a run of ``total`` steps.
 
-    ``"step"``: the paper's for poses, divided by 10 at 75 % and again at 85 % (epochs 150 and 170 of 200).
+    ``"step"``: the paper's, divided by 10 at 75 % and again at 85 % (epochs 150 and 170 of 200).
     ``"wrn"``: Wide ResNet's, times 0.2 at 30, 60 and 80 % (epochs 60, 120 and 160 of 200). ``"resnext"``:
     ResNeXt's, divided by 10 at 50 and 75 % (epochs 150 and 225 of 300). ``"cosine"``: half a cosine to 0. All
-    rise linearly over the first ``warmup`` steps.
+    warm up linearly over the first ``warmup`` steps.
     """
     if schedule in STEPS:
         rate = base * next((factor for share, factor in STEPS[schedule] if step >= share * total), 1.0)
@@ -36,19 +36,19 @@ def learning_rate(step: int, total: int, *, base: float, schedule: str, warmup: 
 
 
 class MovingAverage:
-    """A copy of a model that follows it: average += (1 - d) (weights - average), d = min(decay, (1+n)/(10+n)).
+    """Exponential moving average of a model: average += (1 - d) (weights - average), d = min(decay, (1+n)/(10+n)).
 
     The rising decay makes the average useful from the first hundred steps on. Floating-point buffers are averaged too,
-    whole numbers copied. All tensors move by a few operations on lists, which are made once: the model keeps its
-    parameters and buffers, and so does the average.
+    integers copied. A few operations on lists update all tensors; the lists are built once, so parameters and buffers
+    must not be replaced.
 
     Args:
-        model: what is followed.
+        model: the model.
         decay: d after many updates.
-        share: 1 - d as a tensor on the model's device where a CUDA graph is to hold `follow`, which reads it there.
+        share: 1 - d as a tensor on the model's device, if a CUDA graph records `follow`.
 
     Attributes:
-        module: the copy.
+        module: the average.
         count: number of updates.
     """
 
@@ -67,12 +67,12 @@ class MovingAverage:
             currents.append(current)
 
     def update(self) -> None:
-        """Follow the model by a step."""
+        """Update the average after a step."""
         self.advance()
         self.follow()
 
     def advance(self) -> None:
-        """The host's part of an update: count it, and say how far `follow` is to go."""
+        """Host part of an update: count it and set the step size of `follow`."""
         keep = min(self.decay, (1 + self.count) / (10 + self.count))
         if isinstance(self._share, Tensor):
             self._share.fill_(1 - keep)
@@ -82,7 +82,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """The device's part of an update; the first one copies."""
+        """Device part of an update; the first one copies."""
         for (_, dtype), (averages, currents) in self._lists.items():
             if self.count == 1 or not dtype.is_floating_point:
                 torch._foreach_copy_(averages, currents)
@@ -95,9 +95,9 @@ class MovingAverage:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state dict as checkpoints hold it, the same for a graphed step and an eager one.
+    """Return the state dict for checkpoints, equal for graphed and eager steps.
 
-    Learning rates are numbers, and the mark of an optimizer for graphs is off.
+    Learning rates are numbers, and ``capturable`` is off.
     """
     state = optimizer.state_dict()
     groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
@@ -108,10 +108,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def checked_step(step: Any, state: dict[str, Any]) -> int:
-    """The position of a training, of a checkpoint, where its optimizer has made as many steps.
+    """Return the step of a checkpoint, checked against that of its optimizer.
 
     Raises:
-        UserError: it is no number of steps, or another.
+        UserError: not a number of steps, or a different one.
     """
     if type(step) is not int or step < 0:
         raise UserError(f"its training has made {step!r} steps; expected a whole number of at least 0")
@@ -122,10 +122,10 @@ def checked_step(step: Any, state: dict[str, Any]) -> int:
 
 
 def checked_updates(count: Any) -> int:
-    """The updates of a moving average, of a checkpoint.
+    """Return the number of moving average updates of a checkpoint.
 
     Raises:
-        UserError: it is no number of updates.
+        UserError: not a number of updates.
     """
     if type(count) is not int or count < 0:
         raise UserError(f"its moving average has made {count!r} updates; expected a whole number of at least 0")
@@ -133,10 +133,10 @@ def checked_updates(count: Any) -> int:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a loaded state that is not of the parameters' shapes, which PyTorch does not ask.
+    """Reject a loaded state whose shapes differ from the parameters', which PyTorch does not check.
 
     Raises:
-        UserError: of another shape, or not finite.
+        UserError: wrong shape, or not finite.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -153,7 +153,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put what `optimizer_state` gave into an optimizer of either kind, which stays of its kind."""
+    """Load the result of `optimizer_state` into an eager or capturable optimizer, which stays as it is."""
     groups = []
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         rate = own["lr"]

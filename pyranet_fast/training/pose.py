@@ -53,7 +53,7 @@ _PIXELS = 320  # side of an example
 
 
 def make_network(config: PoseConfig, joints: int) -> PyraNet:
-    """The network that the config asks for; UserError where its options do not fit together."""
+    """Build the network of a config; UserError if its options are inconsistent."""
     try:
         return PyraNet(
             config.stacks,
@@ -71,14 +71,14 @@ def make_network(config: PoseConfig, joints: int) -> PyraNet:
 
 
 class PoseTask:
-    """What `trainer.Trainer` trains for poses: people, a PyraNet, heat-map loss, PCK.
+    """Pose task of `trainer.Trainer`: people, a PyraNet, heat map loss, PCK.
 
     Args:
-        config: which people, which network, and how.
+        config: options of data, network and training.
         device: of the network.
 
     Raises:
-        UserError: the data cannot be read, or the options do not fit together.
+        UserError: the data cannot be read, or the options are inconsistent.
     """
 
     kind = POSE
@@ -130,7 +130,7 @@ class PoseTask:
         self._predictions: NDArray[np.float32] | None = None  # of the last validation
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """RMSProp as the paper's code sets it: alpha 0.99, epsilon 1e-8."""
+        """RMSProp as in the paper's code: alpha 0.99, epsilon 1e-8."""
         c = self.config
         return torch.optim.RMSprop(
             self.model.parameters(),
@@ -143,7 +143,7 @@ class PoseTask:
         )
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
-        """Batches in an order that (seed, step) decides; corrupt images are named once."""
+        """Yield batches in an order determined by (seed, step); corrupt images are reported once."""
         c = self.config
         workers = loader_workers(c.workers, self.device)
         sampler = EpochBatchSampler(
@@ -173,7 +173,7 @@ class PoseTask:
                 logger.warning(f"left out: picture {name} {why} ({len(self.corrupt)} people so far)")
 
     def left_out(self, corrupt: dict[int, str]) -> LeftOut:
-        """People by index, with the reason for which their image could not be used."""
+        """People by index, with the reason why their image could not be used."""
         found = LeftOut()
         for index, why in corrupt.items():
             name = self.people.image_name(index)
@@ -193,14 +193,14 @@ class PoseTask:
         return loss, accuracy(maps[-1].detach(), move["joints"], move["weight"]), len(images)
 
     def trial_batch(self, samples: int) -> dict[str, Tensor]:
-        """Gray pictures of the largest size, with a joint in the middle."""
+        """Gray images of the largest size, with a joint in the center."""
         c = self.config
         joints = torch.full((samples, len(self.people.skeleton), 2), c.input_size / 8)
         image = torch.full((samples, 3, c.input_size, c.input_size), 128, dtype=torch.uint8)
         return {"image": image, "joints": joints, "weight": torch.ones(joints.shape[:2])}
 
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Single scale, no flip, pictures of the epoch's size: quick, and enough to watch a run."""
+        """Validate at single scale without flip, at the input size of the epoch: fast, to monitor a run."""
         c = self.config
         score, self._predictions = evaluate_pose(
             model,
@@ -215,7 +215,7 @@ class PoseTask:
         return score.as_dict()
 
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
-        """Predictions on the first validation people, seen at the epoch's size."""
+        """Draw predictions on the first validation people, at the input size of the epoch."""
         c = self.config
         some = Subset(self.held_out, self._people_to_draw())
         _, predictions = evaluate_pose(
@@ -235,7 +235,7 @@ class PoseTask:
         write_image(path, contact_sheet(cells, columns=4))
 
     def facts(self) -> dict[str, str]:
-        """Data and network, for people to read."""
+        """Describe data and network as text."""
         c = self.config
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {
@@ -247,7 +247,7 @@ class PoseTask:
         }
 
     def findings(self, results: dict[str, Any]) -> Findings:
-        """The last validation beside published figures, its curve, and the best, typical and worst people."""
+        """Return the last validation with published results, its curve, and the best, typical and worst people."""
         people, metric, predictions = self.held_out, self.held_out.metric, self._predictions
         if predictions is None:
             return Findings()
@@ -319,7 +319,7 @@ class PoseTask:
         return found
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
-        """Network configuration, weights, skeleton (whole, where it came with the data) and input size."""
+        """Return network configuration, weights, skeleton and input size."""
         return Checkpoint(
             model=self.architecture,
             weights=weights,
@@ -329,10 +329,10 @@ class PoseTask:
         )
 
     def compare_data(self, checkpoint: Checkpoint, source: str | Path) -> None:
-        """Refuse to resume from other joints; say how many people are new, and how many are gone.
+        """Reject other joints on resuming; report how many people were added and removed.
 
         Raises:
-            UserError: the joints, their order or their mirror pairs are not those of the checkpoint.
+            UserError: joints, their order or flip pairs differ from the checkpoint.
         """
         then, now = resolve_skeleton(checkpoint.skeleton), self.people.skeleton
         if (then.joints, then.flip_pairs) != (now.joints, now.flip_pairs):
@@ -373,7 +373,7 @@ def _difference(then: Skeleton, now: Skeleton) -> str:
 
 
 def check_values_a_channel(config: PoseConfig) -> None:
-    """UserError where a batch norm would see one value a channel: one sample whose innermost maps have one pixel."""
+    """Raise UserError if a batch norm would get one value per channel: one sample with innermost maps of one pixel."""
     processes = 1 if config.sync_batchnorm else distributed.world_size()
     size = min(config.input_size, config.early_size or config.input_size)
     if config.batch_size // processes > 1 or size // (4 * 2**config.depth) > 1:
@@ -389,12 +389,12 @@ def check_values_a_channel(config: PoseConfig) -> None:
 
 
 def prepare_people(people: PeopleSource, config: PoseConfig, augmentation: Augmentation | None) -> PeopleSource:
-    """The people that can be read where ``--on-error`` says so, with their pictures in memory where ``--cache`` does.
+    """Select readable people with ``--on-error skip``, and cache their images with ``--cache``.
 
     Args:
         people: of one split.
         config: its ``on_error``, ``cache`` and ``input_size``.
-        augmentation: what the kept pictures have to reach for; None: nothing.
+        augmentation: determines the region to cache; None: no augmentation.
     """
     if config.on_error == "skip":
         people = with_images(people)
@@ -413,7 +413,7 @@ def prepare_people(people: PeopleSource, config: PoseConfig, augmentation: Augme
 
 
 def initial_network(config: PoseConfig, skeleton: Skeleton) -> PyraNet:
-    """The network as a training starts: initialized by the seed, or with the weights of ``--weights``."""
+    """Build the initial network: initialized by the seed, or with the weights of ``--weights``."""
     torch.manual_seed(config.seed)
     model = make_network(config, len(skeleton))
     initialize_(model, config.init, torch.zeros(1, 3, config.input_size, config.input_size))
@@ -437,7 +437,7 @@ def loader_workers(asked: int, device: torch.device) -> int:
 
 
 def accuracy(maps: Tensor, joints: Tensor, weight: Tensor) -> Tensor:
-    """Share of joints in the crop whose maximum lies within a twentieth of the map's side: a training indicator."""
+    """Return the fraction of joints in the crop predicted within a twentieth of the map side, as training accuracy."""
     with torch.no_grad():
         coords, _ = ops.heatmap_argmax(maps)
         close = (coords - joints).square().sum(2).sqrt() <= maps.shape[-1] / 20

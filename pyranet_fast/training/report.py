@@ -43,12 +43,12 @@ _EXAMPLES = re.compile("<!-- examples -->.*<!-- end of examples -->", re.DOTALL)
 
 @dataclass(frozen=True)
 class Example:
-    """A sample of the validation with what the network made of it.
+    """A validation sample with its prediction.
 
     Attributes:
         group: ``"best"``, ``"typical"`` or ``"worst"``.
         picture: (H, W, 3) uint8 RGB.
-        caption: what it is, in a line.
+        caption: one line of text.
     """
 
     group: str
@@ -58,15 +58,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a task has to show after a validation.
+    """Validation results of a task for the report.
 
     Attributes:
-        rows: of the table: the result, then published ones.
-        columns: of the table, in their order.
-        examples: pictures.
-        curve: percent of right joints over the threshold, of poses.
-        convention: how the validation was done, such as ``"single scale, no flip"``.
-        legend: what the pictures' colors mean, as HTML.
+        rows: rows of the table: the result, then published ones.
+        columns: columns of the table, in order.
+        examples: example images.
+        curve: accuracy over the threshold, for poses.
+        convention: convention of the validation, such as ``"single scale, no flip"``.
+        legend: legend of the colors in images, as HTML.
     """
 
     rows: Sequence[Row] = ()
@@ -78,7 +78,7 @@ class Findings:
 
 
 class WarningLog(logging.Handler):
-    """Keeps the warnings that the package logs, each once, in the order of their first appearance."""
+    """Collects logged warnings, each once, in order of first appearance."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -92,7 +92,7 @@ class WarningLog(logging.Handler):
 
 @contextmanager
 def kept_warnings() -> Iterator[WarningLog]:
-    """Inside, what the package's logger warns of is kept."""
+    """Collect warnings of the package's logger within the context."""
     log = WarningLog()
     logger = logging.getLogger("pyranet_fast")
     logger.addHandler(log)
@@ -104,16 +104,16 @@ def kept_warnings() -> Iterator[WarningLog]:
 
 @dataclass
 class Report:
-    """The page of a training, written again at the end of each epoch, and where the training ends or is stopped.
+    """HTML report of a training run, rewritten after each epoch and when training ends or is stopped.
 
-    The pictures are those of the last validation: without a new one the page keeps what it has.
+    Images are those of the last validation.
 
     Attributes:
-        folder: where report.html goes.
+        folder: folder of report.html.
         config: options of the training.
         device: of the network.
-        facts: what the training is, by name: data, network, parameters.
-        warnings: kept by `kept_warnings`.
+        facts: description of the run by name: data, network, parameters.
+        warnings: collected by `kept_warnings`.
         findings: of the last validation.
     """
 
@@ -126,16 +126,16 @@ class Report:
     _examples: str = ""
 
     def show(self, findings: Findings) -> None:
-        """Take what a validation found."""
+        """Set the results of a validation."""
         self.findings, self._examples = findings, _example_lists(findings.examples, findings.legend)
 
     def write(self, rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any], status: str) -> Path:
-        """Write the page, whole or not at all.
+        """Write the page atomically.
 
         Args:
-            rows: of log.csv, an epoch each.
+            rows: rows of log.csv, one per epoch.
             results: of the last validation.
-            status: where the training stands, in a sentence.
+            status: status of the run, one sentence.
 
         Returns:
             Its path.
@@ -266,7 +266,7 @@ def _thinned(points: list[tuple[float, float]]) -> list[list[float]]:
 
 def _results(found: Findings) -> str:
     if not found.rows:
-        return "<p>Nothing has been validated yet.</p>"
+        return "<p>No validation results yet.</p>"
     convention = f"<p>Here: {html.escape(found.convention)}.</p>" if found.convention else ""
     return convention + results_table(found.rows, "html", found.columns)
 
@@ -284,7 +284,7 @@ def _example_lists(examples: Sequence[Example], legend: str = "") -> str:
                 items.append(f"<li><figure>{picture}<figcaption>{text}</figcaption></figure></li>")
         if items:
             parts.append(f"<h3>{title}</h3><ul class=examples>{''.join(items)}</ul>")
-    shown = "\n".join([f"<p>{legend}</p>" if legend else "", *parts]) if parts else "<p>No pictures yet.</p>"
+    shown = "\n".join([f"<p>{legend}</p>" if legend else "", *parts]) if parts else "<p>No images yet.</p>"
     return f"<!-- examples -->{shown}<!-- end of examples -->"
 
 

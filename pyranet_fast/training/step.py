@@ -24,16 +24,16 @@ WARM_UPS = 3
 
 
 class HasLoss(Protocol):
-    """What a step asks of a task."""
+    """Interface of a task for training steps."""
 
     device: torch.device
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
-        """Loss, accuracy in [0, 1] and number of samples of a batch."""
+        """Return loss, accuracy in [0, 1] and number of samples of a batch."""
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate, in place where it is a tensor: a graph reads it from there."""
+    """Set the learning rate, in place for tensors that a CUDA graph reads."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -42,14 +42,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Step:
-    """Updates the weights by one batch after the other, kernel by kernel.
+    """Training step on one batch, kernel by kernel.
 
     Args:
         task: its model and loss.
         optimizer: of the model's parameters.
-        average: what follows the weights, or None.
-        casts: of the weights that the loss is to use, or None.
-        without_bias: convolutions whose biases have no effect and are left out, see `models.biases`.
+        average: moving average of the weights, or None.
+        casts: casts of the weights for the loss, or None.
+        without_bias: convolutions whose biases have no effect and are omitted, see `models.biases`.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Step:
         self.without_bias = without_bias
 
     def run(self, batch: dict[str, Tensor], rate: float) -> tuple[Tensor, Tensor, int]:
-        """Forward, backward, optimizer and average: the weights have changed when it returns.
+        """Run forward, backward, optimizer and average, which updates the weights.
 
         Args:
-            batch: what `Task.batches` gives.
+            batch: batch of `Task.batches`.
             rate: learning rate of this step.
 
         Returns:
@@ -99,10 +99,10 @@ class Step:
 
 
 class GraphedStep(Step):
-    """The same step recorded once and replayed on buffers that batches are copied into.
+    """Training step recorded once as a CUDA graph and replayed on fixed input buffers.
 
-    Batches of another shape run eagerly, as a last, smaller one of an epoch would; after `WARM_UPS` of them in a row
-    they are recorded in place of the others (``--early-size`` changes the shape for good).
+    Batches of another shape run eagerly; after `WARM_UPS` of them in a row they are recorded instead (``--early-size``
+    changes the shape permanently).
 
     Args:
         task: its model is on a CUDA device, and its loss neither waits for the device nor sends to it.
@@ -131,7 +131,7 @@ class GraphedStep(Step):
         self._results: tuple[Tensor, Tensor, int] | None = None
 
     def run(self, batch: dict[str, Tensor], rate: float) -> tuple[Tensor, Tensor, int]:
-        """As `Step.run`, by a replay where the batch has the recorded shape."""
+        """Run as `Step.run`, replaying the graph for batches of the recorded shape."""
         self._prepare(rate)
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in batch.items()}
         self._in_a_row = self._in_a_row + 1 if shapes == self._last else 1
@@ -156,7 +156,7 @@ class GraphedStep(Step):
 
 
 class Figures(NamedTuple):
-    """What is read of a step: means over the processes; whether any of them wants to stop."""
+    """Values read from a step: means over the processes, and whether any of them requests a stop."""
 
     loss: float
     accuracy: float
@@ -164,14 +164,14 @@ class Figures(NamedTuple):
 
 
 class FigureReader(Generic[Note]):
-    """Reads the figures of steps, on the CPU at once, on CUDA each while the next step already runs.
+    """Reads the values of steps, on the CPU immediately, on CUDA while the next step runs.
 
-    A loss that is waited for leaves a GPU idle until the host has launched the next step. So the figures are copied
-    into pinned memory behind their step, and read when another one has been launched.
+    Waiting for a loss leaves a GPU idle until the host launches the next step. So values are copied to pinned memory
+    after their step and read after the next launch.
 
     Args:
-        device: where the figures are.
-        late: whether they are read a step late; None: on CUDA.
+        device: device of the values.
+        late: whether to read them one step later; None: on CUDA.
     """
 
     def __init__(self, device: torch.device, late: bool | None = None) -> None:
@@ -180,7 +180,7 @@ class FigureReader(Generic[Note]):
         self._pinned: Tensor | None = None
 
     def put(self, loss: Tensor, accuracy: Tensor, stopping: bool, note: Note) -> list[tuple[Note, Figures]]:
-        """Take a step's figures; returns those that can be read now, each with the note it was put with."""
+        """Add the values of a step; return those available now, each with its note."""
         if not self.late:
             return [(note, _figures(distributed.mean(loss, accuracy, stopping, device=self.device)))]
         ready = self.rest()
@@ -189,7 +189,7 @@ class FigureReader(Generic[Note]):
         return ready
 
     def rest(self) -> list[tuple[Note, Figures]]:
-        """What has been put and not been returned yet."""
+        """Return all remaining values."""
         if self._pending is None:
             return []
         note, receive = self._pending

@@ -54,7 +54,7 @@ RESUME = "rerun the same command to resume"
 
 
 class Task(Protocol):
-    """What the loop asks of a task (pose, classification): data, loss, validation, pictures."""
+    """Interface of a training task (pose, classification): data, loss, validation, images."""
 
     config: Any
     """Its options, a `RunConfig`; the trainer puts the precision there where it is to be found out."""
@@ -66,38 +66,38 @@ class Task(Protocol):
     steps_per_epoch: int
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """A fresh optimizer of the model's parameters."""
+        """Return a new optimizer of the model's parameters."""
 
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
-        """This process's share of the training batches ``first`` to ``last`` - 1, the same ones whenever asked."""
+        """Yield this process's part of the training batches ``first`` to ``last`` - 1, deterministically."""
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
-        """Loss, accuracy in [0, 1] and number of samples of a batch."""
+        """Return loss, accuracy in [0, 1] and number of samples of a batch."""
 
     def trial_batch(self, samples: int) -> dict[str, Tensor]:
-        """A batch like those of ``batches`` that says nothing, for timing."""
+        """Return a dummy batch like those of ``batches``, for timing."""
 
     def validate(self, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Validation results after an epoch (0-based); ``["mean"]`` is the headline."""
+        """Return validation results after an epoch (0-based); ``["mean"]`` is the main metric."""
 
     def draw(self, model: nn.Module, path: Path, epoch: int) -> None:
-        """A picture of predictions on validation samples after an epoch (0-based)."""
+        """Draw predictions on validation samples after an epoch (0-based)."""
 
     def facts(self) -> dict[str, str]:
-        """What the training is, by name: data, network. For people to read."""
+        """Describe the run by name: data, network, as text."""
 
     def findings(self, results: dict[str, Any]) -> Findings:
-        """What the last call of `validate` has to show beside its ``results``: a table and pictures."""
+        """Return table and images of the last call of `validate`, with its ``results``."""
 
     def checkpoint(self, weights: dict[str, Tensor]) -> Checkpoint:
-        """A checkpoint that describes the network and how to feed it, and in ``training`` what it learns from."""
+        """Return a checkpoint with network, input description and, in ``training``, the training data."""
 
     def compare_data(self, checkpoint: Checkpoint, source: str | Path) -> None:
-        """Raise UserError where a checkpoint to resume from was trained on data of another kind; say what changed."""
+        """Raise UserError if the checkpoint to resume was trained on incompatible data; report changes."""
 
 
 class Made(NamedTuple):
-    """What the host knows of a step before its figures: number (0-based), learning rate, samples, wait for the data."""
+    """Host values of a step: number (0-based), learning rate, samples, wait for data."""
 
     step: int
     rate: float
@@ -110,21 +110,21 @@ class Diverged(UserError):
 
 
 class Trainer:
-    """Trains a task to the end of its config, resuming from a checkpoint if there is one.
+    """Trains a task to the end of its config, resuming from a checkpoint if available.
 
     Under torchrun every process has one; the first validates, writes and reports.
 
     Args:
-        task: its model and its data.
-        config: its options.
-        warnings: what was warned of so far, for the report.
+        task: model and data.
+        config: options.
+        warnings: warnings so far, for the report.
 
     Attributes:
-        model: the network that is trained, neither compiled nor distributed.
+        model: the trained network, neither compiled nor wrapped.
         optimizer: of its parameters.
         average: the moving average of its weights, or None.
-        step: number of steps made.
-        total: number of steps of the whole run.
+        step: number of finished steps.
+        total: number of steps of the entire run.
         results: of the last validation.
     """
 
@@ -147,7 +147,7 @@ class Trainer:
 
     @property
     def network(self) -> nn.Module:
-        """What validates and predicts: the moving average where there is one."""
+        """Network for validation and prediction: the moving average if there is one."""
         return self.model if self.average is None else self.average.module
 
     @property
@@ -156,15 +156,15 @@ class Trainer:
         return (self.step - 1) // self.task.steps_per_epoch + 1
 
     def fit(self) -> dict[str, Any]:
-        """Make all steps that are left, with a checkpoint, a validation and a checkpoint at the end of each epoch.
+        """Run all remaining steps, with a checkpoint, a validation and another checkpoint at the end of each epoch.
 
-        Whatever ends the process in a validation, the next one makes it again.
+        A validation that is interrupted is repeated on resuming.
 
         Returns:
             The last validation results.
 
         Raises:
-            Diverged: NaN or infinite loss, on CUDA found a step later; nothing is saved before it is looked for.
+            Diverged: NaN or infinite loss, on CUDA detected one step later; always checked before saving.
             UserError: another process trains into the same folder.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
         """
@@ -244,7 +244,7 @@ class Trainer:
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continues the run bit for bit, but for the weights of `network`."""
+        """Return everything needed to resume bitwise, except the weights of `network`."""
         on_gpu = self.task.device.type == "cuda"
         return {
             "step": self.step,
@@ -261,16 +261,15 @@ class Trainer:
     def load_state_dict(
         self, state: dict[str, Any], weights: dict[str, Tensor], source: str | Path = "checkpoint"
     ) -> None:
-        """Continue where another trainer stood.
+        """Restore the state of another trainer.
 
         Args:
-            state: what its `state_dict` gave.
+            state: result of `state_dict`.
             weights: of its `network`.
-            source: what errors name.
+            source: name in error messages.
 
         Raises:
-            UserError: it was trained with other options, its weights are of another network, or its position is not
-                that of its optimizer.
+            UserError: options, network or optimizer step differ.
         """
         step = checked_step(state["step"], state["optimizer"])
         if self.config.precision == AUTO:
@@ -293,7 +292,7 @@ class Trainer:
         self.step, self._ended = step, checked_figures(state.get("ended"), {*Meter().row(), "lr"})
 
     def save(self) -> None:
-        """Write OUTPUT/last.pt, whole or not at all; the first process alone does."""
+        """Write OUTPUT/last.pt atomically, in the first process only."""
         if not distributed.is_main_process():
             return
         checkpoint = self.task.checkpoint(_on_cpu(self.network))
@@ -303,10 +302,10 @@ class Trainer:
         logger.debug(f"saved {self.output / LAST} at step {self.step}")
 
     def resume(self) -> None:
-        """Continue from the checkpoint that ``--resume`` means, if there is one.
+        """Resume from the checkpoint of ``--resume``, if there is one.
 
         Raises:
-            UserError: it cannot be read or was made with other options, or processes see different ones.
+            UserError: the checkpoint cannot be read, has other options, or differs between processes.
         """
         path = resume_path(self.config)
         if path is not None:
@@ -451,7 +450,7 @@ class Trainer:
 
 
 def resume_path(config: RunConfig) -> Path | None:
-    """The checkpoint to resume from, or None."""
+    """Return the checkpoint to resume from, or None."""
     if config.resume == "none":
         return None
     if config.resume == "auto":
@@ -489,12 +488,12 @@ def checked_figures(value: Any, names: Set[str]) -> dict[str, float] | None:
 
 @contextmanager
 def sole_training(folder: Path) -> Iterator[None]:
-    """Inside, this process alone trains into a folder: two would write into one log and one last.pt.
+    """Lock the output folder for this process, since two would write to one log and one last.pt.
 
-    The lock is the operating system's, on a file with the process's id: it ends with the process, however that ends.
+    The operating system releases the lock, on a file with the process id, when the process ends.
 
     Raises:
-        UserError: another process does.
+        UserError: another process holds the lock.
     """
     if fcntl is None:
         yield
@@ -524,14 +523,14 @@ def sole_training(folder: Path) -> Iterator[None]:
 
 
 class StopRequest:
-    """Whether somebody has asked for a stop."""
+    """Flag that requests a stop."""
 
     requested = False
 
 
 @contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Inside, Ctrl-C and SIGTERM ask for a stop at the end of the step; a second Ctrl-C stops at once."""
+    """Make Ctrl-C and SIGTERM stop at the end of the step; a second Ctrl-C stops immediately."""
     stop = StopRequest()
 
     def ask(number: int, frame: Any) -> None:

@@ -21,21 +21,20 @@ _FREE = ("stacks", "joints", "pool_windows")
 
 
 def transferred(start: Checkpoint, config: dict[str, Any], skeleton: Skeleton, source: str | Path) -> dict[str, Tensor]:
-    """Weights for a network of ``config`` that begins where ``start`` ended.
+    """Return initial weights for a network of ``config`` from the trained ``start``.
 
-    A joint that both have keeps its score maps. One that lies between others starts with the mean of theirs, and what
-    stacks hand on to each other does not depend on it yet. Stacks beyond those that are there start as copies of the
-    last one.
+    Joints of both keep their score maps. A joint between others starts with the mean of theirs, without influence on
+    the next stack. Additional stacks start as copies of the last one.
 
     Args:
         start: the trained network.
         config: arguments of the new `PyraNet`.
-        skeleton: joints of the new one.
-        source: what errors name.
+        skeleton: joints of the new network.
+        source: name in error messages.
 
     Raises:
-        UserError: the networks differ in more than joints and stacks, the new one has fewer stacks, or a joint that
-            ``start`` does not have.
+        UserError: the networks differ in more than joints and stacks, or the new one has fewer stacks or unknown
+            joints.
     """
     differing = [name for name in config if name not in _FREE and config[name] != start.model.get(name, config[name])]
     before, now = int(start.model["stacks"]), int(config["stacks"])

@@ -46,7 +46,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     text = (tmp_path / "out" / "table.md").read_text()
     assert text in capsys.readouterr().out and "| LSP 1-6, PCK@0.2, one scale |" in text and "six scales" in text
     page = card.read_text()
-    assert text.strip() in page and page.startswith("A card.") and page.endswith("The end.\n") and "outdated" not in page
+    assert text.strip() in page and "outdated" not in page
+    assert page.startswith("A card.") and page.endswith("The end.\n")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["presence"]["people"] == 8 and results["parameters"] == sum(p.numel() for p in model.parameters())
     assert len(results["scores"]) == 3 and results["calibration"].keys() == {"everyday", "leeds"}

@@ -152,7 +152,7 @@ def test_older_pictures_go_and_other_files_stay(people, predictions, tmp_path):
     assert len(worst_page(tmp_path, people, predictions, errors, count=1)) == 1
     assert {p.name for p in (tmp_path / "worst").iterdir()} == {"001.jpg", "mine.jpg"}
     assert worst_page(tmp_path, people, predictions, np.full_like(errors, np.nan)) == []
-    assert "Nobody was scored" in (tmp_path / "worst.html").read_text()
+    assert "No people were scored" in (tmp_path / "worst.html").read_text()
 
 
 def test_large_images_and_far_predictions(people, tmp_path):

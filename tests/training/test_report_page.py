@@ -116,8 +116,8 @@ def test_curves_hold_the_log(tmp_path: Path) -> None:
 
 def test_a_training_that_ended_before_a_validation_has_a_page(tmp_path: Path) -> None:
     text = report(tmp_path).write([], {}, "Stopped at step 3 of 10.").read_text()
-    assert "Stopped at step 3 of 10." in text and "Nothing has been validated yet" in text
-    assert "No pictures yet" in text and charts(text) == {}
+    assert "Stopped at step 3 of 10." in text and "No validation results yet" in text
+    assert "No images yet" in text and charts(text) == {}
     Page(text)
 
 
