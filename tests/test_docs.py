@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,10 +64,47 @@ def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert exit_status(name, arguments) == 0, name
 
 
-def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str]) -> None:
+RECIPES = sorted((ROOT / "recipes").glob("*.sh"))
+
+
+def steps(recipe: Path, folder: Path) -> Iterator[list[str]]:
+    """Names and arguments of this package's commands in a recipe, which runs with a Python that only takes notes."""
+    notes, python = folder / "notes", folder / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >>'{notes}'\n")
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+    subprocess.run(
+        ["sh", str(recipe), "DATA", str(folder / "output")], env=environment, check=True, capture_output=True
+    )
+    for line in notes.read_text().splitlines():
+        words = shlex.split(line)
+        at = max(i for i, word in enumerate(words) if word == "-m") + 1
+        if words[at].startswith("pyranet_fast."):
+            yield [words[at].removeprefix("pyranet_fast."), *words[at + 1 :]]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="recipes are for a POSIX shell")
+def test_recipes_start_from_what_is_there(tmp_path: Path) -> None:
+    for recipe in RECIPES:
+        (tmp_path / recipe.stem).mkdir()
+        made: set[str] = set()
+        for name, *arguments in steps(recipe, tmp_path / recipe.stem):
+            if "--weights" in arguments:
+                start = arguments[arguments.index("--weights") + 1]
+                assert start in made or Path(start).is_file(), f"{recipe}: {start}"
+            if name == "train":
+                made.add(f"{arguments[arguments.index('--output') + 1]}/last.pt")
+            if name == "export_weights":
+                assert arguments[0] in made, f"{recipe}: {arguments[0]}"
+
+
+def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     helps: dict[str, str] = {}
     used = [(page, command) for page in PAGES for command in commands(page.read_text())]
     assert len(used) > 20
+    for recipe in RECIPES if os.name == "posix" else ():
+        (tmp_path / recipe.stem).mkdir()
+        used += [(recipe, command) for command in steps(recipe, tmp_path / recipe.stem)]
     for page, (name, *arguments) in used:
         if name not in helps:
             assert exit_status(name, ["--help"]) == 0, f"{page}: {name}"
