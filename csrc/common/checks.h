@@ -10,8 +10,8 @@ namespace pyranet_fast {
 constexpr int64_t kMostExtent = (int64_t{1} << 31) - 1;  // kernels count rows and columns with 32 bits
 
 inline void check_extent(const char* what, int64_t size, int64_t least = 1, int64_t most = kMostExtent) {
-  STD_TORCH_CHECK(size >= least && size <= most, what, ": a height or width is ", size, "; ", least, " to ", most,
-                  " is accepted");
+  STD_TORCH_CHECK(size >= least && size <= most, what, ": height and width must be ", least, " to ", most, ", got ",
+                  size);
 }
 
 inline bool same_device(const Tensor& a, const Tensor& b) { return a.device() == b.device(); }

@@ -10,7 +10,8 @@ inline void check_gaussian_heatmaps(const Tensor& joints, const Tensor& weight, 
   constexpr const char* kWhat = "gaussian_heatmaps";
   STD_TORCH_CHECK(joints.dim() == 3, kWhat, ": joints must be (N, K, 2) and weight (N, K)");
   check_joints(kWhat, joints, weight, joints);
-  STD_TORCH_CHECK(height >= 1 && width >= 1, kWhat, ": height and width of at least 1 are accepted");
+  STD_TORCH_CHECK(height >= 1 && width >= 1, kWhat, ": height and width must be at least 1, got ", height, " and ",
+                  width);
   check_extent(kWhat, height), check_extent(kWhat, width);
   check_sigma(kWhat, sigma);
 }

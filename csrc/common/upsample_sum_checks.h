@@ -16,7 +16,7 @@ inline void check_base(const char* what, const std::optional<Tensor>& base, cons
 inline void check_upsample_sum(const std::vector<Tensor>& maps, int64_t height, int64_t width,
                                const std::optional<Tensor>& base) {
   constexpr const char* kWhat = "upsample_sum";
-  STD_TORCH_CHECK(!maps.empty(), kWhat, ": maps is empty; at least one (N, C, h, w) tensor is accepted");
+  STD_TORCH_CHECK(!maps.empty(), kWhat, ": maps must hold at least one (N, C, h, w) tensor, got none");
   check_extent(kWhat, height), check_extent(kWhat, width);
   for (const Tensor& map : maps) {
     STD_TORCH_CHECK(map.dim() == 4 && map.size(0) == maps[0].size(0) && map.size(1) == maps[0].size(1), kWhat,

@@ -61,7 +61,7 @@ Map<T> place_of(const Map<T>& whole, const int64_t* place) {
 }
 
 inline void check_levels(const char* what, size_t levels) {
-  STD_TORCH_CHECK(levels <= kMaxLevels, what, ": ", levels, " levels; at most 32 are accepted on CUDA");
+  STD_TORCH_CHECK(levels <= kMaxLevels, what, ": on CUDA there must be at most 32 levels, got ", levels);
 }
 
 // A small per-channel vector or table in another precision, dense.

@@ -10,8 +10,8 @@ namespace {
 Tensor as_channels_last(const Tensor& x) { return torch::stable::contiguous(x, MemoryFormat::ChannelsLast); }
 
 void check_norms(const Tensor& weight) {
-  STD_TORCH_CHECK(weight.size(0) <= kSharedNorms, "shared_batch_norm_relu: ", weight.size(0), " norms; at most ",
-                  kSharedNorms, " are accepted on CUDA");
+  STD_TORCH_CHECK(weight.size(0) <= kSharedNorms, "shared_batch_norm_relu: on CUDA there must be at most ",
+                  kSharedNorms, " norms, got ", weight.size(0));
 }
 
 template <typename T>

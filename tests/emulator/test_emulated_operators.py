@@ -305,7 +305,7 @@ def wrong_calls() -> dict[str, tuple[str, list[Any], str]]:
             [x, x, torch.arange(2).int(), True],
             r"swap must be \(K,\), int64",
         ),
-        "33 maps": ("upsample_sum", [many, 3, 3, None, True], "33 levels; at most 32 are accepted on CUDA"),
+        "33 maps": ("upsample_sum", [many, 3, 3, None, True], "on CUDA there must be at most 32 levels, got 33"),
         "33 gradients": ("upsample_sum_backward", [x, [2] * 66, True], "33 levels; at most 32"),
         "33 levels": (
             "fractional_max_pool_pyramid",

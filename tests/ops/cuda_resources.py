@@ -222,7 +222,7 @@ def findings(found: Iterable[Kernel], expected: Iterable[Kernel]) -> list[str]:
     sentences += [f"{name} is in the table and was not compiled" for name in before.keys() - after.keys()]
     for name, kernel in after.items():
         if kernel.stack > MOST_STACK:
-            sentences.append(f"{name} spills: {kernel.stack} bytes of stack, at most {MOST_STACK} are accepted")
+            sentences.append(f"{name} spills: {kernel.stack} bytes of stack; expected at most {MOST_STACK}")
         if kernel.conversions and "int32" in name:  # whose offsets have 32 bits
             sentences.append(f"{name} converts 64-bit integers and floats into each other {kernel.conversions} times")
         old = before.get(name)
