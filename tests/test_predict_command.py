@@ -570,3 +570,25 @@ def test_track_writes_a_video_and_rows(checkpoint, tmp_path, capsys, monkeypatch
 def test_track_refuses(checkpoint, tmp_path, options, words):
     with pytest.raises(UserError, match=words):
         main([*options, "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--device", "cpu"])
+
+
+def test_ctrl_c_while_tracking_leaves_files_of_what_was_done(checkpoint, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("av")
+    from pyranet_fast.inference.tracking import Tracker
+    from pyranet_fast.inference.video import read_frames
+
+    calls = []
+
+    def interrupted(self, frame):
+        calls.append(frame.number)
+        if frame.number == 2:
+            raise KeyboardInterrupt
+        return []
+
+    monkeypatch.setattr(Tracker, "__call__", interrupted)
+    source, out = _video(tmp_path / "walk.mp4"), tmp_path / "out"
+    command = [str(source), "--track", "--checkpoint", str(checkpoint), "--output", str(out), "--device", "cpu"]
+    assert main([*command, "--write", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("stopped; 2 frames, ")
+    assert len(list(read_frames(out / "walk_pose.mp4"))) == 2
+    assert len((out / "walk_pose.csv").read_text().splitlines()) == 1

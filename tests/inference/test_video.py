@@ -1,5 +1,6 @@
 """Reading and writing videos: times, rotation, sound, interruptions and broken files."""
 
+import struct
 from fractions import Fraction
 
 import numpy as np
@@ -109,3 +110,19 @@ def test_a_broken_video_is_one_sentence(tmp_path, share):
     (tmp_path / "cut.mp4").write_bytes(data[: round(share * len(data))] or b"no video")
     with pytest.raises(UserError, match=r"cut\.mp4"):
         list(read_frames(tmp_path / "cut.mp4"))
+
+
+def test_a_turned_video_is_read_and_written_upright(tmp_path):
+    data = bytearray(write(tmp_path / "in.mp4").read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(data)
+    frames = list(read_frames(tmp_path / "turned.mp4"))
+    with VideoWriter(tmp_path / "out.mp4") as writer:
+        for frame in frames:
+            writer.write(frame.image, frame.seconds)
+    again = list(read_frames(tmp_path / "out.mp4"))
+    for frame in (frames[1], again[1]):
+        assert frame.image.shape == (64, 48, 3)
+        bright = frame.image[:, :, 0] > 150  # the top of the stored picture is the right of the turned one
+        assert bright[:, -6:].all() and not bright[:, :30].any()
