@@ -31,7 +31,9 @@ from .inference.boxes import read_boxes
 from .inference.journal import Journal
 from .inference.predictor import Predictor
 from .inference.result import Pose, Prediction
-from .inference.sources import Picture, is_listed, is_live, pictures
+from .inference.sources import CAMERA, Picture, is_listed, is_live, pictures
+from .inference.track_video import track_video
+from .inference.video import VIDEO_SUFFIXES
 from .io import atomic_write, output_folder
 from .keypoints import Skeleton
 from .models.precision import AUTO, CHOICES
@@ -110,6 +112,20 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "upside down (default: on)",
     )
     group.add_argument(
+        "--track",
+        action="store_true",
+        help="of one video file or camera: follow people from frame to frame, and write NAME_pose.mp4 with their "
+        "skeletons instead of a PNG a frame; --write csv,jsonl: NAME_pose.csv, NAME_pose.jsonl, a row a frame and "
+        "person, with ids",
+    )
+    group.add_argument(
+        "--smooth",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --track, smooth joints over time by the 1 euro filter (default: on)",
+    )
+    group.add_argument("--audio", action="store_true", help="with --track, copy the video's sound")
+    group.add_argument(
         "--resume",
         action="store_true",
         help="continue an interrupted run: pictures in OUTPUT's predictions.jsonl are done",
@@ -173,7 +189,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--write",
         default="",
         metavar="KIND,…",
-        help="coco: coco_results.json, COCO's list of keypoint results; csv: predictions.csv, a row a joint",
+        help="coco: coco_results.json, COCO's list of keypoint results; csv: predictions.csv, a row a joint; "
+        "with --track csv and jsonl",
     )
     group.add_argument(
         "--joints",
@@ -191,7 +208,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, device: str) -> int:
-    kinds = _kinds(arguments.write)
+    kinds = _kinds(arguments.write, ("csv", "jsonl") if arguments.track else ("coco", "csv"))
+    _check_track(arguments)
     if arguments.sheet and not arguments.overlay:
         raise UserError("--sheet is made of the overlays, which --no-overlay leaves out; expected one or the other")
     if world_size() > 1 and any(text == "-" or text.startswith("camera:") for text in arguments.sources):
@@ -208,6 +226,8 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     if arguments.people != 1 and (arguments.box is not None or arguments.boxes is not None):
         raise UserError("--people searches for people, and --box and --boxes say where they are; expected one of them")
     output = output_folder(arguments.output)
+    if arguments.track:
+        return _track(arguments, predictor, output, kinds)
     head = {
         "checkpoint": printable(arguments.checkpoint or predictor.name),
         "settings": {
@@ -249,6 +269,38 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     failures = f", {failed} of {done + failed} images failed" if failed else ""
     print(f"wrote {printable(output / 'predictions.json')}{failures}")
     return cli.BAD_INPUT if failed else 0
+
+
+def _check_track(arguments: argparse.Namespace) -> None:
+    if not arguments.track:
+        if arguments.audio:
+            raise UserError("--audio is given without --track; expected both")
+        return
+    source = arguments.sources[0]
+    if len(arguments.sources) > 1 or not (source.startswith(CAMERA) or source.lower().endswith(VIDEO_SUFFIXES)):
+        raise UserError(f"--track is given with {' '.join(arguments.sources)}; expected one video file or camera:N")
+    if world_size() > 1:
+        raise UserError("--track follows people from frame to frame, which processes cannot share; expected one")
+    for name in ("resume", "box", "boxes", "heatmaps", "crops", "sheet", "show"):
+        if getattr(arguments, name) not in (None, False):
+            raise UserError(f"--{name} is given with --track, which has no such thing; expected one of them")
+
+
+def _track(arguments: argparse.Namespace, predictor: Predictor, output: Path, kinds: Sequence[str]) -> int:
+    summary = track_video(
+        predictor,
+        arguments.sources[0],
+        output,
+        people=arguments.people,
+        smooth=arguments.smooth,
+        audio=arguments.audio,
+        video=arguments.overlay,
+        kinds=kinds,
+        joints=_joints(arguments.joints, predictor.skeleton),
+        threshold=arguments.threshold,
+    )
+    print(f"{'stopped; ' if summary.stopped else ''}{summary}, in {printable(output)}")
+    return 0
 
 
 def meet() -> None:
@@ -471,11 +523,11 @@ def _write_sheet(journal: Journal, output: Path) -> None:
         write_image(output / "sheet.jpg", contact_sheet(cells, columns, captions=captions))
 
 
-def _kinds(text: str) -> list[str]:
+def _kinds(text: str, known: tuple[str, str]) -> list[str]:
     kinds = [kind.strip() for kind in text.split(",") if kind.strip()]
     for kind in kinds:
-        if kind not in ("coco", "csv"):
-            raise UserError(f"--write is {text!r}; expected coco, csv or both, with a comma")
+        if kind not in known:
+            raise UserError(f"--write is {text!r}; expected {known[0]}, {known[1]} or both, with a comma")
     return kinds
 
 

@@ -531,3 +531,64 @@ def test_a_camera_ends_by_ctrl_c(checkpoint, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert command("camera:0", "--checkpoint", checkpoint, "--output", out, "--no-search", "--precision", "fp32") == 0
     assert {name.split("#")[0] for name in results(out)} <= {"camera:0"} and (out / "predictions.json").exists()
+
+
+def _video(path, frames=4):
+    from pyranet_fast.inference.video import VideoWriter
+
+    with VideoWriter(path) as writer:
+        for number in range(frames):
+            writer.write(np.full((48, 64, 3), 40 * number, np.uint8), number / 10)
+    return path
+
+
+def test_track_writes_a_video_and_rows(checkpoint, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.setattr("pyranet_fast.inference.tracking.is_trusted", lambda pose: True)
+    monkeypatch.setattr("pyranet_fast.inference.tracking.CUT_DIFFERENCE", 300.0)
+    source, out = _video(tmp_path / "walk.mp4"), tmp_path / "out"
+    command = [str(source), "--track", "--write", "csv,jsonl", "--checkpoint", str(checkpoint), "--output", str(out)]
+    assert main([*command, "--device", "cpu", "--no-search"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["walk_pose.csv", "walk_pose.jsonl", "walk_pose.mp4"]
+    rows = [json.loads(line) for line in (out / "walk_pose.jsonl").read_text().splitlines()]
+    assert rows[0]["frame"] == 0 and rows[0]["id"] == 1
+    assert len((out / "walk_pose.csv").read_text().splitlines()) == 1 + len(rows)
+    told = capsys.readouterr().out
+    assert "4 frames, " in told and " of real time, " in told
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["photo.jpg", "--track"], "expected one video file or camera:N"),
+        (["a.mp4", "--track", "--resume"], "--resume is given with --track"),
+        (["a.mp4", "--track", "--write", "coco"], "expected csv, jsonl or both"),
+        (["a.mp4", "--audio"], "--audio is given without --track"),
+        (["missing.mp4", "--track"], "video missing.mp4 does not exist"),
+    ],
+)
+def test_track_refuses(checkpoint, tmp_path, options, words):
+    with pytest.raises(UserError, match=words):
+        main([*options, "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--device", "cpu"])
+
+
+def test_ctrl_c_while_tracking_leaves_files_of_what_was_done(checkpoint, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("av")
+    from pyranet_fast.inference.tracking import Tracker
+    from pyranet_fast.inference.video import read_frames
+
+    calls = []
+
+    def interrupted(self, frame):
+        calls.append(frame.number)
+        if frame.number == 2:
+            raise KeyboardInterrupt
+        return []
+
+    monkeypatch.setattr(Tracker, "__call__", interrupted)
+    source, out = _video(tmp_path / "walk.mp4"), tmp_path / "out"
+    command = [str(source), "--track", "--checkpoint", str(checkpoint), "--output", str(out), "--device", "cpu"]
+    assert main([*command, "--write", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("stopped; 2 frames, ")
+    assert len(list(read_frames(out / "walk_pose.mp4"))) == 2
+    assert len((out / "walk_pose.csv").read_text().splitlines()) == 1

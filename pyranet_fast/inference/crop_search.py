@@ -179,7 +179,7 @@ def find_people(shape: Sequence[int], search: Look, look: Look, most: int | None
         seen += [pose for pose in poses if np.mean(pose.scores >= CONFIDENT_SCORE) >= 0.5]
     candidates = distinct(seen, CANDIDATE_SIMILARITY)[:MOST_CANDIDATES]
     people = distinct(_refined(candidates, look), SAME_PERSON)
-    people = [pose for pose in people if _trusted(pose)]
+    people = [pose for pose in people if is_trusted(pose)]
     return people if most is None else people[:most]
 
 
@@ -221,7 +221,8 @@ def distinct(poses: Sequence[Pose], similarity: float) -> list[Pose]:
     return [order[i] for i in kept]
 
 
-def _trusted(pose: Pose) -> bool:
+def is_trusted(pose: Pose) -> bool:
+    """Whether a pose is confident enough to be taken for a person where nobody was said to be."""
     if pose.chances is not None:
         return bool(pose.chances.mean() >= MIN_PERSON_CHANCE)
     return pose.mean_score >= MIN_PERSON_SCORE

@@ -36,6 +36,8 @@ from .exported import SUFFIXES, ExportedNetwork
 from .heatmaps import constant_sizes, decode, prepare, require_finite, score_maps
 from .result import Pose, Prediction
 from .sources import CAMERA, Loaded, Numbered, is_live, pictures, read_ahead
+from .tracking import Tracker
+from .video import read_camera, read_frames
 
 logger = logging.getLogger("pyranet_fast")
 
@@ -211,7 +213,7 @@ class Predictor:
         return self._everyone(_load(image), most, batch_size)
 
     def _everyone(self, image: Image, most: int | None, batch_size: int) -> list[Pose]:
-        search, look = self.searcher._look(image, batch_size), self._look(image, batch_size)
+        search, look = self.searcher.look(image, batch_size), self.look(image, batch_size)
         return find_people(image.shape, search, look, most)
 
     def predict_batch(
@@ -315,6 +317,36 @@ class Predictor:
 
         return predictions()
 
+    def track(self, source: str | Path, *, people: int | None = 1, smooth: bool = True) -> Iterator[Prediction]:
+        """Yield what is found in each frame of a video or camera, with an ``id`` for each person that lasts.
+
+        Example::
+
+            for prediction in Predictor().track("walk.mp4", people=None):
+                print(prediction.seconds, [(pose.id, pose.joints) for pose in prediction.poses])
+
+        Args:
+            source: a video file, or ``"camera:0"``.
+            people: as many at most; None: all.
+            smooth: smooth joints over time, see `tracking.OneEuro`.
+
+        Raises:
+            ValueError: ``people`` is below 1.
+            UserError: the source cannot be read, or the network gives score maps that are not finite.
+        """
+        tracker = Tracker(self, people, smooth=smooth)
+        name = str(source)
+        frames = read_camera(name.removeprefix(CAMERA)) if name.startswith(CAMERA) else read_frames(name)
+
+        def predictions() -> Iterator[Prediction]:
+            for frame in frames:
+                with constant_sizes():
+                    poses = tracker(frame)
+                label = f"{name}#{frame.number:06d}"
+                yield Prediction(frame.number, label, frame.image, poses, seconds=frame.seconds)
+
+        return predictions()
+
     def _predict_loaded(
         self, batch: list[Loaded], boxes: Sequence[float] | Boxes | None, people: int | None, batch_size: int
     ) -> list[Prediction]:
@@ -363,11 +395,13 @@ class Predictor:
                 poses[i] = pose
         for i in free if self.search else ():
             if needs_search(poses[i]):
-                search, look = (one._look(images[i], batch_size) for one in (self.searcher, self))
+                search, look = (one.look(images[i], batch_size) for one in (self.searcher, self))
                 poses[i] = search_regions(poses[i], images[i].shape, search, look)
         return poses
 
-    def _look(self, image: Image, batch_size: int) -> Look:
+    def look(self, image: Image, batch_size: int) -> Look:
+        """A function that gives the poses in regions of an image, ``batch_size`` at a time; see `crop_search.Look`."""
+
         def look(regions: list[CropRegion], careful: bool) -> list[Pose]:
             starts = range(0, len(regions), batch_size)
             parts = [regions[start : start + batch_size] for start in starts]

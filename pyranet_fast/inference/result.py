@@ -31,6 +31,7 @@ class Pose:
         chances: (K,) float64, the share of right joints (PCK@0.2, PCKh@0.5) at such scores among people that the
             network was evaluated on; None where the checkpoint does not know.
         rotation: degrees that the crop was turned by, counter-clockwise, for people who are upside down or lie.
+        id: of the person over the frames of a video, from 1; None outside of tracking.
     """
 
     joints: npt.NDArray[np.float32]
@@ -41,6 +42,7 @@ class Pose:
     heatmap_to_image: npt.NDArray[np.float64]
     chances: npt.NDArray[np.float64] | None = None
     rotation: float = 0.0
+    id: int | None = None
 
     @property
     def trustworthy(self) -> bool | None:
@@ -64,6 +66,8 @@ class Pose:
             "mean_score": round(self.mean_score, 4),
             "joints": joints,
         }
+        if self.id is not None:
+            content["id"] = self.id
         if self.chances is not None:
             content["trustworthy"] = self.trustworthy
             for joint, chance in zip(joints.values(), self.chances.tolist(), strict=True):
@@ -81,6 +85,7 @@ class Prediction:
         image: (H, W, 3) uint8 RGB; None where it could not be read.
         poses: a pose for each person.
         error: why there are none, in a sentence; None where all went well.
+        seconds: the time of a video's frame, where it was tracked.
     """
 
     index: int
@@ -88,3 +93,4 @@ class Prediction:
     image: Image | None
     poses: list[Pose] = field(default_factory=list)
     error: str | None = None
+    seconds: float | None = None

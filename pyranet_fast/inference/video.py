@@ -1,11 +1,15 @@
-"""Frames of video files and cameras, upright, as RGB pictures with their times."""
+"""Frames of video files and cameras, upright, as RGB pictures with their times; and videos written from such frames."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,3 +123,166 @@ def _grabbed(capture: cv2.VideoCapture) -> Iterator[Image]:
         if not fine:
             return
         yield np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+ENCODERS = ("libx264", "libopenh264", "h264_nvenc", "h264_videotoolbox", "mpeg4")
+_TIME_BASE = Fraction(1, 90_000)
+
+
+class VideoWriter:
+    """Writes an MP4 file (H.264 where FFmpeg has an encoder of it, else MPEG-4) that plays in a browser.
+
+    A context manager. The file has a temporary name until the block ends, normally or by Ctrl-C: what was written until
+    then is a whole video. Where another exception ends the block, nothing is left.
+
+    Example::
+
+        with VideoWriter("out.mp4", audio="in.mp4") as writer:
+            for frame in read_frames("in.mp4"):
+                writer.write(frame.image, frame.seconds)
+
+    Args:
+        path: FILE.mp4; replaced where it exists.
+        rate: frames a second about which the encoder plans; each frame has its own time.
+        audio: a video file whose first audio stream is copied, not encoded anew, as far as the frames go; a file
+            without sound gives none. None: no sound.
+
+    Attributes:
+        encoder: its name in FFmpeg.
+        frames: written so far.
+
+    Raises:
+        UserError: another suffix, PyAV is not installed, it has no encoder, the file cannot be written, or the sound
+            cannot be copied into MP4.
+    """
+
+    def __init__(self, path: str | Path, rate: float = 25.0, audio: str | Path | None = None) -> None:
+        self.path, self.frames = Path(path), 0
+        if self.path.suffix.lower() != ".mp4":
+            raise UserError(f"video {path} cannot be written; expected a name that ends in .mp4")
+        if importlib.util.find_spec("av") is None:
+            raise UserError(f"writing a video needs PyAV, which is not installed: {EXTRA}")
+        self.encoder = _encoder()
+        self._rate = Fraction(rate if math.isfinite(rate) and rate > 0 else 25.0).limit_denominator(1001)
+        self._audio_path = None if audio is None else Path(audio)
+        self._part = self.path.with_name(f".{self.path.stem}.part.mp4")
+        self._output: Any = None
+        self._source: Any = None
+        self._packets: Iterator[Any] = iter(())
+        self._waiting: Any = None
+        self._pts = -1
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._output is not None and (kind is None or issubclass(kind, KeyboardInterrupt)):
+                self._finish(whole=kind is None)
+        finally:
+            for container in (self._output, self._source):
+                if container is not None:
+                    with contextlib.suppress(Exception):  # of a file that is removed
+                        container.close()
+            self._part.unlink(missing_ok=True)
+
+    def write(self, image: Image, seconds: float) -> None:
+        """Append a frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; odd sizes are widened by a pixel, and later sizes made those of the first.
+            seconds: its time, from 0 and after that of the frame before.
+
+        Raises:
+            UserError: see the class.
+        """
+        import av
+
+        if self._output is None:
+            self._open(image)
+        image = _even(image)
+        if image.shape[:2] != (self._stream.height, self._stream.width):
+            size = self._stream.width, self._stream.height
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        self._pts = max(self._pts + 1, round(seconds / _TIME_BASE))
+        frame.pts, frame.time_base = self._pts, _TIME_BASE
+        self._output.mux(self._stream.encode(frame))
+        self.frames += 1
+        self._copy_sound(self._pts * _TIME_BASE)
+
+    def _open(self, image: Image) -> None:
+        import av
+
+        try:
+            self._output = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        except OSError as error:
+            raise UserError(f"video {self.path} cannot be written: {error.strerror or error}") from error
+        stream = self._output.add_stream(self.encoder, rate=self._rate)
+        height, width = _even(image).shape[:2]
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = _TIME_BASE
+        if self.encoder == "libx264":
+            stream.options = {"crf": "20", "preset": "veryfast"}
+        else:
+            stream.bit_rate = max(1_000_000, round(0.15 * width * height * float(self._rate)))
+        self._stream = stream
+        if self._audio_path is not None:
+            self._open_sound(self._audio_path)
+        try:
+            self._output.start_encoding()
+        except (OSError, ValueError) as error:
+            if self._source is None:
+                raise UserError(f"video {self.path} cannot be written: {error}") from error
+            raise self._no_copy() from error
+
+    def _open_sound(self, path: Path) -> None:
+        import av
+
+        with reading(path, "a video that FFmpeg reads"):
+            self._source = av.open(str(path))
+        if not self._source.streams.audio:
+            return
+        sound = self._source.streams.audio[0]
+        try:
+            self._sound = self._output.add_stream_from_template(sound)
+        except (OSError, ValueError) as error:
+            raise self._no_copy() from error
+        self._packets = (packet for packet in self._source.demux(sound) if packet.dts is not None)
+        self._waiting = next(self._packets, None)
+
+    def _no_copy(self) -> UserError:
+        codec = self._source.streams.audio[0].codec_context.name if self._source.streams.audio else "none"
+        return UserError(f"the sound of {self._audio_path} is {codec}, which MP4 does not take; expected aac or mp3")
+
+    def _copy_sound(self, until: Fraction | float) -> None:
+        while self._waiting is not None and self._waiting.dts * self._waiting.time_base <= until:
+            self._waiting.stream = self._sound
+            self._output.mux(self._waiting)
+            self._waiting = next(self._packets, None)
+
+    def _finish(self, *, whole: bool) -> None:
+        self._output.mux(self._stream.encode(None))
+        if whole:
+            self._copy_sound(math.inf)
+        self._output.close()
+        self._output = None
+        self._part.replace(self.path)
+
+
+def _encoder() -> str:
+    import av
+
+    for name in ENCODERS:
+        with contextlib.suppress(av.error.FFmpegError):
+            av.codec.Codec(name, "w")
+            return name
+    raise UserError(f"PyAV's FFmpeg has no encoder for MP4; expected one of {', '.join(ENCODERS)}")
+
+
+def _even(image: Image) -> Image:
+    height, width = image.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return image
+    wider = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    return np.asarray(wider, dtype=np.uint8)

@@ -1,0 +1,155 @@
+"""A video or camera tracked into files: skeletons over its frames as MP4, and a row for each frame and person."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..io import atomic_write
+from ..visualization import draw_poses
+from .predictor import Predictor
+from .result import Pose, Prediction
+from .sources import CAMERA
+from .video import VideoWriter, frame_rate
+
+
+@dataclass
+class TrackSummary:
+    """What was done of a video.
+
+    Attributes:
+        frames: as many.
+        people: ids that were given.
+        seconds: of work.
+        rate: frames a second of the video itself.
+        stopped: whether Ctrl-C ended it.
+    """
+
+    frames: int = 0
+    people: int = 0
+    seconds: float = 0.0
+    rate: float = 25.0
+    stopped: bool = False
+
+    def __str__(self) -> str:
+        speed = self.frames / max(1e-9, self.seconds)
+        return (
+            f"{self.frames} frames, {speed:.1f} frames/s, {speed / self.rate:.2f} of real time, "
+            f"{self.people} {'person' if self.people == 1 else 'people'}"
+        )
+
+
+def track_video(
+    predictor: Predictor,
+    source: str,
+    output: Path,
+    *,
+    people: int | None = 1,
+    smooth: bool = True,
+    audio: bool = False,
+    video: bool = True,
+    kinds: Sequence[str] = (),
+    joints: Sequence[int] | None = None,
+    threshold: float = 0.2,
+) -> TrackSummary:
+    """Write ``NAME_pose.mp4`` and, by ``kinds``, ``NAME_pose.csv`` and ``NAME_pose.jsonl`` into a folder.
+
+    Ctrl-C ends it as the end of the video does: all files hold what was done.
+
+    Args:
+        predictor: of people.
+        source: a video file, or ``"camera:N"``.
+        output: folder.
+        people: as many at most; None: all.
+        smooth: see `Predictor.track`.
+        audio: copy the sound of a video file.
+        video: write the MP4.
+        kinds: ``"csv"``, ``"jsonl"``.
+        joints: indices of the joints that are drawn and written; None: all.
+        threshold: score below which joints are drawn as hollow rings.
+
+    Raises:
+        UserError: the source cannot be read, or the MP4 cannot be written.
+    """
+    live = source.startswith(CAMERA)
+    stem = source.replace(":", "") if live else Path(source).stem
+    shown = list(range(len(predictor.skeleton))) if joints is None else list(joints)
+    found = predictor.track(source, people=people, smooth=smooth)
+    summary = TrackSummary(rate=25.0 if live else frame_rate(source)[0])
+    rows: list[dict[str, Any]] = []
+    writer = None
+    if video:
+        writer = VideoWriter(output / f"{stem}_pose.mp4", summary.rate, source if audio and not live else None)
+    ids: set[int | None] = set()
+    begin = time.monotonic()
+
+    def follow() -> None:
+        for prediction in found:
+            if writer is not None:
+                assert prediction.image is not None and prediction.seconds is not None
+                people_shown = [_shown(pose, shown) for pose in prediction.poses]
+                drawn = draw_poses(
+                    prediction.image, people_shown, predictor.skeleton, threshold=threshold, long_side=None
+                )
+                writer.write(drawn, prediction.seconds)
+            ids.update(pose.id for pose in prediction.poses)
+            rows.extend(_rows(prediction, [predictor.skeleton.joints[joint] for joint in shown]))
+            summary.frames += 1
+
+    try:
+        if writer is None:
+            follow()
+        else:
+            with writer:
+                follow()
+    except KeyboardInterrupt:
+        summary.stopped = True
+    summary.seconds, summary.people = time.monotonic() - begin, len(ids)
+    if "jsonl" in kinds:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        atomic_write(output / f"{stem}_pose.jsonl", lambda file: file.write(text.encode()))
+    if "csv" in kinds:
+        table = _csv(rows, [predictor.skeleton.joints[joint] for joint in shown])
+        atomic_write(output / f"{stem}_pose.csv", lambda file: file.write(table.encode()))
+    return summary
+
+
+def _shown(pose: Pose, joints: Sequence[int]) -> tuple[Any, Any]:
+    places = np.full_like(pose.joints, np.nan)
+    places[list(joints)] = pose.joints[list(joints)]
+    return places, pose.scores
+
+
+def _rows(prediction: Prediction, names: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for pose in prediction.poses:
+        known = pose.as_dict()["joints"]
+        rows.append(
+            {
+                "frame": prediction.index,
+                "seconds": round(prediction.seconds or 0.0, 4),
+                "id": pose.id,
+                "mean_score": round(pose.mean_score, 4),
+                "joints": {name: known[name] for name in names},
+            }
+        )
+    return rows
+
+
+def _csv(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    columns = [f"{name} {what}" for name in names for what in ("x", "y", "score")]
+    table.writerow(["frame", "seconds", "id", "mean_score", *columns])
+    for row in rows:
+        values = [row["joints"][name][what] for name in names for what in ("x", "y", "score")]
+        table.writerow([row["frame"], row["seconds"], row["id"], row["mean_score"], *values])
+    return text.getvalue()
