@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from .data.image_io import read_image, write_image
 from .errors import UserError
 from .inference.predictor import Predictor
 from .inference.result import Pose
-from .inference.video import frame_rate, read_frames
+from .inference.tracking import Tracker
+from .inference.video import VideoWriter, frame_rate, read_frames
 from .io import MAX_PIXELS, atomic_write
 from .keypoints import resolve_skeleton
 from .models.precision import AUTO, CHOICES
@@ -140,7 +141,7 @@ class Studio:
             who: `ONE` or `EVERYBODY`.
 
         Returns:
-            The overlay as WebM, the files to download (JSON Lines with a frame a line, too), and a summary in Markdown.
+            The overlay as MP4, the files to download (JSON Lines with a frame a line, too), and a summary in Markdown.
 
         Raises:
             UserError: there is no video, or no frame of it can be read.
@@ -148,32 +149,28 @@ class Studio:
         if not path:
             raise UserError("there is no video; upload one, or record one")
         folder = self._new_folder()
-        overlay, lines = folder / "pose.webm", folder / "pose.jsonl"
-        writer: Any = None
+        overlay, lines = folder / "pose.mp4", folder / "pose.jsonl"
         rate, total = frame_rate(path)
         step = max(1, round(rate / _FRAMES_A_SECOND))
         rate, total = rate / step, -(-total // step)
-        frames = (fitted(frame.image, _LONG_SIDE) for frame in read_frames(path) if frame.number % step == 0)
         most = min(total or sys.maxsize, round(self.limits.video_seconds * rate))
-        started, count, box = time.monotonic(), 0, None
-        with self._one_at_a_time, lines.open("w", encoding="utf-8") as log:
-            for image in frames:
+        tracker = Tracker(self.predictor, 1 if who == ONE else None)
+        started, count = time.monotonic(), 0
+        with self._one_at_a_time, lines.open("w", encoding="utf-8") as log, VideoWriter(overlay, rate) as writer:
+            for frame in (frame for frame in read_frames(path) if frame.number % step == 0):
                 if count and (count >= most or time.monotonic() - started > self.limits.seconds):
                     break
-                poses = self._find(image, who, box)
-                box = followed_box(poses, image) if who == ONE else None
-                drawn = self._draw(image, poses, None, keep_size=True)
-                if writer is None:
-                    size = drawn.shape[1], drawn.shape[0]
-                    writer = cv2.VideoWriter(str(overlay), cv2.VideoWriter.fourcc(*"VP80"), rate, size)
-                writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+                image = fitted(frame.image, _LONG_SIDE)
+                poses = tracker(replace(frame, image=image))
+                writer.write(self._draw(image, poses, None, keep_size=True), frame.seconds)
                 people = [pose.as_dict() for pose in poses]
-                log.write(json.dumps({"frame": count, "seconds": round(count / rate, 3), "people": people}) + "\n")
+                log.write(json.dumps({"frame": count, "seconds": round(frame.seconds, 3), "people": people}) + "\n")
                 count += 1
-        writer.release()
         seconds = time.monotonic() - started
         speed = f"{count / seconds:.1f} a second; the video has {rate:.1f}."
         told = f"**{count} {'frame' if count == 1 else 'frames'}** in {seconds:.1f} s, {speed}"
+        if who != ONE:
+            told += f" {tracker.ids} {'person' if tracker.ids == 1 else 'people'} in all."
         if total > count:
             told += f" It was cut after {count / rate:.1f} of {total / rate:.1f} s, at the limits of this page."
         return str(overlay), [str(overlay), str(lines)], told
@@ -271,18 +268,6 @@ def joint_rows(number: int, pose: Pose) -> list[list[Any]]:
         [number, name, round(float(x), 1), round(float(y), 1), round(float(score), 3), chance]
         for name, (x, y), score, chance in zip(names, pose.joints, pose.scores, chances, strict=True)
     ]
-
-
-def followed_box(poses: Sequence[Pose], image: Image) -> Box | None:
-    """The box of a pose's joints, for the next frame; None where it is not to be trusted, so that it is sought."""
-    if not poses or not (poses[0].trustworthy if poses[0].trustworthy is not None else poses[0].mean_score > 0.45):
-        return None
-    low, high = poses[0].joints.min(axis=0), poses[0].joints.max(axis=0)
-    margin = 0.1 * float((high - low).max())
-    size = np.array([image.shape[1], image.shape[0]])
-    low, high = np.clip(low - margin, 0, size - 1), np.clip(high + margin, 0, size - 1)
-    width, height = (high - low).tolist()
-    return (float(low[0]), float(low[1]), width, height) if min(width, height) > 8 else None
 
 
 def build_page(studio: Studio) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import importlib.util
 import io
 import itertools
 import logging
@@ -33,7 +34,7 @@ from .inference.predictor import Predictor
 from .inference.result import Pose, Prediction
 from .inference.sources import CAMERA, Picture, is_listed, is_live, pictures
 from .inference.track_video import track_video
-from .inference.video import VIDEO_SUFFIXES
+from .inference.video import EXTRA, VIDEO_SUFFIXES
 from .io import atomic_write, output_folder
 from .keypoints import Skeleton
 from .models.precision import AUTO, CHOICES
@@ -113,16 +114,17 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--track",
-        action="store_true",
-        help="of one video file or camera: follow people from frame to frame, and write NAME_pose.mp4 with their "
-        "skeletons instead of a PNG a frame; --write csv,jsonl: NAME_pose.csv, NAME_pose.jsonl, a row a frame and "
-        "person, with ids",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="follow people through a video file or camera, and write NAME_pose.mp4 with their skeletons instead of a "
+        "PNG per frame; --write csv,jsonl: NAME_pose.csv and .jsonl, a row per frame and person, with ids (default: on "
+        "for one video file, unless an option asks for images)",
     )
     group.add_argument(
         "--smooth",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="with --track, smooth joints over time by the 1 euro filter (default: on)",
+        help="with --track, smooth joints over time with the 1 euro filter (default: on)",
     )
     group.add_argument("--audio", action="store_true", help="with --track, copy the video's sound")
     group.add_argument(
@@ -208,8 +210,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, device: str) -> int:
+    _decide_tracking(arguments)
     kinds = _kinds(arguments.write, ("csv", "jsonl") if arguments.track else ("coco", "csv"))
-    _check_track(arguments)
     if arguments.sheet and not arguments.overlay:
         raise UserError("--sheet is made of the overlays, which --no-overlay leaves out; expected one or the other")
     if world_size() > 1 and any(text == "-" or text.startswith("camera:") for text in arguments.sources):
@@ -271,19 +273,32 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     return cli.BAD_INPUT if failed else 0
 
 
-def _check_track(arguments: argparse.Namespace) -> None:
+_OF_IMAGES = ("resume", "box", "boxes", "heatmaps", "crops", "sheet", "show")
+"""Options that tracking has no use for."""
+
+
+def _decide_tracking(arguments: argparse.Namespace) -> None:
+    """Refuse what does not go together with ``--track``, or decide where it was not given."""
+    source = arguments.sources[0]
+    film = len(arguments.sources) == 1 and source.lower().endswith(VIDEO_SUFFIXES)
+    given = [name for name in _OF_IMAGES if getattr(arguments, name) not in (None, False)]
+    if arguments.track is None:
+        fits = film and not given and world_size() == 1 and "coco" not in arguments.write
+        arguments.track = fits and importlib.util.find_spec("av") is not None
+        if fits and not arguments.track:
+            logger.warning(f"note: PyAV is not installed, so each frame becomes an image; to write a video: {EXTRA}")
     if not arguments.track:
         if arguments.audio:
-            raise UserError("--audio is given without --track; expected both")
+            raise UserError("--audio needs --track, which is for one video file")
         return
-    source = arguments.sources[0]
-    if len(arguments.sources) > 1 or not (source.startswith(CAMERA) or source.lower().endswith(VIDEO_SUFFIXES)):
-        raise UserError(f"--track is given with {' '.join(arguments.sources)}; expected one video file or camera:N")
+    if not film and (len(arguments.sources) > 1 or not source.startswith(CAMERA)):
+        raise UserError(f"--track needs one video file or camera:N, got {' '.join(arguments.sources)}")
     if world_size() > 1:
-        raise UserError("--track follows people from frame to frame, which processes cannot share; expected one")
-    for name in ("resume", "box", "boxes", "heatmaps", "crops", "sheet", "show"):
-        if getattr(arguments, name) not in (None, False):
-            raise UserError(f"--{name} is given with --track, which has no such thing; expected one of them")
+        raise UserError(
+            "--track follows people from frame to frame, which processes cannot share; expected one process"
+        )
+    if given:
+        raise UserError(f"--{given[0]} does not work with --track; expected one of them")
 
 
 def _track(arguments: argparse.Namespace, predictor: Predictor, output: Path, kinds: Sequence[str]) -> int:

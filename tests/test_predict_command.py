@@ -557,13 +557,32 @@ def test_track_writes_a_video_and_rows(checkpoint, tmp_path, capsys, monkeypatch
     assert "4 frames, " in told and " of real time, " in told
 
 
+def test_a_video_is_tracked_unless_images_are_asked_for(checkpoint, tmp_path, caplog, monkeypatch):
+    pytest.importorskip("av")
+    source = _video(tmp_path / "walk.mp4", frames=2)
+    for name, options, made in (
+        ("alone", [], {"walk_pose.mp4"}),
+        ("images", ["--no-track"], {"walk-000000_pose.png", "walk-000001_pose.png", "predictions.json"}),
+        ("crops", ["--crops"], {"walk-000000_pose.png", "walk-000000_crop.png"}),
+        ("coco", ["--write", "coco"], {"walk-000000_pose.png", "coco_results.json"}),
+    ):
+        command = [str(source), *options, "--checkpoint", str(checkpoint), "--output", str(tmp_path / name)]
+        assert main([*command, "--device", "cpu", "--no-search"]) == 0
+        there = {path.name for path in (tmp_path / name).iterdir()}
+        assert made <= there and (len(there) == 1) == (name == "alone"), (name, there)
+    monkeypatch.setattr("pyranet_fast.predict.importlib.util.find_spec", lambda name: None)
+    command = [str(source), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "poor"), "--device", "cpu"]
+    assert main([*command, "--no-search"]) == 0
+    assert "PyAV is not installed" in caplog.text and (tmp_path / "poor" / "predictions.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["photo.jpg", "--track"], "expected one video file or camera:N"),
-        (["a.mp4", "--track", "--resume"], "--resume is given with --track"),
+        (["photo.jpg", "--track"], "--track needs one video file or camera:N, got photo.jpg"),
+        (["a.mp4", "--track", "--resume"], "--resume does not work with --track"),
         (["a.mp4", "--track", "--write", "coco"], "expected csv, jsonl or both"),
-        (["a.mp4", "--audio"], "--audio is given without --track"),
+        (["a.mp4", "--audio", "--no-track"], "--audio needs --track"),
         (["missing.mp4", "--track"], "video missing.mp4 does not exist"),
     ],
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..io import atomic_write
+from ..errors import UserError
 from ..visualization import draw_poses
 from .predictor import Predictor
 from .result import Pose, Prediction
@@ -62,7 +62,7 @@ def track_video(
 ) -> TrackSummary:
     """Write ``NAME_pose.mp4`` and, by ``kinds``, ``NAME_pose.csv`` and ``NAME_pose.jsonl`` into a folder.
 
-    Ctrl-C ends it as the end of the video does: all files hold what was done.
+    Ctrl-C ends it as the end of the video does: all files hold what was done. The rate of a camera is measured.
 
     Args:
         predictor: of people.
@@ -84,42 +84,77 @@ def track_video(
     shown = list(range(len(predictor.skeleton))) if joints is None else list(joints)
     found = predictor.track(source, people=people, smooth=smooth)
     summary = TrackSummary(rate=25.0 if live else frame_rate(source)[0])
-    rows: list[dict[str, Any]] = []
     writer = None
     if video:
         writer = VideoWriter(output / f"{stem}_pose.mp4", summary.rate, source if audio and not live else None)
     ids: set[int | None] = set()
     begin = time.monotonic()
+    first: float | None = None
 
-    def follow() -> None:
+    def follow(tables: Sequence[RowFile]) -> None:
+        nonlocal first
         for prediction in found:
+            assert prediction.image is not None and prediction.seconds is not None
             if writer is not None:
-                assert prediction.image is not None and prediction.seconds is not None
                 people_shown = [_shown(pose, shown) for pose in prediction.poses]
                 drawn = draw_poses(
                     prediction.image, people_shown, predictor.skeleton, threshold=threshold, long_side=None
                 )
                 writer.write(drawn, prediction.seconds)
             ids.update(pose.id for pose in prediction.poses)
-            rows.extend(_rows(prediction, [predictor.skeleton.joints[joint] for joint in shown]))
+            for table in tables:
+                table.write(prediction)
             summary.frames += 1
+            first = prediction.seconds if first is None else first
+            if live and prediction.seconds > first:
+                summary.rate = (summary.frames - 1) / (prediction.seconds - first)
 
-    try:
-        if writer is None:
-            follow()
-        else:
-            with writer:
-                follow()
-    except KeyboardInterrupt:
-        summary.stopped = True
+    with contextlib.ExitStack() as files:
+        names = [predictor.skeleton.joints[joint] for joint in shown]
+        tables = [files.enter_context(RowFile(output / f"{stem}_pose.{kind}", names)) for kind in kinds]
+        try:
+            with writer or contextlib.nullcontext():
+                follow(tables)
+        except KeyboardInterrupt:
+            summary.stopped = True
     summary.seconds, summary.people = time.monotonic() - begin, len(ids)
-    if "jsonl" in kinds:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        atomic_write(output / f"{stem}_pose.jsonl", lambda file: file.write(text.encode()))
-    if "csv" in kinds:
-        table = _csv(rows, [predictor.skeleton.joints[joint] for joint in shown])
-        atomic_write(output / f"{stem}_pose.csv", lambda file: file.write(table.encode()))
     return summary
+
+
+class RowFile:
+    """A row for each frame and person, on the disk as soon as it is known: a killed run leaves what was done.
+
+    Args:
+        path: FILE.csv or FILE.jsonl; replaced where it exists.
+        joints: names of those that are written.
+    """
+
+    def __init__(self, path: Path, joints: Sequence[str]) -> None:
+        self._names = list(joints)
+        try:
+            self._file = path.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        self._table = csv.writer(self._file) if path.suffix == ".csv" else None
+        if self._table is not None:
+            columns = [f"{name} {what}" for name in joints for what in ("x", "y", "score")]
+            self._table.writerow(["frame", "seconds", "id", "mean_score", *columns])
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, prediction: Prediction) -> None:
+        """Append the people of a frame."""
+        for row in _rows(prediction, self._names):
+            if self._table is None:
+                self._file.write(json.dumps(row) + "\n")
+                continue
+            values = [row["joints"][name][what] for name in self._names for what in ("x", "y", "score")]
+            self._table.writerow([row["frame"], row["seconds"], row["id"], row["mean_score"], *values])
+        self._file.flush()
 
 
 def _shown(pose: Pose, joints: Sequence[int]) -> tuple[Any, Any]:
@@ -142,14 +177,3 @@ def _rows(prediction: Prediction, names: Sequence[str]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _csv(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    columns = [f"{name} {what}" for name in names for what in ("x", "y", "score")]
-    table.writerow(["frame", "seconds", "id", "mean_score", *columns])
-    for row in rows:
-        values = [row["joints"][name][what] for name in names for what in ("x", "y", "score")]
-        table.writerow([row["frame"], row["seconds"], row["id"], row["mean_score"], *values])
-    return text.getvalue()
