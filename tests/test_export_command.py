@@ -103,12 +103,12 @@ def test_predictions_of_a_file_with_the_mirrored_pass(checkpoint, photos, tmp_pa
             Predictor(path)(photo, box).joints, Predictor(checkpoint)(photo, box).joints, atol=0.01
         )
     with pytest.raises(
-        UserError, match=r"flip is False, but .* has the mirrored pass in itself; export it with --no-flip"
+        UserError, match=r"flip must be True for .*, which includes the mirrored pass; export it with --no-flip"
     ):
         Predictor(path, flip=False)
-    with pytest.raises(UserError, match=r"device is 'cuda'; an exported file such as .* runs on cpu here"):
+    with pytest.raises(UserError, match=r"device must be cpu for an exported file such as .*, got 'cuda'"):
         Predictor(path, "cuda")
-    with pytest.raises(UserError, match=r"precision is 'bf16'; .* has its own, fp32 and auto are accepted"):
+    with pytest.raises(UserError, match=r"precision must be fp32 or auto for .*, which has its own, got 'bf16'"):
         Predictor(path, precision="bf16")
     with pytest.raises(UserError, match="is an exported file, which predict and Predictor run; a checkpoint is needed"):
         load_checkpoint(path)

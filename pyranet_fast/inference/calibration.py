@@ -79,13 +79,11 @@ def calibrate(scores: npt.ArrayLike, right: npt.ArrayLike, bins: int = 10) -> Ca
     """
     values, hits = np.asarray(scores, dtype=np.float64), np.asarray(right).astype(bool)
     if values.ndim != 1 or values.shape != hits.shape or len(values) == 0:
-        raise ValueError(
-            f"scores has shape {values.shape} and right {hits.shape}; (M,) each with M above 0 is accepted"
-        )
+        raise ValueError(f"scores and right must have shape (M,) with M above 0, got {values.shape} and {hits.shape}")
     if not np.isfinite(values).all():
-        raise ValueError("scores has values that are not finite; leave joints without a prediction out")
+        raise ValueError("scores must be finite; omit joints without a prediction")
     if bins < 1:
-        raise ValueError(f"bins is {bins}; at least 1 is accepted")
+        raise ValueError(f"bins must be at least 1, got {bins}")
     order = np.argsort(values, kind="stable")
     parts = np.array_split(order, min(bins, len(order)))
     return Calibration(
@@ -129,7 +127,7 @@ def plot_calibration(path: str | Path, calibration: Calibration, title: str = ""
         OSError: the file cannot be written.
     """
     if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"path is {str(path)!r}; a name that ends in .png is accepted")
+        raise ValueError(f"path must end in .png, got {str(path)!r}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -234,15 +234,15 @@ def checked_box(box: Sequence[float], shape: Sequence[int]) -> Box:
     Raises:
         UserError: not four finite numbers, no area, no pixel of the image in it, or absurdly large.
     """
-    accepted = "four numbers x, y, width, height in pixels are accepted"
+    expected = "box must be four finite numbers x, y, width, height in pixels"
     try:
         x, y, width, height = (float(v) for v in box)
     except (TypeError, ValueError) as error:
-        raise UserError(f"box is {box!r}; {accepted}") from error
+        raise UserError(f"{expected}, got {box!r}") from error
     if not all(map(math.isfinite, (x, y, width, height))):
-        raise UserError(f"box is {box!r}; {accepted}, all of them finite")
+        raise UserError(f"{expected}, got {box!r}")
     if width <= 0 or height <= 0:
-        raise UserError(f"box has width {width:g} and height {height:g}; both must be above 0")
+        raise UserError(f"width and height of box must be above 0, got {width:g} and {height:g}")
     rows, columns = shape[:2]
     size = f"{columns} x {rows} pixels"
     if x >= columns or y >= rows or x + width <= 0 or y + height <= 0:

@@ -133,7 +133,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         path = Path(path)
         if path.suffix not in SUFFIXES:
-            raise UserError(f"{path} ends in {path.suffix!r}; {', '.join(SUFFIXES)} are accepted")
+            raise UserError(f"{path} must end in {', '.join(SUFFIXES)}, got {path.suffix!r}")
         if not path.is_file():
             raise UserError(f"{path} does not exist")
         with reading(path, "a file of pyranet_fast.export"):

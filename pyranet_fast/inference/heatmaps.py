@@ -147,11 +147,11 @@ def score_maps(
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         got = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
-        raise TypeError(f"images is {got}; a uint8 tensor (N, 3, S, S) is accepted")
+        raise TypeError(f"images must be a uint8 tensor (N, 3, S, S), got {got}")
     if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(f"images has shape {tuple(images.shape)}; (N, 3, S, S) is accepted")
+        raise ValueError(f"images must have shape (N, 3, S, S), got {tuple(images.shape)}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, PRECISIONS))}")
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
     home, dtype = _home(model)
     where = torch.device(device) if device is not None else home
 
@@ -223,7 +223,7 @@ def decode(maps: Tensor, inverse: Tensor | npt.ArrayLike) -> tuple[npt.NDArray[n
     places, scores = ops.heatmap_argmax(maps.detach(), refine="quarter")
     back = np.asarray(inverse.cpu() if isinstance(inverse, Tensor) else inverse, dtype=np.float64)
     if back.shape != (len(maps), 2, 3):
-        raise ValueError(f"inverse has shape {back.shape}; ({len(maps)}, 2, 3), one map per image, is accepted")
+        raise ValueError(f"inverse must have shape ({len(maps)}, 2, 3), one map per image, got {back.shape}")
     points = from_map(places.cpu().numpy())
     joints = np.einsum("nij,nkj->nki", back[:, :, :2], points) + back[:, None, :, 2]
     return joints.astype(np.float32), scores.float().cpu().numpy()
@@ -303,12 +303,12 @@ def decode_scales(
         ValueError: an argument is not as described.
     """
     if maps.dim() != 5 or maps.shape[1] != len(scales) or not all(scale > 0 for scale in scales):
-        raise ValueError(f"maps has shape {tuple(maps.shape)} for scales {tuple(scales)}; (N, S, K, h, w) is accepted")
+        raise ValueError(f"maps must have shape (N, S, K, h, w) for scales {tuple(scales)}, got {tuple(maps.shape)}")
     n, s, k, h, w = maps.shape
     middle, side, size = (np.asarray(a, dtype=np.float64) for a in (centers, sides, image_sizes))
     for name, array, shape in (("centers", middle, (n, 2)), ("sides", side, (n,)), ("image_sizes", size, (n, 2))):
         if array.shape != shape or not np.isfinite(array).all():
-            raise ValueError(f"{name} has shape {array.shape}; {shape} finite numbers are accepted")
+            raise ValueError(f"{name} must be finite numbers of shape {shape}, got shape {array.shape}")
     if n * k == 0:
         return np.zeros((n, k, 2), np.float32), np.zeros((n, k), np.float32)
 

@@ -81,7 +81,7 @@ class Predictor:
         searcher: Predictor | Literal["auto"] | None = "auto",
     ) -> None:
         if precision is not None and precision not in CHOICES:
-            raise ValueError(f"precision is {precision!r}; accepted are {', '.join(map(repr, CHOICES))} and None")
+            raise ValueError(f"precision must be one of {', '.join(map(repr, CHOICES))} or None, got {precision!r}")
         self.flip, self.search = flip, search
         self._searcher = searcher
         self._path: Path | None = None
@@ -96,8 +96,8 @@ class Predictor:
             self._path = path
         else:
             raise TypeError(
-                f"checkpoint_or_name is a {type(checkpoint_or_name).__name__}; a path, a name, a Checkpoint or None is "
-                "accepted"
+                "checkpoint_or_name must be a path, a name, a Checkpoint or None, got "
+                f"{type(checkpoint_or_name).__name__}"
             )
         self.device = resolve_device(device)
         with reading(path, "a network for poses"):
@@ -118,7 +118,7 @@ class Predictor:
         multiple = getattr(model, "multiple", MAP_STRIDE)
         size = checkpoint.input_size
         if not isinstance(size, int) or size < multiple or size % multiple:
-            raise UserError(f"{path} has input size {size!r}; a multiple of {multiple} is needed")
+            raise UserError(f"the input size of {path} must be a multiple of {multiple}, got {size!r}")
         self.name = path.stem
         known = checkpoint.metrics.get(CALIBRATION)
         self.calibration = None if known is None else Calibration.from_dict(known)
@@ -132,13 +132,13 @@ class Predictor:
 
     def _use_exported(self, path: Path, device: str | torch.device | None, precision: str | None) -> None:
         if device is not None and str(device) not in ("auto", "cpu"):
-            raise UserError(f"device is {str(device)!r}; an exported file such as {path} runs on cpu here")
+            raise UserError(f"device must be cpu for an exported file such as {path}, got {str(device)!r}")
         if precision == "bf16":
-            raise UserError(f"precision is 'bf16'; {path} has its own, fp32 and auto are accepted")
+            raise UserError(f"precision must be fp32 or auto for {path}, which has its own, got 'bf16'")
         network = ExportedNetwork(path)
         about = network.description
         if about.mirrored and not self.flip:
-            raise UserError(f"flip is False, but {path} has the mirrored pass in itself; export it with --no-flip")
+            raise UserError(f"flip must be True for {path}, which includes the mirrored pass; export it with --no-flip")
         self.skeleton, self.calibration, self.input_size = about.skeleton, about.calibration, about.input_size
         self.name, self.device, self.precision = path.stem, torch.device("cpu"), about.precision
         self.model, self._autocast = network, "fp32"
@@ -209,7 +209,7 @@ class Predictor:
             As for a single call; ValueError also for ``most`` or ``batch_size`` below 1.
         """
         if batch_size < 1 or (most is not None and most < 1):
-            raise ValueError(f"most is {most} and batch_size is {batch_size}; expected at least 1 each")
+            raise ValueError(f"most and batch_size must be at least 1, got {most} and {batch_size}")
         return self._everyone(_load(image), most, batch_size)
 
     def _everyone(self, image: Image, most: int | None, batch_size: int) -> list[Pose]:
@@ -238,15 +238,13 @@ class Predictor:
             As for a single call; ValueError also where the numbers of images and boxes differ.
         """
         if isinstance(images, str | Path | bytes):
-            raise TypeError(f"images is a single {type(images).__name__}; a list of images is accepted")
+            raise TypeError(f"images must be a list of images, got a single {type(images).__name__}")
         pictures = list(images)
         places: list[Sequence[float] | None] = [None] * len(pictures) if boxes is None else list(boxes)
         if len(places) != len(pictures):
-            raise ValueError(
-                f"there are {len(pictures)} images and {len(places)} boxes; a box or None each is accepted"
-            )
+            raise ValueError(f"boxes must have a box or None for each of {len(pictures)} images, got {len(places)}")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; at least 1 is accepted")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         poses: list[Pose] = []
         for start in range(0, len(pictures), batch_size):
             part = slice(start, start + batch_size)
@@ -296,9 +294,9 @@ class Predictor:
             UserError: the network gives score maps that are not finite.
         """
         if batch_size < 1 or threads < 1:
-            raise ValueError(f"batch_size is {batch_size} and threads is {threads}; expected at least 1 each")
+            raise ValueError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
         if people is not None and people < 1:
-            raise ValueError(f"people is {people}; expected at least 1, or None for everybody")
+            raise ValueError(f"people must be at least 1, or None for everybody, got {people}")
 
         def numbered() -> Iterator[Numbered]:
             for index, picture in enumerate(pictures(source, recursive=recursive, exclude=exclude)):

@@ -109,8 +109,8 @@ def _pictures(source: Any, recursive: bool, exclude: Path | None, numbers: Itera
             yield Picture(f"image {next(numbers)}", _converting(image))
     elif isinstance(source, bytes) or not isinstance(source, Iterable):
         raise TypeError(
-            f"source is a {type(source).__name__}; expected a path, a URL, a uint8 array or tensor, or "
-            "an iterable of them"
+            "source must be a path, a URL, a uint8 array or tensor, or an iterable of them, got "
+            f"{type(source).__name__}"
         )
     else:
         for part in source:

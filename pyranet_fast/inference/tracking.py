@@ -55,8 +55,7 @@ class OneEuro:
     def __init__(self, min_cutoff: float = 1.0, beta: float = 10.0, d_cutoff: float = 1.0) -> None:
         if not (min_cutoff > 0 and beta >= 0 and d_cutoff > 0):
             raise ValueError(
-                f"min_cutoff is {min_cutoff}, beta {beta} and d_cutoff {d_cutoff}; expected cutoffs above 0 and a beta "
-                "of at least 0"
+                f"min_cutoff and d_cutoff must be above 0 and beta at least 0, got {min_cutoff}, {d_cutoff} and {beta}"
             )
         self.min_cutoff, self.beta, self.d_cutoff = min_cutoff, beta, d_cutoff
         self._joints: Float64Array | None = None
@@ -144,8 +143,7 @@ class Tracker:
     ) -> None:
         if (people is not None and people < 1) or search_interval < 1:
             raise ValueError(
-                f"people is {people} and search_interval is {search_interval}; expected at least 1 each, or None for "
-                "all people"
+                f"people must be at least 1 or None and search_interval at least 1, got {people} and {search_interval}"
             )
         self.predictor, self.people, self.smooth = predictor, people, smooth
         self.search_interval = search_interval

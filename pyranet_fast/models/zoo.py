@@ -190,7 +190,7 @@ def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
     except (RuntimeError, TypeError):
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise UserError(f"device {str(name)!r} is not known; accepted are auto, cpu, cuda and cuda:N")
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {str(name)!r}")
     if chosen.type == "cuda":
         asked = f"device {str(name)!r} was asked for, but"
         if not torch.backends.cuda.is_built():

@@ -140,7 +140,7 @@ def test_files_that_are_not_right_are_sentences(tmp_path, monkeypatch):
         path.write_text("nothing of the kind")
         with pytest.raises(UserError, match="cannot be read; it is corrupt, cut short"):
             ExportedNetwork(path)
-    with pytest.raises(UserError, match=r"ends in '\.pt'; \.onnx, \.pt2, \.xml are accepted"):
+    with pytest.raises(UserError, match=r"must end in \.onnx, \.pt2, \.xml, got '\.pt'"):
         ExportedNetwork("last.pt")
     for package, suffix in (("onnxruntime", ".onnx"), ("openvino", ".xml")):
         monkeypatch.setitem(__import__("sys").modules, package, None)

@@ -41,12 +41,12 @@ def test_chance_never_falls_and_few_joints_are_enough():
 
 def test_bad_arguments_are_named(tmp_path):
     for scores, right, bins, words in (
-        ([], [], 3, "M above 0"), ([1, 2], [True], 3, "(2,)"), ([1, np.nan], [True, False], 3, "not finite"),
-        ([1.0], [True], 0, "bins is 0"),
+        ([], [], 3, "M above 0"), ([1, 2], [True], 3, "(2,)"), ([1, np.nan], [True, False], 3, "must be finite"),
+        ([1.0], [True], 0, "bins must be at least 1, got 0"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
             calibrate(scores, right, bins)
-    with pytest.raises(ValueError, match=r"\.png is accepted"):
+    with pytest.raises(ValueError, match=r"path must end in \.png, got "):
         plot_calibration(tmp_path / "a.pdf", calibrate([1.0], [True]))
 
 

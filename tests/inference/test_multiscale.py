@@ -128,9 +128,9 @@ def test_equal_maxima_nan_and_nobody():
 
 def test_bad_arguments_are_named():
     maps, centers, sides, sizes = scenes(2, 3, 8)
-    with pytest.raises(ValueError, match=r"maps has shape \(2, 6, 3, 8, 8\) for scales \(1.0, 2.0\)"):
+    with pytest.raises(ValueError, match=r"maps must have .* for scales \(1.0, 2.0\), got \(2, 6, 3, 8, 8\)"):
         decode_scales(maps, (1.0, 2.0), centers, sides, sizes)
-    with pytest.raises(ValueError, match=r"centers has shape \(1, 2\); \(2, 2\) finite numbers"):
+    with pytest.raises(ValueError, match=r"centers must be finite numbers of shape \(2, 2\), got shape \(1, 2\)"):
         decode_scales(maps, SIX_SCALES, centers[:1], sides, sizes)
-    with pytest.raises(ValueError, match=r"sides has shape \(2,\); \(2,\) finite numbers"):
+    with pytest.raises(ValueError, match=r"sides must be finite numbers of shape \(2,\), got shape \(2,\)"):
         decode_scales(maps, SIX_SCALES, centers, sides * np.nan, sizes)

@@ -171,7 +171,7 @@ def test_the_predictor_takes_it_when_asked(root, monkeypatch, tmp_path):
     save_checkpoint(checkpoint, Checkpoint(network.config, network.state_dict(), skeleton, 32))
     assert Predictor(checkpoint, "cpu", precision="auto").precision == "fp32"
     assert Predictor(checkpoint, "cpu").precision == "fp32"
-    with pytest.raises(ValueError, match="precision is 'fp16'; accepted are 'auto', 'fp32', 'bf16' and None"):
+    with pytest.raises(ValueError, match="precision must be one of 'auto', 'fp32', 'bf16' or None, got 'fp16'"):
         Predictor(checkpoint, "cpu", precision="fp16")
 
 
