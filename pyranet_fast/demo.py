@@ -237,7 +237,7 @@ def parse_box(text: str) -> Box:
         values = ()
     if len(values) != 4:
         raise UserError(
-            f"the box is {text!r}; expected four numbers x, y, width, height, or clicks on two corners in the photo"
+            f"the box must be four numbers x, y, width, height, or clicks on two corners in the photo, got {text!r}"
         )
     return values
 
@@ -382,25 +382,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"no file but its own results, which it deletes when it ends. Needs Gradio: {_EXTRA}.",
     )
     parser.add_argument(
-        "--checkpoint", default=None, metavar="FILE", help="as for predict (default: the first in models.available())"
+        "--checkpoint", default=None, metavar="FILE", help="as for predict (default: the first of models.available())"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument(
-        "--precision", choices=CHOICES, default=AUTO, help="auto: the faster one, found by a few passes (default: auto)"
+        "--precision", choices=CHOICES, default=AUTO, help="auto: the faster one, measured at the start (default: auto)"
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 lets everybody in your network use the page (default: %(default)s)",
+        help="address to listen on; with 0.0.0.0 everybody in your network can use the page (default: %(default)s)",
     )
-    parser.add_argument("--port", type=int, default=7860, help="0: a free one (default: %(default)s)")
-    parser.add_argument("--megabytes", type=int, default=50, help="the largest upload (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="the most work on one video (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="0: any free port (default: %(default)s)")
+    parser.add_argument("--megabytes", type=int, default=50, help="largest upload (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="longest processing of one video (default: %(default)s)"
+    )
     parser.add_argument("--browser", action="store_true", help="open the page in the browser")
     arguments = cli.parse_arguments(parser, argv)
     for name, low, high in (("port", 0, 65535), ("megabytes", 1, 4096), ("seconds", 1, 3600)):
         if not low <= getattr(arguments, name) <= high:
-            raise UserError(f"--{name} is {getattr(arguments, name):g}; expected {low} to {high}")
+            raise UserError(f"--{name} must be {low} to {high}, got {getattr(arguments, name):g}")
     if importlib.util.find_spec("gradio") is None:
         raise UserError(f"the page needs Gradio, which is not installed: {_EXTRA}")
     if "PYRANET_FAST_MAX_PIXELS" not in os.environ:
@@ -449,10 +451,8 @@ def serve(predictor: Predictor, folder: Path, arguments: argparse.Namespace) -> 
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         )
     except OSError as error:
-        raise UserError(
-            f"--port is {arguments.port}, which is not free on {arguments.host}; expected another"
-        ) from error
-    print(f"the page is at {address}; Ctrl-C ends it", flush=True)
+        raise UserError(f"--port must be free on {arguments.host}, got {arguments.port}, which is in use") from error
+    print(f"the page is at {address}; stop it with Ctrl-C", flush=True)
     page.block_thread()
 
 

@@ -1,4 +1,4 @@
-"""`python -m pyranet_fast.predict`: the joints of people in pictures, folders, videos, cameras and more."""
+"""`python -m pyranet_fast.predict`: poses of people in images, folders, videos, cameras and more."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 where a picture could not be done."""
     parser = argparse.ArgumentParser(
         prog="python -m pyranet_fast.predict",
-        description="Find the joints of people in pictures. OUTPUT gets NAME_pose.png for each, with a number where "
-        "that is another picture's, and predictions.json: joints by name in pixels of the picture, their scores, the "
-        "box that was used and how far it was turned. predictions.jsonl has a line for each picture; "
-        "--resume continues from there. torchrun --nproc-per-node=N -m pyranet_fast.predict … shares the pictures out.",
+        description="Predict the poses of people in images and videos. OUTPUT gets NAME_pose.png for each image (with "
+        "a number if the name is taken) and predictions.json: joints by name in image pixels, scores, box, rotation; "
+        "for a video, NAME_pose.mp4. predictions.jsonl has a line per image; --resume continues from there. torchrun "
+        "--nproc-per-node=N -m pyranet_fast.predict … distributes the images.",
     )
     _add_source(parser)
     _add_network(parser)
@@ -65,52 +65,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is looked at")
+    group = parser.add_argument_group("input")
     group.add_argument(
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="image file, folder of images, glob in quotes, .txt file with a path on each line, - (paths on standard "
+        help="image file, folder of images, quoted glob, .txt file with one path per line, - (paths on standard "
         "input), video file, camera:0, .tar shard in WebDataset's layout (shard-{000..009}.tar for several), or URL "
         "(s3://…, with fsspec installed)",
     )
-    group.add_argument("--recursive", action="store_true", help="look into the folders below a folder, too")
+    group.add_argument("--recursive", action="store_true", help="include subfolders")
     group.add_argument(
         "--box",
         type=_box,
         default=None,
         metavar="X,Y,W,H",
-        help="the person's box in pixels, top left corner and size, in every picture given (with a negative X "
-        "write --box=-5,…; default: the whole picture, then the box of what was found)",
+        help="box of the person in every image: top left corner and size in pixels (for a negative X write --box=-5,…; "
+        "default: the entire image, then the box of the detected joints)",
     )
     group.add_argument(
         "--boxes",
         default=None,
         metavar="FILE",
-        help="boxes of the people in each picture: COCO detections (.json), a table file,x,y,w,h[,score] (.csv), or "
-        "MODULE:FUNCTION, a function of an RGB array that gives rows x, y, w, h[, score]",
+        help="boxes of the people in each image: COCO detections (.json), a table file,x,y,w,h[,score] (.csv), or "
+        "MODULE:FUNCTION, which takes an RGB array and returns rows x, y, w, h[, score]",
     )
     group.add_argument(
         "--box-score",
         type=_score,
         default=0.3,
         metavar="SCORE",
-        help="leave boxes of --boxes with lower scores out (default: %(default)s)",
+        help="ignore boxes of --boxes with lower scores (default: %(default)s)",
     )
     group.add_argument(
         "--people",
         type=_people,
         default=1,
         metavar="all|N",
-        help="1: one person in each picture; all: everybody who is found and can be trusted, searched for at several "
-        "scales; N: at most as many of them (default: 1; --boxes says itself who is there)",
+        help="1: one person per image; all: every confident person, searched for at several scales; N: at most N of "
+        "them (default: 1, or those of --boxes)",
     )
     group.add_argument(
         "--search",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="without --box, look wider, closer and turned where the scores are low: people who are small, cut off or "
-        "upside down (default: on)",
+        help="without --box, try wider, closer and rotated crops if scores are low: for small, truncated "
+        "or upside-down people (default: on)",
     )
     group.add_argument(
         "--track",
@@ -130,18 +130,17 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         action="store_true",
-        help="continue an interrupted run: pictures in OUTPUT's predictions.jsonl are done",
+        help="continue an interrupted run: skip images in OUTPUT's predictions.jsonl",
     )
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how it is done")
+    group = parser.add_argument_group("network")
     group.add_argument(
         "--checkpoint",
         default=None,
         metavar="FILE",
-        help="file written by train, or by export (.onnx, .xml, .pt2), or a name in models.available() (default: the "
-        "first one there)",
+        help="file of train or of export (.onnx, .xml, .pt2), or a name in models.available() (default: its first)",
     )
     group.add_argument(
         "--device",
@@ -152,60 +151,60 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--flip",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="average with the mirrored picture (default: on)",
+        help="average with the mirrored image (default: on)",
     )
     group.add_argument(
         "--precision",
         choices=CHOICES,
         default=AUTO,
-        help="auto: the faster one, found by a few passes (default: auto)",
+        help="auto: the faster one, measured at the start (default: auto)",
     )
     group.add_argument(
-        "--batch-size", type=_count, default=16, metavar="N", help="pictures and crops at a time (default: %(default)s)"
+        "--batch-size", type=_count, default=16, metavar="N", help="images and crops per batch (default: %(default)s)"
     )
     group.add_argument(
-        "--threads", type=_count, default=4, metavar="N", help="threads that decode pictures (default: %(default)s)"
+        "--threads", type=_count, default=4, metavar="N", help="threads that decode images (default: %(default)s)"
     )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is written")
+    group = parser.add_argument_group("output")
     group.add_argument("--output", default="predictions", help="folder for the results (default: %(default)s)")
     group.add_argument(
         "--overlay",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="NAME_pose.png: the skeletons over the picture (default: on)",
+        help="NAME_pose.png: the image with skeletons (default: on)",
     )
     group.add_argument(
-        "--heatmaps", action="store_true", help="NAME_heatmaps.png: each joint's score map over the crop"
+        "--heatmaps", action="store_true", help="NAME_heatmaps.png: the score map of each joint over the crop"
     )
-    group.add_argument("--crops", action="store_true", help="NAME_crop.png: what the network saw of each person")
+    group.add_argument("--crops", action="store_true", help="NAME_crop.png: the network input of each person")
     group.add_argument(
         "--sheet",
         action="store_true",
-        help=f"sheet.jpg: the overlays of the first {SHEET_PICTURES} pictures side by side",
+        help=f"sheet.jpg: the overlays of the first {SHEET_PICTURES} images side by side",
     )
-    group.add_argument("--show", action="store_true", help="show each overlay in a window, where there is a display")
+    group.add_argument("--show", action="store_true", help="show each overlay in a window")
     group.add_argument(
         "--write",
         default="",
         metavar="KIND,…",
-        help="coco: coco_results.json, COCO's list of keypoint results; csv: predictions.csv, a row a joint; "
-        "with --track csv and jsonl",
+        help="coco: coco_results.json, COCO keypoint results; csv: predictions.csv, a row per joint; with --track csv "
+        "and jsonl",
     )
     group.add_argument(
         "--joints",
         default=None,
         metavar="NAME,…",
-        help="draw and write these joints only (default: all of the network's)",
+        help="draw and write only these joints (default: all)",
     )
     group.add_argument(
         "--threshold",
         type=_score,
         default=0.2,
         metavar="SCORE",
-        help="joints of lower scores are drawn as hollow rings, their limbs faint (default: %(default)s)",
+        help="draw joints with lower scores as hollow rings with faint limbs (default: %(default)s)",
     )
 
 
@@ -213,9 +212,9 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     _decide_tracking(arguments)
     kinds = _kinds(arguments.write, ("csv", "jsonl") if arguments.track else ("coco", "csv"))
     if arguments.sheet and not arguments.overlay:
-        raise UserError("--sheet is made of the overlays, which --no-overlay leaves out; expected one or the other")
+        raise UserError("--sheet needs the overlays; expected --sheet or --no-overlay, got both")
     if world_size() > 1 and any(text == "-" or text.startswith("camera:") for text in arguments.sources):
-        raise UserError("standard input and cameras cannot be shared out by torchrun; expected one process for them")
+        raise UserError("standard input and cameras need one process, got several of torchrun")
     predictor = Predictor(
         arguments.checkpoint,
         None if arguments.device == "auto" and world_size() == 1 else device,
@@ -224,9 +223,11 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
         precision=arguments.precision,
     )
     if arguments.box is not None and arguments.boxes is not None:
-        raise UserError("--box and --boxes are both given; expected one of them")
+        raise UserError("expected --box or --boxes, got both")
     if arguments.people != 1 and (arguments.box is not None or arguments.boxes is not None):
-        raise UserError("--people searches for people, and --box and --boxes say where they are; expected one of them")
+        raise UserError(
+            "expected --people or boxes, got both: --people searches for people, --box and --boxes say where they are"
+        )
     output = output_folder(arguments.output)
     if arguments.track:
         return _track(arguments, predictor, output, kinds)
@@ -542,7 +543,7 @@ def _kinds(text: str, known: tuple[str, str]) -> list[str]:
     kinds = [kind.strip() for kind in text.split(",") if kind.strip()]
     for kind in kinds:
         if kind not in known:
-            raise UserError(f"--write is {text!r}; expected {known[0]}, {known[1]} or both, with a comma")
+            raise UserError(f"--write must be {known[0]}, {known[1]} or both, separated by a comma, got {text!r}")
     return kinds
 
 

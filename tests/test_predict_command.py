@@ -410,7 +410,7 @@ def test_everything_that_can_be_written(checkpoint, tmp_path, capsys):
     [
         (["--write", "xml"], "expected coco, csv or both"),
         (["--joints", "left wing"], "--joints has 'left wing'; expected names among right ankle"),
-        (["--sheet", "--no-overlay"], "--sheet is made of the overlays"),
+        (["--sheet", "--no-overlay"], "--sheet needs the overlays"),
         (["--show"], "--show needs a display"),
     ],
 )
@@ -501,7 +501,7 @@ def test_boxes_and_people(checkpoint, tmp_path, capsys):
     assert json.loads((out / "predictions.json").read_text())["predictions"] == []  # random weights are sure of nobody
     for flags, words in (
         (["--people", "all", "--box", "1,1,5,5"], "--people searches for people"),
-        (["--boxes", "x.csv", "--box", "1,1,5,5"], "--box and --boxes are both given"),
+        (["--boxes", "x.csv", "--box", "1,1,5,5"], "expected --box or --boxes, got both"),
         (["--boxes", tmp_path / "none.json"], "does not exist"),
     ):
         assert command(*images, *options, *flags) == 2
