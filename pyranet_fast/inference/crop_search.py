@@ -49,7 +49,7 @@ HINT_SCORE = 0.1
 CANDIDATE_SIMILARITY, SAME_PERSON = 0.5, 0.3
 MOST_CANDIDATES = 24
 # People whose joints are less likely right than this, or of a lower mean score, are left out.
-MIN_PERSON_CHANCE, MIN_PERSON_SCORE = 0.55, 0.44
+MIN_PERSON_CHANCE, MIN_PERSON_SCORE = 0.6, 0.44
 
 
 @dataclass(frozen=True)
