@@ -253,7 +253,7 @@ def test_as_a_process(tmp_path):
         text=True,
     )
     assert run.returncode == 2
-    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; shipped are people-160px\n"
+    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; shipped are people-160px, people-128px\n"
 
 
 def test_damaged_images_have_one_line_each_on_stderr(checkpoint, tmp_path):
@@ -408,7 +408,7 @@ def test_everything_that_can_be_written(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--write", "xml"], "expected coco, csv or both"),
+        (["--write", "xml"], "--write must be coco, csv or both"),
         (["--joints", "left wing"], "--joints has 'left wing'; expected names among right ankle"),
         (["--sheet", "--no-overlay"], "--sheet needs the overlays"),
         (["--show"], "--show needs a display"),
@@ -581,7 +581,7 @@ def test_a_video_is_tracked_unless_images_are_asked_for(checkpoint, tmp_path, ca
     [
         (["photo.jpg", "--track"], "--track needs one video file or camera:N, got photo.jpg"),
         (["a.mp4", "--track", "--resume"], "--resume does not work with --track"),
-        (["a.mp4", "--track", "--write", "coco"], "expected csv, jsonl or both"),
+        (["a.mp4", "--track", "--write", "coco"], "--write must be csv, jsonl or both"),
         (["a.mp4", "--audio", "--no-track"], "--audio needs --track"),
         (["missing.mp4", "--track"], "video missing.mp4 does not exist"),
     ],

@@ -65,4 +65,4 @@ def test_command(tmp_path, capsys, monkeypatch):
         assert (tmp_path / "out" / name).stat().st_size > 500
     with pytest.raises(SystemExit):
         ablate.main(["variance", "--", "--epochs", "3"])
-    assert "variance trains nothing" in capsys.readouterr().err
+    assert "variance trains no network" in capsys.readouterr().err
