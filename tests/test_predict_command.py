@@ -253,7 +253,8 @@ def test_as_a_process(tmp_path):
         text=True,
     )
     assert run.returncode == 2
-    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; shipped are people-160px, people-128px\n"
+    shipped = "shipped are people-160px, people-128px"
+    assert run.stderr == f"error: checkpoint {tmp_path / 'no.pt'} does not exist; {shipped}\n"
 
 
 def test_damaged_images_have_one_line_each_on_stderr(checkpoint, tmp_path):
