@@ -284,7 +284,7 @@ def _decide_tracking(arguments: argparse.Namespace) -> None:
     film = len(arguments.sources) == 1 and source.lower().endswith(VIDEO_SUFFIXES)
     given = [name for name in _OF_IMAGES if getattr(arguments, name) not in (None, False)]
     if arguments.track is None:
-        fits = film and not given and world_size() == 1 and "coco" not in arguments.write
+        fits = film and Path(source).is_file() and not given and world_size() == 1 and "coco" not in arguments.write
         arguments.track = fits and importlib.util.find_spec("av") is not None
         if fits and not arguments.track:
             logger.warning(f"note: PyAV is not installed, so each frame becomes an image; to write a video: {EXTRA}")

@@ -571,6 +571,18 @@ def test_a_video_is_tracked_unless_images_are_asked_for(checkpoint, tmp_path, ca
         assert main([*command, "--device", "cpu", "--no-search"]) == 0
         there = {path.name for path in (tmp_path / name).iterdir()}
         assert made <= there and (len(there) == 1) == (name == "alone"), (name, there)
+    several = [
+        str(tmp_path / "*.mp4"),
+        "--no-overlay",
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path / "glob"),
+    ]
+    assert main([*several, "--device", "cpu", "--no-search"]) == 0  # a glob of videos is no video
+    assert len(results(tmp_path / "glob")) == 2
+    gone = [str(tmp_path / "gone.mp4"), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "gone")]
+    assert main([*gone, "--device", "cpu"]) == cli.BAD_INPUT and (tmp_path / "gone" / "predictions.json").exists()
     monkeypatch.setattr("pyranet_fast.predict.importlib.util.find_spec", lambda name: None)
     command = [str(source), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "poor"), "--device", "cpu"]
     assert main([*command, "--no-search"]) == 0
