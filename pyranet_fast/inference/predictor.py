@@ -57,7 +57,7 @@ class Predictor:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; None takes a GPU where there is one.
         flip: average with the mirrored picture: better, at twice the work. A file exported with ``--decode`` has it in
             itself, in every crop of a search too.
-        search: where an image has no box and the pose is not confident, try about thirty other crops (wider, turned,
+        search: where an image has no box and the pose is not confident, try up to fifty other crops (wider, turned,
             closer) before the most confident is chosen: for people who are small, cut off or upside down.
         precision: ``"fp32"`` (also None), ``"bf16"``, faster where the hardware has it, or ``"auto"``: the faster one
             here, found by a few passes. An exported file has its own.
@@ -177,7 +177,7 @@ class Predictor:
             box: the person's tight box (x, y, width, height) in pixels, x and y the top left corner; the crop
                 is the square around its center of 1.25 times its longer side. None: the whole image is tried,
                 then once more the box of the joints found; the second is kept unless it is less sure. Where less
-                than 72 % of its joints are expected to be right (where the weights do not know that: where the mean
+                than 82 % of its joints are expected to be right (where the weights do not know that: where the mean
                 of its scores is below 0.45) the person is then searched for elsewhere (``search``).
 
         Returns:

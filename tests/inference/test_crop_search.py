@@ -36,23 +36,23 @@ def test_the_search_keeps_the_most_confident():
     assert (
         best.rotation == 90
         and seen[0] == (len(crop_search.candidate_regions((90, 200))), False)
-        and seen[1] == (3, True)
+        and seen[1] == (crop_search.CANDIDATES, True)
     )
-    kept = pose(0.31)
+    kept = pose(0.3 / crop_search.SEARCH_GAIN + 0.01)  # the best of many crops is a little better by chance
     assert crop_search.search_regions(kept, (90, 200, 3), look, look) is kept
 
 
 def test_chances_decide_on_the_search_where_they_are_known():
     low, high = pose(0.3), pose(0.9)
     assert crop_search.needs_search(low) and not crop_search.needs_search(high)
-    assert not crop_search.needs_search(dataclasses.replace(low, chances=np.full(14, 0.8)))
+    assert not crop_search.needs_search(dataclasses.replace(low, chances=np.full(14, 0.85)))
     assert crop_search.needs_search(dataclasses.replace(high, chances=np.full(14, 0.5)))
 
 
 @pytest.mark.parametrize("shape", [(90, 200), (200, 90), (100, 100), (1, 900), (1, 1)])
 def test_regions_cover_the_image(shape):
     regions = crop_search.candidate_regions(shape)
-    assert regions == crop_search.candidate_regions((*shape, 3)) and 10 <= len(regions) <= 30
+    assert regions == crop_search.candidate_regions((*shape, 3)) and 10 <= len(regions) <= 50
     for share, _ in crop_search.WINDOW_SHARES:
         side = share * max(shape)
         windows = [f.box for f in regions if f.box[2] == side]

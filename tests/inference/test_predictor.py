@@ -176,8 +176,10 @@ class Upright(DotFinder):
 
     def forward(self, x):
         (maps,) = super().forward(x)
-        rows = [maps[:, k].amax(2).argmax(1) for k in (LSP.joints.index("head top"), LSP.joints.index("right ankle"))]
-        return [maps * torch.where(rows[0] < rows[1], 1.0, 0.1)[:, None, None, None]]
+        ends = [maps[:, k] for k in (LSP.joints.index("head top"), LSP.joints.index("right ankle"))]
+        rows = [end.amax(2).argmax(1) for end in ends]
+        seen = torch.stack([end.amax((1, 2)) > 0.1 for end in ends]).all(0)  # else their rows mean nothing
+        return [maps * torch.where((rows[0] < rows[1]) & seen, 1.0, 0.1)[:, None, None, None]]
 
 
 def test_a_person_upside_down_is_turned(predictor):

@@ -7,6 +7,8 @@ import pytest
 
 from pyranet_fast import Predictor, models
 from pyranet_fast.data.registry import open_dataset
+from pyranet_fast.inference.tracking import Tracker
+from pyranet_fast.inference.video import Frame
 from pyranet_fast.models.zoo import FOLDER
 
 
@@ -43,3 +45,20 @@ def test_they_do_not_trust_what_is_nobody():
     rng = np.random.default_rng(0)
     for picture in (rng.integers(0, 256, (120, 90, 3), np.uint8), np.full((80, 100, 3), 130, np.uint8)):
         assert Predictor(device="cpu")(picture).trustworthy is False
+
+
+def test_a_still_person_in_a_noisy_video_jitters_half_as_much_with_smoothing(people):
+    image, frames = people.image(1), 24
+    jitter = {}
+    for smooth in (False, True):
+        rng = np.random.default_rng(0)
+        tracker = Tracker(Predictor(device="cpu", flip=False), smooth=smooth)
+        joints = []
+        for number in range(frames):
+            noisy = np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+            (pose,) = tracker(Frame(number, number / 25, noisy))
+            assert pose.id == 1
+            joints.append(pose.joints)
+        jitter[smooth] = float(np.linalg.norm(np.diff(joints, axis=0), axis=2).mean())
+    assert jitter[False] > 0.2, "without noise there is nothing to smooth"
+    assert jitter[True] <= 0.5 * jitter[False], f"{jitter[True]:.3f} of {jitter[False]:.3f} pixels a frame"
