@@ -169,9 +169,11 @@ class _PlainHandler(logging.Handler):
     """Lines on stderr, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        bars = sys.modules.get("tqdm")  # without it there is no bar to write above
+        bars = sys.modules.get("tqdm")
         with contextlib.suppress(BrokenPipeError):
-            if bars is not None:
+            # Without a bar nothing of tqdm: Ctrl-C while it makes its lock would become an AttributeError.
+            if getattr(getattr(bars, "tqdm", None), "_instances", None):
+                assert bars is not None
                 bars.tqdm.write(self.format(record), file=sys.stderr)
             else:
                 print(self.format(record), file=sys.stderr, flush=True)

@@ -316,7 +316,7 @@ def _track(arguments: argparse.Namespace, predictor: Predictor, output: Path, ki
         threshold=arguments.threshold,
     )
     print(f"{'stopped; ' if summary.stopped else ''}{summary}, in {printable(output)}")
-    return 0
+    return cli.INTERRUPTED if summary.stopped and not is_live(arguments.sources) else 0  # a camera has no other end
 
 
 def meet() -> None:

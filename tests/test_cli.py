@@ -94,6 +94,14 @@ def test_a_line_is_not_written_into_a_bar(capsys: pytest.CaptureFixture[str]) ->
     assert said.split("a line\n")[0].endswith("\r")  # the bar was cleared
 
 
+def test_without_a_bar_a_line_leaves_the_locks_of_bars_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a lock was made became an AttributeError of tqdm."""
+    cli.set_up_logging()
+    monkeypatch.delattr(tqdm, "_lock", raising=False)
+    logger.info("a line")
+    assert not hasattr(tqdm, "_lock")
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [

@@ -62,7 +62,7 @@ def track_video(
 ) -> TrackSummary:
     """Write ``NAME_pose.mp4`` and, by ``kinds``, ``NAME_pose.csv`` and ``NAME_pose.jsonl`` into a folder.
 
-    Ctrl-C ends it as the end of the video does: all files hold what was done. The rate of a camera is measured.
+    After Ctrl-C all files hold what was done until then. The rate of a camera is measured.
 
     Args:
         predictor: of people.

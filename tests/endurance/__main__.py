@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.commands import predict_arguments, train_arguments, write_data
+from tests.faults.commands import predict_arguments, track_arguments, train_arguments, write_data
 
 from .samples import MEGABYTES, TOLERANCE, WARM_UP, Sample, judge, sample, write
 
@@ -27,13 +27,11 @@ while True:
 
 
 def commands(data: Path) -> dict[str, tuple[list[str], str]]:
-    """What runs, for ever if it is let, and the file that is there once it has done its work for the first time.
-
-    A video's prediction needs an entry here and nothing else.
-    """
+    """What runs, for ever if it is let, and the file that is there once it has done its work for the first time."""
     return {
         "train": (["-m", "pyranet_fast.train", *train_arguments(data, "--epochs", "1000000")], "out/log.csv"),
         "predict over a folder": (["-c", _AGAIN, *predict_arguments(data)], "out/predictions.json"),
+        "predict a video": (["-c", _AGAIN, *track_arguments(data)], "out/walk_pose.mp4"),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pyranet_fast import evaluate, predict, train
@@ -14,11 +15,13 @@ from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data import pack
 from pyranet_fast.data.image_io import write_image
 from pyranet_fast.data.synthetic.source import SyntheticSource
+from pyranet_fast.inference.video import VideoWriter
 from pyranet_fast.models import PyraNet
 
 NETWORK = {"stacks": 1, "features": 24, "depth": 2}
 SIZE = 64
 PEOPLE = {"train": 24, "val": 8}
+FRAMES = 12
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Command:
 
 
 def write_data(folder: Path, counts: dict[str, int] = PEOPLE) -> None:
-    """Write people as PNG files with COCO labels, some of each split, and an untrained network."""
+    """Write people as PNG files with COCO labels, some of each split, a video of one, and an untrained network."""
     for split, count in counts.items():
         people = SyntheticSource(count, split=split)
         images, annotations = [], []
@@ -59,6 +62,10 @@ def write_data(folder: Path, counts: dict[str, int] = PEOPLE) -> None:
         category = {"id": 1, "name": "person", "keypoints": list(people.skeleton.joints)}
         content = {"images": images, "annotations": annotations, "categories": [category]}
         (folder / f"{split}.json").write_text(json.dumps(content))
+    with VideoWriter(folder / "walk.mp4") as video:
+        still = SyntheticSource(1).image(0)
+        for frame in range(FRAMES):
+            video.write(np.roll(still, 2 * frame, axis=1), frame / 25)
     torch.manual_seed(0)
     model = PyraNet(joints=len(people.skeleton), **NETWORK)
     save_checkpoint(folder / "net.pt", Checkpoint(model.config, model.state_dict(), people.skeleton.as_value(), SIZE))
@@ -87,16 +94,24 @@ def _pack(data: Path) -> list[str]:
     return [*_people(data), "--input-size", str(SIZE), "--splits", "train,val", "--output", "out/people.pack"]
 
 
-def predict_arguments(data: Path) -> list[str]:
+def predict_arguments(data: Path, *more: str) -> list[str]:
     """Of the command, for all validation people; it writes to ``out``."""
-    images = [str(data / f"val_{index:02d}.png") for index in range(PEOPLE["val"])]
+    return _predict(data, *(str(data / f"val_{index:02d}.png") for index in range(PEOPLE["val"])), *more)
+
+
+def track_arguments(data: Path) -> list[str]:
+    """Of the command, for the video; it writes to ``out``."""
+    return _predict(data, str(data / "walk.mp4"), "--track", "--write", "csv,jsonl")
+
+
+def _predict(data: Path, *more: str) -> list[str]:
     return [
-        *images, "--checkpoint", str(data / "net.pt"), "--device", "cpu", "--precision", "fp32", "--no-search",
+        *more, "--checkpoint", str(data / "net.pt"), "--device", "cpu", "--precision", "fp32", "--no-search",
         "--output", "out",
     ]  # fmt: skip
 
 
-# A command that is added, such as the prediction of a video, needs an entry here and nothing else.
+# A command that is added needs an entry here and nothing else.
 COMMANDS: dict[str, Command] = {
     "train": Command(train.main, lambda data: train_arguments(data, "--save-every", "1"), resumes=True),
     "train, two loaders": Command(
@@ -105,4 +120,6 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(evaluate.main, evaluate_arguments, resumes=True),
     "data.pack": Command(pack.main, _pack, resumes=False),
     "predict": Command(predict.main, predict_arguments, resumes=False),
+    "predict, resumed": Command(predict.main, lambda data: predict_arguments(data, "--resume"), resumes=True),
+    "predict, video": Command(predict.main, track_arguments, resumes=False),
 }

@@ -32,7 +32,9 @@ from .results import differences
 SIGNALS = {"SIGKILL": (signal.SIGKILL,), "SIGTERM": (signal.SIGTERM,), "SIGTERM twice": (signal.SIGTERM,) * 2}
 SECONDS = 600  # that no command takes
 _OPERATIONS = ("open", "os.", "shutil.", "tempfile.", "fcntl.")
-_RESUMED = re.compile(r"resumed from \S+ at step (\d+) of|(\d+) of \d+ people were done before")
+_RESUMED = re.compile(
+    r"resumed from \S+ at step (\d+) of|(\d+) (?:of \d+ people were done before|pictures are done already)"
+)
 
 
 @dataclass(frozen=True)
