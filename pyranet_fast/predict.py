@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import importlib.util
 import io
-import itertools
 import logging
 import math
-import os
 import sys
 import time
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .data.dataset import Image  # isort: skip  # first: it names the extra of a package that is missing
+from .data import dataset  # noqa: F401  # isort: skip  # first: it names the extra of a package that is missing
 import numpy as np
 import torch.distributed
 from tqdm import tqdm
 
 from . import cli
 from .cli import keep_pages
-from .data.image_io import read_image, read_mark, write_image
 from .errors import UserError
 from .evaluation.prediction_writer import write_coco_json
 from .inference.boxes import read_boxes
 from .inference.journal import Journal
+from .inference.overlays import SHEET_PICTURES, Drawer, printable, write_sheet
 from .inference.predictor import Predictor
-from .inference.result import Pose, Prediction
+from .inference.result import Prediction
 from .inference.sources import CAMERA, Picture, is_listed, is_live, pictures
 from .inference.track_video import track_video
 from .inference.video import EXTRA, VIDEO_SUFFIXES
@@ -39,12 +35,8 @@ from .io import atomic_write, output_folder
 from .keypoints import Skeleton
 from .models.precision import AUTO, CHOICES
 from .training.distributed import process_group, rank, world_size
-from .visualization import contact_sheet, draw_crop, draw_heatmaps, draw_poses, fitted
 
 logger = logging.getLogger("pyranet_fast")
-
-SUFFIX = "_pose.png"
-SHEET_PICTURES = 120  # as many pictures are on a contact sheet at most
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -249,7 +241,16 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
     }
     with (
         Journal(output, {"network": head["checkpoint"], "joints": joints} | asked, rank()) as journal,
-        Drawer(output, predictor.skeleton, joints, arguments) as drawer,
+        Drawer(
+            output,
+            predictor.skeleton,
+            joints,
+            overlay=arguments.overlay,
+            heatmaps=arguments.heatmaps,
+            crops=arguments.crops,
+            show=arguments.show,
+            threshold=arguments.threshold,
+        ) as drawer,
     ):
         if rank() == 0:
             journal.prepare(resume=arguments.resume)
@@ -268,7 +269,7 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
         done, failed = journal.finish(head)
         _write_more(kinds, journal, output, predictor.skeleton)
         if arguments.sheet:
-            _write_sheet(journal, output)
+            write_sheet(journal, output)
     failures = f", {failed} of {done + failed} images failed" if failed else ""
     print(f"wrote {printable(output / 'predictions.json')}{failures}")
     return cli.BAD_INPUT if failed else 0
@@ -389,116 +390,6 @@ class _Progress:
         self._bar.close()
 
 
-class Drawer:
-    """Makes the pictures of each prediction and the entry that results files have of it.
-
-    Args:
-        output: folder.
-        skeleton: of the network.
-        joints: indices of the joints that are drawn and written.
-        arguments: of the command line.
-    """
-
-    def __init__(self, output: Path, skeleton: Skeleton, joints: list[int], arguments: argparse.Namespace) -> None:
-        self.output, self.skeleton, self.joints = output, skeleton, joints
-        self.names = OverlayNames(output)
-        self._arguments = arguments
-        self._window = Window() if arguments.show else None
-
-    def __enter__(self) -> Drawer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._window is not None:
-            self._window.close()
-
-    def entry(self, prediction: Prediction) -> dict[str, Any]:
-        """Draw what was asked for, print a line, and return what the journal keeps."""
-        name = printable(prediction.name)
-        overlay = self.names.take(prediction.index)
-        if prediction.error is not None:
-            logger.error(f"error: {printable(prediction.error)}")
-            return {"image": name, "error": printable(prediction.error)}
-        image = prediction.image
-        assert image is not None
-        entry: dict[str, Any] = {"image": name, "width": image.shape[1], "height": image.shape[0]}
-        options = self._arguments
-        if options.overlay or self._window is not None:
-            drawn = draw_poses(
-                image, [self._shown(pose) for pose in prediction.poses], self.skeleton, threshold=options.threshold
-            )
-            if self._window is not None:
-                self._window.show(drawn, name)
-            if options.overlay:
-                write_image(self.output / overlay, drawn, mark=overlay_mark(prediction.name, self.output))
-                entry["overlay"] = overlay
-        for number, pose in enumerate(prediction.poses, 1):
-            self._of_person(image, pose, prediction, "" if len(prediction.poses) == 1 else f"-{number}", overlay)
-        entry["people"] = [self._content(pose) for pose in prediction.poses]
-        sure = ", ".join(sureness(pose) for pose in prediction.poses[:3]) or "nobody"
-        sure += f", {len(prediction.poses) - 3} more" if len(prediction.poses) > 3 else ""
-        place = f" -> {printable(self.output / overlay)}" if options.overlay else ""
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(f"{name}{place} ({sure})")
-        return entry
-
-    def _shown(self, pose: Pose) -> tuple[Any, Any]:
-        joints = np.full_like(pose.joints, np.nan)
-        joints[self.joints] = pose.joints[self.joints]
-        return joints, pose.scores
-
-    def _content(self, pose: Pose) -> dict[str, Any]:
-        content = pose.as_dict()
-        names = {self.skeleton.joints[joint] for joint in self.joints}
-        content["joints"] = {name: joint for name, joint in content["joints"].items() if name in names}
-        return content
-
-    def _of_person(self, image: Image, pose: Pose, prediction: Prediction, number: str, overlay: str) -> None:
-        stem = overlay.removesuffix(SUFFIX)
-        mark = overlay_mark(prediction.name, self.output)
-        if self._arguments.heatmaps:
-            panel = draw_heatmaps(image, pose.heatmaps, pose.heatmap_to_image, self.skeleton, joints=self.joints)
-            write_image(self.output / f"{stem}{number}_heatmaps.png", panel, mark=mark)
-        if self._arguments.crops:
-            seen = draw_crop(image, pose.heatmap_to_image, pose.heatmaps.shape[2])
-            write_image(self.output / f"{stem}{number}_crop.png", seen, mark=mark)
-
-
-class Window:
-    """A window that shows pictures, by matplotlib.
-
-    Raises:
-        UserError: there is no display, or no toolkit for windows.
-    """
-
-    def __init__(self) -> None:
-        import matplotlib
-
-        has_display = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-        if not has_display:
-            raise UserError("--show needs a display, and there is none (DISPLAY and WAYLAND_DISPLAY are not set)")
-        import matplotlib.pyplot as plt
-
-        if matplotlib.get_backend().lower() in ("agg", "pdf", "svg", "ps", "cairo", "template"):
-            raise UserError("--show needs a toolkit for windows that matplotlib uses: install Tk (python3-tk) or PyQt6")
-        self._plt = plt
-        self._figure = plt.figure(figsize=(9, 7))
-        self._axis = self._figure.add_axes((0, 0, 1, 1))
-
-    def show(self, image: Image, title: str) -> None:
-        """Replace the picture in the window."""
-        self._axis.clear()
-        self._axis.set_axis_off()
-        self._axis.imshow(image)
-        if self._figure.canvas.manager is not None:
-            self._figure.canvas.manager.set_window_title(title)
-        self._plt.pause(0.001)
-
-    def close(self) -> None:
-        """Leave the last picture until the user closes the window."""
-        self._plt.show()
-
-
 def _write_more(kinds: Sequence[str], journal: Journal, output: Path, skeleton: Skeleton) -> None:
     if "coco" in kinds:
         points, scores, ids = [], [], []
@@ -528,17 +419,6 @@ def _write_csv(file: io.TextIOWrapper, journal: Journal) -> None:
     file.detach()
 
 
-def _write_sheet(journal: Journal, output: Path) -> None:
-    overlays = (line for line in journal if "overlay" in line)
-    cells, captions = [], []
-    for line in itertools.islice(overlays, SHEET_PICTURES):
-        cells.append(fitted(read_image(output / line["overlay"]), 256))
-        captions.append(Path(line["image"]).name)
-    if cells:
-        columns = max(1, round(math.sqrt(len(cells) * 1.5)))
-        write_image(output / "sheet.jpg", contact_sheet(cells, columns, captions=captions))
-
-
 def _kinds(text: str, known: tuple[str, str]) -> list[str]:
     kinds = [kind.strip() for kind in text.split(",") if kind.strip()]
     for kind in kinds:
@@ -555,15 +435,6 @@ def _joints(text: str | None, skeleton: Skeleton) -> list[int]:
         if name not in skeleton.joints:
             raise UserError(f"--joints has {name!r}; expected names among {', '.join(skeleton.joints)}")
     return sorted({skeleton.joints.index(name) for name in names})
-
-
-def sureness(pose: Pose) -> str:
-    """How far a pose can be trusted, for people to read."""
-    text = f"mean score {pose.mean_score:.2f}"
-    if pose.chances is None:
-        return text
-    text += f", about {pose.chances.mean():.0%} of joints of such scores are right"
-    return text if pose.trustworthy else f"{text}: do not trust this pose"
 
 
 def _box(text: str) -> tuple[float, ...]:
@@ -594,109 +465,6 @@ def _score(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
-
-
-class OverlayNames:
-    """Gives each picture's overlay a file name: ``NAME_pose.png``, numbered where another picture has that name.
-
-    No two are the same, on a file system that ignores case or the form of accents either, and none is a picture still
-    to be read, or a file in ``output`` that is not the overlay of the same picture by an earlier run: rerunning a
-    command replaces its overlays, and those of other pictures stay. Where all pictures are known beforehand
-    (`reserve`), a number is given only after all have got their own name where it is free, so that ``x-2.jpg`` is not
-    in the way of the second ``x``; else they get their names as they come.
-
-    Args:
-        output: the folder.
-    """
-
-    def __init__(self, output: Path) -> None:
-        self._output = output
-        self._there = {_alike(path.name): path for path in output.iterdir()} if output.is_dir() else {}
-        self._inputs: set[str] = set()
-        self._taken: set[str] = set()
-        self._next: dict[str, int] = {}
-        self._names: dict[int, str] = {}
-
-    def reserve(self, images: Sequence[str]) -> None:
-        """Name all pictures of a run at once."""
-        self._inputs = {_key(Path(image)) for image in images}
-        for at, image in enumerate(images):
-            if self._free(name := _overlay(_stem(image)), image):
-                self._give(at, name)
-        for at, image in enumerate(images):
-            self.give(at, image)
-
-    def give(self, at: int, image: str) -> None:
-        """Name the picture of a number, where it has no name yet."""
-        if at in self._names:
-            return
-        stem = _stem(image)
-        if self._free(name := _overlay(stem), image):
-            self._give(at, name)
-            return
-        # Lower numbers that this run has taken are not tried again: many pictures may have one name.
-        number = self._next.get(stem, 2)
-        while _alike(_overlay(stem, f"-{number}")) in self._taken:
-            number += 1
-        self._next[stem] = number
-        self._give(at, next(n for k in itertools.count(number) if self._free(n := _overlay(stem, f"-{k}"), image)))
-
-    def take(self, at: int) -> str:
-        """The name of a picture's overlay, which is then forgotten."""
-        return self._names.pop(at)
-
-    def forget(self, at: int) -> None:
-        """A picture that has no overlay in this run."""
-        self._names.pop(at, None)
-
-    def _give(self, at: int, name: str) -> None:
-        self._names[at] = name
-        self._taken.add(_alike(name))
-
-    def _free(self, name: str, image: str) -> bool:
-        if _alike(name) in self._taken or (self._inputs and _key(self._output / name) in self._inputs):
-            return False
-        before = self._there.get(_alike(name))
-        return before is None or read_mark(before) == overlay_mark(image, self._output)
-
-
-def _stem(image: str) -> str:
-    """What an overlay is called after; of a video's frame its name and number."""
-    name = Path(image).name
-    video, mark, number = name.rpartition("#")
-    if mark and number.isdigit():
-        return printable(f"{Path(video).stem if '.' in video else video.replace(':', '')}-{number}")
-    return printable(Path(image).stem)
-
-
-def overlay_mark(image: str, output: Path) -> str:
-    """What tells the overlay of one image from those of others: a hash of the image's place as seen from ``output``."""
-    try:
-        place = os.path.relpath(Path(image).resolve(), output.resolve())
-    except (OSError, ValueError, RuntimeError):  # another drive, a null character, a loop of links
-        place = image
-    return hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
-
-
-def _overlay(stem: str, number: str = "") -> str:
-    return f"{stem.encode()[:200].decode('utf-8', 'ignore')}{number}{SUFFIX}"  # file systems allow 255 bytes in all
-
-
-def _alike(name: str) -> str:
-    """The same for names that some file system takes for one: equal up to case and the form of accents."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
-
-
-def _key(path: Path) -> str:
-    try:
-        return _alike(str(path.resolve()))
-    except (OSError, ValueError, RuntimeError):
-        return _alike(str(path))
-
-
-def printable(path: object) -> str:
-    """A path as text that any terminal and JSON can hold: bytes that are no UTF-8 become question marks."""
-    return str(path).encode("utf-8", "replace").decode("utf-8")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from pyranet_fast import cli
 from pyranet_fast.checkpoint import Checkpoint, save_checkpoint
 from pyranet_fast.data.image_io import read_image, write_image
 from pyranet_fast.errors import UserError
+from pyranet_fast.inference.overlays import OverlayNames
 from pyranet_fast.inference.predictor import Predictor
 from pyranet_fast.models import PyraNet
 from pyranet_fast.models.zoo import resolve_device
 from pyranet_fast.pose import LSP
-from pyranet_fast.predict import OverlayNames, main
+from pyranet_fast.predict import main
 
 
 @pytest.fixture(scope="module")
