@@ -293,8 +293,8 @@ def _decide_tracking(arguments: argparse.Namespace) -> None:
         if arguments.audio:
             raise UserError("--audio needs --track, which is for one video file")
         return
-    if not film and (len(arguments.sources) > 1 or not source.startswith(CAMERA)):
-        raise UserError(f"--track needs one video file or camera:N, got {' '.join(arguments.sources)}")
+    if "://" in source or (not film and (len(arguments.sources) > 1 or not source.startswith(CAMERA))):
+        raise UserError(f"--track needs one video file of this machine or camera:N, got {' '.join(arguments.sources)}")
     if world_size() > 1:
         raise UserError(
             "--track follows people from frame to frame, which processes cannot share; expected one process"

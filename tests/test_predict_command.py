@@ -593,7 +593,8 @@ def test_a_video_is_tracked_unless_images_are_asked_for(checkpoint, tmp_path, ca
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["photo.jpg", "--track"], "--track needs one video file or camera:N, got photo.jpg"),
+        (["photo.jpg", "--track"], "--track needs one video file of this machine or camera:N, got photo.jpg"),
+        (["s3://b/a.mp4", "--track"], "--track needs one video file of this machine or camera:N, got s3://b/a.mp4"),
         (["a.mp4", "--track", "--resume"], "--resume does not work with --track"),
         (["a.mp4", "--track", "--write", "coco"], "--write must be csv, jsonl or both"),
         (["a.mp4", "--audio", "--no-track"], "--audio needs --track"),

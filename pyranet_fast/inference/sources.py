@@ -13,8 +13,10 @@ import itertools
 import os
 import queue
 import re
+import shutil
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -248,9 +250,24 @@ def _at_url(url: str, recursive: bool) -> Iterator[Picture]:
                 with fsspec.open(whole, "rb") as file:
                     yield from _in_tar(whole, file)
             elif _has_suffix(at, VIDEO_SUFFIXES):
-                raise UserError(f"{whole} is a video behind a URL, which is not read; expected a file on this machine")
+                yield from _film_at_url(whole)
             else:
                 yield Picture(whole, lambda at=whole: read_image_bytes(open_url(at), at))  # type: ignore[misc]
+
+
+def _film_at_url(url: str) -> Iterator[Picture]:
+    """The frames of a video from a temporary copy: formats have their index at the end, and decoders seek."""
+    import fsspec
+
+    with tempfile.TemporaryDirectory(prefix="pyranet_fast-") as folder:
+        copy = os.path.join(folder, f"video{PurePosixPath(url).suffix}")
+        with fsspec.open(url, "rb") as source, open(copy, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        try:
+            for frame in read_frames(copy):
+                yield Picture(f"{url}#{frame.number:06d}", lambda image=frame.image: image)  # type: ignore[misc]
+        except UserError as error:
+            raise UserError(str(error).replace(copy, url)) from error
 
 
 def _has_suffix(path: str, suffixes: tuple[str, ...]) -> bool:

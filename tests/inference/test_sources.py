@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -173,6 +174,22 @@ def test_videos(tmp_path, monkeypatch, reader):
     (tmp_path / "bad.mp4").write_bytes(b"no film at all")
     assert "bad.mp4" in error_of(next(pictures(tmp_path / "bad.mp4")))
     assert "does not exist" in error_of(next(pictures(tmp_path / "gone.mp4")))
+
+
+def test_a_video_behind_a_url(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/films/walk.avi", film(tmp_path / "walk.avi").read_bytes())
+    memory.pipe("/films/broken.avi", b"no video")
+    found = list(pictures("memory://films/walk.avi"))
+    assert [picture.name for picture in found] == [f"memory://films/walk.avi#{n:06d}" for n in range(6)]
+    assert all(abs(int(picture.read()[20, 20, 0]) - 40 * n) < 6 for n, picture in enumerate(found))
+    message = error_of(next(pictures("memory://films/broken.avi")))
+    assert "memory://films/broken.avi" in message and "temporary" not in message
+    assert "gone.avi" in error_of(next(pictures("memory://films/gone.avi")))
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_turned_video_is_upright(tmp_path):
