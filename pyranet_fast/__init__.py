@@ -19,5 +19,5 @@ except ImportError as _error:  # an installation for the operators alone
             raise UserError(_sentence)
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Pose", "Predictor", "UserError", "models", "nn", "ops", "pose"]
