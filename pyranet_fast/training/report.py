@@ -38,7 +38,7 @@ _GROUPS = {"best": "Best", "typical": "Typical", "worst": "Worst"}
 _POINTS = 500  # of a curve: more cannot be told apart on a screen
 _WARNINGS = 40
 _QUALITY = 85  # of JPEG
-_EXAMPLES = re.compile("<!-- examples -->.*<!-- end of examples -->", re.DOTALL)
+_OVER_THRESHOLD = " over the threshold"  # end of the title of that chart
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ class Report:
             Its path.
         """
         path = self.folder / FILE
-        examples = self._examples or _examples_of(path)
+        # A training that was resumed has no findings before its first validation: the page keeps those that it has.
+        before = _Page.read(path) if results and not self._examples else _Page()
         c, found = self.config, self.findings
         title = f"{getattr(c, 'variant', getattr(c, 'model', 'network'))} on {getattr(c, 'dataset', 'data')}"
         text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -149,9 +150,9 @@ class Report:
             status=html.escape(status),
             tiles=_tiles(rows, results),
             warnings=_list_of_warnings([*_findings_in(rows), *self.warnings.lines]),
-            charts=_json({"charts": _charts(rows, results, found.curve)}),
-            table=_results(found),
-            examples=examples,
+            charts=_json({"charts": _charts(rows, results, found.curve, before.curve)}),
+            table=before.results or _results(found),
+            examples=self._examples or before.examples or _example_lists(()),
             settings=_settings(c),
             machine=_definitions({**self.facts, **self._machine(), **_speed(rows, self.device)}),
         )
@@ -223,7 +224,12 @@ def _list_of_warnings(lines: Sequence[str]) -> str:
     return "<ul class=warnings>" + "".join(f"<li>{html.escape(line[:500])}</li>" for line in shown) + "</ul>"
 
 
-def _charts(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any], curve: Curve | None) -> list[dict[str, Any]]:
+def _charts(
+    rows: Sequence[Mapping[str, Any]],
+    results: Mapping[str, Any],
+    curve: Curve | None,
+    curve_before: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """What the page's script draws; x and y of each series are numbers."""
 
     def chart(title: str, x: str, unit: str, series: Mapping[str, list[tuple[float, float]]], **more: Any) -> None:
@@ -244,7 +250,9 @@ def _charts(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any], curve
             name: [(float(x), float(y)) for x, y in zip(curve.thresholds, ys, strict=True) if math.isfinite(y)]
             for name, ys in over.items()
         }
-        chart(f"{curve.metric} over the threshold", f"threshold / {curve.unit}", "%", columns)
+        chart(curve.metric + _OVER_THRESHOLD, f"threshold / {curve.unit}", "%", columns)
+    elif curve_before is not None:
+        charts.append(curve_before)
     chart("Throughput", "epoch", "images/s", {"images a second": _series(rows, "images_per_second")}, zero=True)
     chart("Time spent waiting for data", "epoch", "%", {"data wait": _series(rows, "data_wait", 100)}, zero=True)
     chart("Learning rate", "epoch", "", {"learning rate": _series(rows, "lr")}, log=True)
@@ -268,7 +276,7 @@ def _results(found: Findings) -> str:
     if not found.rows:
         return "<p>No validation results yet.</p>"
     convention = f"<p>Here: {html.escape(found.convention)}.</p>" if found.convention else ""
-    return convention + results_table(found.rows, "html", found.columns)
+    return _marked("results", convention + results_table(found.rows, "html", found.columns))
 
 
 def _example_lists(examples: Sequence[Example], legend: str = "") -> str:
@@ -285,16 +293,44 @@ def _example_lists(examples: Sequence[Example], legend: str = "") -> str:
         if items:
             parts.append(f"<h3>{title}</h3><ul class=examples>{''.join(items)}</ul>")
     shown = "\n".join([f"<p>{legend}</p>" if legend else "", *parts]) if parts else "<p>No images yet.</p>"
-    return f"<!-- examples -->{shown}<!-- end of examples -->"
+    return _marked("examples", shown)
 
 
-def _examples_of(path: Path) -> str:
-    """The pictures of a page that is there: a resumed training has none before its first validation."""
-    try:
-        before = _EXAMPLES.search(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        before = None
-    return before[0] if before else _example_lists(())
+@dataclass(frozen=True)
+class _Page:
+    """What a report that was written before shows of its last validation.
+
+    Attributes:
+        results: table, as HTML.
+        examples: images, as HTML.
+        curve: chart of the accuracy over the threshold.
+    """
+
+    results: str = ""
+    examples: str = ""
+    curve: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> _Page:
+        """Nothing where there is no report, or none of this version."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            results, examples = (_part(text, name) for name in ("results", "examples"))
+            data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+            charts = json.loads(data[1])["charts"] if data else []
+            curve = next((chart for chart in charts if chart["title"].endswith(_OVER_THRESHOLD)), None)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return cls()
+        return cls(results, examples, curve)
+
+
+def _marked(name: str, text: str) -> str:
+    return f"<!-- {name} -->{text}<!-- end of {name} -->"
+
+
+def _part(page: str, name: str) -> str:
+    found = re.search(re.escape(_marked(name, "%")).replace("%", ".*?"), page, re.DOTALL)
+    return found[0] if found else ""
 
 
 def _settings(config: RunConfig) -> str:

@@ -121,12 +121,19 @@ def test_a_training_that_ended_before_a_validation_has_a_page(tmp_path: Path) ->
     Page(text)
 
 
-def test_a_resumed_training_keeps_the_pictures_until_it_validates(tmp_path: Path) -> None:
+def test_a_resumed_training_keeps_its_last_validation_until_the_next(tmp_path: Path) -> None:
     first = report(tmp_path)
     first.show(findings(2, 16))
-    before = Page(first.write(ROWS, RESULTS, "Epoch 3.").read_text()).links
+    before = first.write(ROWS, RESULTS, "Epoch 3.").read_text()
+    assert report(tmp_path).write(ROWS, RESULTS, "Epoch 3.").read_text() == before
     again = report(tmp_path).write([*ROWS, {**ROWS[1], "epoch": 4}], RESULTS, "Stopped.").read_text()
-    assert len(before) == 6 and Page(again).links == before
+    assert len(Page(before).links) == 6 and Page(again).links == Page(before).links
+    assert charts(again)["PCK over the threshold"] == charts(before)["PCK over the threshold"]
+    assert "LSP 1001-1500" in Page(again).text and "No validation results yet" not in again
+    started_over = report(tmp_path).write(ROWS[:1], {}, "Stopped.").read_text()
+    assert Page(started_over).links == [] and "No validation results yet" in started_over
+    (tmp_path / "report.html").write_text(again.replace('{"charts"', '{"charts" damaged'))
+    assert "No images yet" in report(tmp_path).write(ROWS, RESULTS, "Stopped.").read_text()
     other = report(tmp_path)
     other.show(findings(1, 16))
     assert len(Page(other.write(ROWS, RESULTS, "").read_text()).links) == 3
