@@ -12,8 +12,11 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ logger = logging.getLogger("pyranet_fast")
 
 BAD_INPUT = 2  # exit status of everything the user can mend; argparse uses the same
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect after Ctrl-C
+IMPORT_SECONDS = 20.0  # for which an interruption waits for the end of an import at most
 
 
 def run(main: Callable[..., int | None], *arguments: Any) -> int:
@@ -40,7 +44,7 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
     set_up_logging()
     quiet_opencv()
     try:
-        with _stopped_by_sigterm(), warnings.catch_warnings():
+        with _interruptible(), warnings.catch_warnings():
             usual = warnings.showwarning
 
             def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
@@ -67,27 +71,59 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     """Inside, SIGTERM is a Ctrl-C, so that commands save what they have; a second one does not disturb that.
 
-    Where somebody else takes care of SIGTERM, as a training does, nothing changes.
+    Both wait for the end of an import: one that fails halfway leaves other errors than KeyboardInterrupt, and ends the
+    process where C++ imports. Signals that the caller or a training handles are left alone.
     """
+    waiting: set[int] = set()
+    timers: list[threading.Timer] = []
+    deadline = [0.0]
 
-    def stop(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)
+    def again(number: int) -> None:
+        waiting.discard(number)
+        signal.raise_signal(number)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        deadline[0] = deadline[0] or time.monotonic() + IMPORT_SECONDS  # of the first that comes
+        if _importing(frame) and time.monotonic() < deadline[0]:
+            if number not in waiting:
+                waiting.add(number)
+                timers[:] = [timer for timer in timers if timer.is_alive()]
+                timers.append(threading.Timer(0.02, again, (number,)))
+                timers[-1].daemon = True
+                timers[-1].start()
+            return
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+        deadline[0] = 0.0
         raise KeyboardInterrupt
 
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before: dict[int, Any] = {}
     try:
-        before = signal.getsignal(signal.SIGTERM)
-        if before == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, stop)
+        for one, handler in usual.items():
+            if signal.getsignal(one) == handler:
+                before[one] = signal.signal(one, stop)
     except ValueError:  # not the main thread: leave signals to whoever owns them
-        before = None
+        before = {}
     try:
         yield
     finally:
-        if before == signal.SIG_DFL and signal.getsignal(signal.SIGTERM) is stop:
-            signal.signal(signal.SIGTERM, before)
+        for timer in timers:
+            timer.cancel()
+        for number, handler in before.items():
+            if signal.getsignal(number) is stop:
+                signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def sentence_of(error: BaseException) -> str | None:

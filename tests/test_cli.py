@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +148,34 @@ def test_sigterm_is_a_ctrl_c_and_a_second_one_does_not_disturb_it() -> None:
     try:
         assert cli.run(command) == 130 and saved == [True]
         assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interruption_waits_for_the_end_of_an_import(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch imports its compiler within a training; interrupted there, it aborted or left half a module."""
+    name = f"interrupted_by_{number.name}"
+    (tmp_path / f"{name}.py").write_text(
+        f"import os, signal, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.2)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    after = []
+
+    def command() -> int:
+        importlib.import_module(name)
+        time.sleep(10)
+        after.append(True)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert cli.run(command) == cli.INTERRUPTED
+        assert sys.modules.pop(name).whole and not after
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -135,6 +135,7 @@ class Killer:
         outcome = Outcome(kill)
         status = self._killed(kill, left_alone, folder)
         log = _log(folder)
+        (folder / "killed.log").write_text(log)  # the second run writes another; --keep keeps both
         outcome.ended = {0: "done", cli.INTERRUPTED: "stopped"}.get(status, "killed")
         expected = {0, -SIGNALS[kill.how][0]} | ({cli.INTERRUPTED} if kill.how != "SIGKILL" else set())
         if status not in expected:
