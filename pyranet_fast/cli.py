@@ -106,7 +106,7 @@ def _interruptible() -> Iterator[None]:
         for one, handler in usual.items():
             if signal.getsignal(one) == handler:
                 before[one] = signal.signal(one, stop)
-    except ValueError:  # not the main thread: leave signals to whoever owns them
+    except ValueError:  # not the main thread: leave signals to their owner
         before = {}
     try:
         yield
@@ -266,7 +266,7 @@ def keep_pages() -> bool:
     own, so the commands call it and the library does not; the process holds on to its peak of memory.
 
     Returns:
-        Whether it was done: on Linux with glibc, unless a variable MALLOC_... says that somebody has chosen.
+        Whether it was done: on Linux with glibc, unless a variable MALLOC_... is set.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -165,7 +165,7 @@ def _lock(handle: int, *, wait: bool = False) -> bool:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # somebody else holds it, or it is a file system without locks
+    except OSError:  # another process holds it, or the file system has no locks
         return False
     return True
 

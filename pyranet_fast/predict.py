@@ -234,7 +234,7 @@ def _run(arguments: argparse.Namespace, device: str) -> int:
         },
     }
     joints = _joints(arguments.joints, predictor.skeleton)
-    # The precision that was asked for: "auto" may find another one on another day, and still be resumed.
+    # The requested precision: "auto" may find another one on another day, and still be resumed.
     asked = {
         name: getattr(arguments, name)
         for name in ("flip", "search", "precision", "box", "boxes", "box_score", "people")

@@ -124,7 +124,7 @@ def _reflect(position: Tensor, size: int) -> Tensor:
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Of all 50,000 training images: one constant whichever part is at hand, so that networks can be exchanged.
+# Of all 50,000 training images: the same constants for every part, so that networks can be exchanged.
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 

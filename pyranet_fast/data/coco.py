@@ -103,7 +103,7 @@ class COCOSource(AnnotatedSource):
 
         Raises:
             UserError: a file or folder is missing, an image lies outside, the JSON or one of its fields is not as
-                described, the part is empty, nobody is left, or there is not a single image.
+                described, the part is empty, no person is left, or there is not a single image.
         """
         if part not in ("all", "train", "val"):
             raise UserError(f"part must be all, train or val, got {part!r}")

@@ -58,7 +58,7 @@ class MPIISource(AnnotatedSource):
         """Open ``split``, ``"train"``, ``"val"`` or ``"test"``; ``form`` asks for one form of annotations.
 
         Raises:
-            UserError: missing folder or files, a file that cannot be read or holds something else, nobody in
+            UserError: missing folder or files, a file that cannot be read or holds something else, no person in
                 the split, labels that are not public, or not a single one of the images.
         """
         if split not in _HDF5:

@@ -305,7 +305,7 @@ def read_head_boxes(path: Path, people: Annotations) -> npt.NDArray[np.float64] 
 
 
 def match_head_sizes(known: Annotations, people: Annotations) -> npt.NDArray[np.float64]:
-    """Head sizes (N,) of ``people`` from the same ones in ``known``; NaN where somebody is not there.
+    """Head sizes (N,) of ``people`` from the same ones in ``known``; NaN for a person who is missing there.
 
     The same are people of one image with the same joints labeled, none more than a pixel apart.
     """

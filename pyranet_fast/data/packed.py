@@ -212,7 +212,7 @@ class PackedSource(PeopleSource):
             self.notes += (f"{self.name}: {len(self.failures)} of {self._count} people were packed without a picture",)
 
     def _check_arrays(self) -> None:
-        """Sizes and kinds of all arrays, which nobody looks at again."""
+        """Check sizes and dtypes of all arrays; they are not checked again."""
         n, k = self._count, len(self.skeleton)
         shapes = {
             "joints": (n, k, 2), "labelled": (n, k), "centre": (n, 2), "transform": (n, 2, 3), "frame": (n, 4),

@@ -134,7 +134,7 @@ def precision_of(path: Path) -> str | None:
         with np.load(path, allow_pickle=False) as file:
             found = json.loads(str(file["what"])).get("precision")
             return found if isinstance(found, str) else None
-    except Exception:  # none, or damaged: whoever opens it says so
+    except Exception:  # missing or corrupt: opening it reports that
         return None
 
 

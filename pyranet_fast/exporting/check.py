@@ -206,7 +206,7 @@ def _run(form: Form, images: Tensor, skeleton: Skeleton, flip: bool) -> tuple[Fl
 
 
 def _times(forms: Sequence[Form], image: Tensor, skeleton: Skeleton, flip: bool, rounds: int) -> list[list[float]]:
-    """Milliseconds of one crop; the forms take turns, so that whoever else uses the machine slows all of them."""
+    """Milliseconds of one crop; the forms take turns, so that other load slows all of them equally."""
     times: list[list[float]] = [[] for _ in forms]
     end = time.perf_counter() + SECONDS
     for turn in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""Boxes of people that somebody else's detector found: COCO's detections, CSV, or a function of the user's own."""
+"""Boxes of people from an external detector: COCO detections, CSV, or a user's function."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ JOINTS_EXTENT = 0.756
 # A pose with more than half of its joints below this score says nothing about where the person is.
 CONFIDENT_SCORE = 0.2
 # Other regions are tried below this expected accuracy or, where the weights do not know it, below this mean score; and
-# their best pose is kept if its mean score is so many times as high: the best of many crops scores a little higher by
+# their best pose is kept if its mean score is this many times as high: the best of many crops scores a little higher by
 # chance. Tuned, with the lists below, on LSP 1001-1060 as it is, shrunk into larger pictures, rotated and cut off.
 MIN_EXPECTED_ACCURACY, MIN_MEAN_SCORE, SEARCH_GAIN = 0.82, 0.45, 1.2
 # The whole image from further away, for people who are cut off ...
@@ -38,10 +38,10 @@ WIDER_MARGINS = (1.5, 2.2)
 ROTATIONS = (180.0, 90.0, -90.0)
 # ... and windows of these shares of its longer side, this many along it, for people who are small.
 WINDOW_SHARES = ((0.6, 3), (0.4, 6))
-# As many of them are looked at again, at most so many times.
+# Number of poses that are refined, and of refinements of each, at most.
 CANDIDATES, CLOSER_LOOKS = 4, 2
 
-# For everybody: windows of these shares of an image's longer side, of which the first so many are always looked at, ...
+# For everybody: windows of these shares of an image's longer side, of which the first N are always predicted, ...
 PEOPLE_SHARES, ALWAYS_LEVELS = (1.05, 0.75, 0.53, 0.38, 0.27, 0.19), 2
 # ... the smaller ones where a joint scores at least this.
 HINT_SCORE = 0.1
@@ -222,7 +222,7 @@ def distinct(poses: Sequence[Pose], similarity: float) -> list[Pose]:
 
 
 def is_trusted(pose: Pose) -> bool:
-    """Whether a pose is confident enough to be taken for a person where nobody was said to be."""
+    """Whether a pose is confident enough to count as a person if no box says that there is one."""
     if pose.chances is not None:
         return bool(pose.chances.mean() >= MIN_PERSON_CHANCE)
     return pose.mean_score >= MIN_PERSON_SCORE

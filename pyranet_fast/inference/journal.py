@@ -213,7 +213,7 @@ class Journal:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(f"another run is writing into {self.folder}; expected another --output") from error
-            # A file system without locks: go on without one.
+            # A file system without locks: continue without one.
 
 
 class _Line:

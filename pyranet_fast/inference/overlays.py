@@ -69,7 +69,7 @@ class Drawer:
             self._window.close()
 
     def entry(self, prediction: Prediction) -> dict[str, Any]:
-        """Draw what was asked for, print a line, and return what the journal keeps."""
+        """Draw and write the requested images, print a line, and return the entry of the journal."""
         name = printable(prediction.name)
         overlay = self.names.take(prediction.index)
         if prediction.error is not None:

@@ -1,7 +1,7 @@
 """Where pictures come from: files, folders, globs, lists, videos, cameras, tar shards, URLs, arrays and iterators.
 
 A source becomes an iterator of `Picture`: a name, and a function that reads it. Nothing is decoded until that is
-called, which `read_ahead` does in threads, a bounded number of pictures ahead of whoever takes them.
+called, which `read_ahead` does in threads, a bounded number of images ahead of the consumer.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ def read_ahead(
     Args:
         numbered: pictures and their numbers. It is iterated in a thread of its own.
         threads: that decode.
-        ahead: pictures in memory beside those handed out.
+        ahead: pictures in memory in addition to those already yielded.
         live: hand out what is there, rather than wait for ``ahead`` of them.
         newest: of pictures that come faster than they are taken, drop the older ones.
 

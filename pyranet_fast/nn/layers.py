@@ -24,7 +24,7 @@ _GLOBAL_HOOKS: list[dict[int, Any]] = [
 
 
 def observed(*modules: nn.Module) -> bool:
-    """Whether somebody would notice that a module is not called: it has hooks, or a ``forward`` of its own."""
+    """Whether skipping the call of a module would be noticed: it has hooks, or a ``forward`` of its own."""
     for hooks in _GLOBAL_HOOKS:
         if hooks:
             return True
@@ -45,7 +45,7 @@ def opens(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def add_(y: Tensor, other: Tensor, *, of: nn.Module) -> Tensor:
-    """y + other in y's memory, unless somebody else looks at y, the output of the module ``of`` or of the last in it.
+    """y + other in y's memory, unless a hook observes y, the output of the module ``of`` or of the last in it.
 
     In a fresh output of a convolution, which no backward needs, the sum takes no new memory; but what a forward hook
     has kept must not change, and what passes through a backward hook cannot.
@@ -115,7 +115,7 @@ def folds(norm: nn.Module) -> bool:
 def norms_of(x: Tensor, norms: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor]]:
     """What the branches of a unit read: every norm (or ``nn.Identity``) of x, in the fewest passes.
 
-    In training the `BatchNormReLU` among them share statistics and passes (`ops.cpu.batch_norm_relu`), unless somebody
+    In training the `BatchNormReLU` among them share statistics and passes (`ops.cpu.batch_norm_relu`), unless a hook
     would notice that they are not called.
 
     Returns:

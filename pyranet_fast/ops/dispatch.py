@@ -66,7 +66,7 @@ if native.here:
         _load("pyranet_fast._cuda") if torch.version.cuda else Availability("this torch is built without CUDA")
     )
 
-_triton: Availability | None = None  # None until somebody asks: loading takes a second
+_triton: Availability | None = None  # None until first used: loading takes a second
 _registrations: list[Registration] = []
 _fastest = {"cpu": "native", "meta": "native"} if native.here else {}
 """By device type other than CUDA the fastest backend that is loaded; the reference runs where there is none."""
@@ -153,7 +153,7 @@ def _launch_triton(index: int) -> str | None:
 
 def _tiny_triton_launch(device: torch.device) -> str | None:
     try:
-        with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad():  # values, whoever asks
+        with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad():  # values, in any mode
             joint, weight = torch.zeros(1, 1, 2, device=device), torch.ones(1, 1, device=device)
             peak = float(torch.ops.pyranet_fast_triton.gaussian_heatmaps(joint, weight, 1, 1, 1.0))
     except Exception as error:  # of Triton, of its compiler, of a C compiler that it calls, of the driver

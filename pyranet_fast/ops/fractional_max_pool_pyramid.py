@@ -74,7 +74,7 @@ def fractional_max_pool_pyramid(
 
 
 def empty_positions(x: Tensor, wanted: bool) -> Tensor:
-    """Memory for the winners of x's windows, a byte a pixel; without elements where nobody wants them."""
+    """Memory for the winners of x's windows, a byte a pixel; empty if they are not needed."""
     return empty_map(x, x.shape, torch.uint8) if wanted else x.new_empty((0, 0, 0, 0), dtype=torch.uint8)
 
 
@@ -108,7 +108,7 @@ def draw_windows(shape: Sequence[int], device: torch.device) -> Tensor:
     """Uniform random numbers in [0, 1), float32, from the default generator of a device: samples of windows.
 
     Raises:
-        RuntimeError: inside torch.vmap, which draws none unless it is told how.
+        RuntimeError: inside torch.vmap, unless its randomness is "same" or "different".
     """
     if torch.compiler.is_compiling() or not transformed():
         return torch.rand(shape, dtype=torch.float32, device=device)
@@ -182,7 +182,7 @@ def _backward(ops: Any, ctx: Any, grads: Sequence[Tensor | None], _: Any) -> tup
     if all(g is None for g in grads):
         return (None,) * 7
     positions, samples, x, scale, shift = ctx.saved_tensors
-    # Levels that nobody used: a zero without memory.
+    # Unused levels: a zero without memory.
     given = [
         positions.new_zeros((), dtype=ctx.dtype).expand(shape) if g is None else g
         for g, shape in zip(grads, ctx.shapes, strict=True)

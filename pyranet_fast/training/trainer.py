@@ -328,7 +328,7 @@ class Trainer:
     # --- parts of the loop ---
 
     def _settle_precision(self) -> None:
-        """Find out which precision is faster here, where that was asked for; the first process does it for all."""
+        """Measure which precision is faster, with `auto`; the first process measures for all."""
         if self.config.precision != AUTO:
             return
         chosen = ""
@@ -426,7 +426,7 @@ class Trainer:
         return self.config.save_every > 0 and self.step % self.config.save_every == 0
 
     def _stop(self) -> None:
-        distributed.all_gather(self.step)  # nobody leaves before the checkpoint is there
+        distributed.all_gather(self.step)  # no process leaves before the checkpoint exists
         if distributed.is_main_process():
             done = f"stopped at step {self.step} of {self.total}; saved {self.output / LAST}"
             self._write_report(f"Stopped at step {self.step} of {self.total}; {RESUME}.")
@@ -540,7 +540,7 @@ def catch_signals() -> Iterator[StopRequest]:
 
     try:
         before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: leave signals to whoever owns them
+    except ValueError:  # not the main thread: leave signals to their owner
         before = {}
     try:
         yield stop

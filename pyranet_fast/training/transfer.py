@@ -61,7 +61,7 @@ def transferred(start: Checkpoint, config: dict[str, Any], skeleton: Skeleton, s
 
 
 def _silent(weights: dict[str, Tensor], name: str, stack: str) -> Tensor:
-    """Zeros for what a single stack never handed on."""
+    """Zeros for the weights between stacks, which a single stack lacks."""
     rows = weights[f"{stack}features.conv.weight"].shape[0]
     columns = weights[f"{stack}{_HEAD}.weight"].shape[0] if name.startswith(_BACK) else rows
     return torch.zeros(rows, columns, 1, 1) if name.endswith("weight") else torch.zeros(rows)

@@ -67,14 +67,16 @@ def _arrays(path: Path) -> Any:
 
 
 def _report(path: Path) -> Any:
-    """The curves and pictures of a training's page, and where it stands; the rest tells times and memory."""
+    """Curves, results and images of a training's report, and its status; the rest is times and memory."""
     text = path.read_text()
     (data,) = re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", text, re.DOTALL)
     curves = {chart["title"]: chart for chart in json.loads(data)["charts"]}
     del curves["Throughput"], curves["Time spent waiting for data"]
     pictures = re.findall(r"<img [^>]*>", text)
     assert len(curves) >= 3 and pictures
-    return {"curves": curves, "pictures": pictures, "finished": "Finished:" in text}
+    tables = re.findall(r"<!-- results -->.*?<!-- end of results -->", text, re.DOTALL)
+    assert len(tables) == 1
+    return {"curves": curves, "table": tables, "pictures": pictures, "finished": "Finished:" in text}
 
 
 def _leaves(value: Any, place: str = "") -> list[tuple[str, Any]]:

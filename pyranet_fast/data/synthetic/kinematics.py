@@ -1,7 +1,7 @@
 """Poses of an articulated body in three dimensions.
 
 Lengths are in units of the person's height. The body's axes are x to the person's left, y up and z
-forward; the camera looks along -z, so somebody who faces it has his left on the picture's right.
+forward; the camera looks along -z, so a person who faces it has the left side on the right of the image.
 Angles are in degrees. Working in three dimensions gives foreshortening, depth order and left/right
 for free.
 """

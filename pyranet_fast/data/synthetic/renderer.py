@@ -120,7 +120,7 @@ class Renderer:
         self._jobs.append(draw)
 
     def render(self) -> Image:
-        """Draw everything, in the order it was asked for; return the lit picture, (H, W, 3) uint8."""
+        """Draw everything, in the order of the calls; return the lit image, (H, W, 3) uint8."""
         hulls = self._hulls()
         for job in self._jobs:
             job(hulls)

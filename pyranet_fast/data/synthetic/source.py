@@ -45,7 +45,7 @@ class SyntheticSource(PeopleSource):
     metric = dataclasses.replace(PCKH, published=())  # no figure of real people stands beside them
 
     def __init__(self, count: int, seed: int = 0, *, split: str = "train", variety: float = 1.0) -> None:
-        """Describe ``count`` people; nothing is rendered until it is asked for.
+        """Describe ``count`` people; images are rendered on access.
 
         Below 1, ``variety`` makes unusual poses and views, and things in front of the person, that much rarer.
 

@@ -16,7 +16,7 @@ from .recording import Recordings
 
 
 class _Hourglass(nn.Module):
-    """`Hourglass`; the sum of its two branches is left to whoever reads it."""
+    """`Hourglass`; the sum of its two branches is left to the consumer."""
 
     def __init__(self, hourglass: Hourglass, dtype: torch.dtype, lack: Tensor | float) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Hourglass(nn.Module):
         self.lack: Tensor | float = self.low3.lack + self.up1.lack
 
     def forward(self, x: Tensor, other: Tensor | None = None, *, spare: bool = False) -> tuple[Tensor, Tensor]:
-        """The two terms (N, C, H/2, W/2), (N, C, H, W) of the result; ``spare``: nobody else reads x."""
+        """The two terms (N, C, H/2, W/2), (N, C, H, W) of the result; ``spare``: x has no other consumer."""
         total, first = self.up1.entry(x, other, copy=not spare)
         assert total is not None
         low = self.low1(total, pool=True)

@@ -12,7 +12,7 @@ an addition              ``addmm_`` into the map that is added to (1x1)       le
 an addition and a ReLU   cuDNN's fused one                                    in the epilogue
 =======================  ===================================================  ==========================================
 
-A bias that an epilogue has no place for goes on to the next layer that has one, exactly: from a 3x3 before a sum to the
+A bias that does not fit an epilogue moves to the next layer that can add it, exactly: from a 3x3 before a sum to the
 1x1 that adds to it, from a pyramid's levels to the upsampling, from the end of a unit to the unit's projected skip or,
 with an identity skip, along the residual maps into the shifts of the norms that read them. So on CUDA residual maps
 lack a constant a channel; `FoldedConv.cuda_bias` and `Entry.cuda_shift` are what is added there instead of ``bias`` and

@@ -444,13 +444,13 @@ class FoldedUnit(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None, *, pool: bool = False, spare: bool = False) -> Tensor:
         """(N, inputs, H, W), and a second term of it or pooling (see `Entry`), to (N, outputs, H, W).
 
-        ``spare``: nobody else reads x.
+        ``spare``: x has no other consumer.
         """
         total, first = self.entry(x, other, pool=pool)
         return self.after_entry(total, first, spare=spare or total is not x)
 
     def after_entry(self, x: Tensor | None, first: list[Tensor], *, spare: bool = False) -> Tensor:
-        """What follows ``entry``; ``spare``: nobody else reads x, the sum, which may be overwritten."""
+        """What follows ``entry``; ``spare``: x has no other consumer, the sum, which may be overwritten."""
         skip = first.pop() if self.projects else cast(Tensor, x)
         y = self.filter(first[0])
         if self.pyramid is not None:

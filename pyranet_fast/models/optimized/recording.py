@@ -126,7 +126,7 @@ class RecordedPass:
     def __init__(self, recorder: _Recorder, outputs: list[int], modules: Iterable[PackedModule]) -> None:
         self._constants, self._outputs = recorder.constants, outputs
         self._packed = [(module, module.packed) for module in modules]
-        self._steps: list[tuple[_Call | _Row, list[int]]] = []  # with the places that nobody reads afterwards
+        self._steps: list[tuple[_Call | _Row, list[int]]] = []  # with the values that have no later consumer
         last = {place: k for k, call in enumerate(recorder.calls) for place in (*_tensors(call), *call.results)}
         kept = {*recorder.constants, *outputs}
         ends: list[list[int]] = [[] for _ in recorder.calls]

@@ -76,7 +76,7 @@ def _forward_kernel(
     scale,  # None where there is none, as shift
     shift,
     values,  # one a level, dense
-    positions,  # dense; None: nobody wants them
+    positions,  # dense; None: not needed
     sizes,  # (h_0, w_0, h_1, w_1, ...)
     shape,
     OWN: tl.constexpr,
@@ -195,7 +195,7 @@ def _backward_kernel(
     scale,
     shift,
     grad_x,  # dense
-    sums,  # of scale and shift: (2, parts, channels); None where nobody wants them
+    sums,  # of scale and shift: (2, parts, channels); None if not needed
     sizes,
     shape,
     parts,  # tiles of all samples

@@ -1,7 +1,7 @@
 """Mean squared error of score maps against Gaussians that are never stored.
 
 The forward sums every map, or some rows of it, in a program of its own; a second kernel of one program adds these
-sums. Both in an order that depends on the shapes alone, without atomics: the same bits each run.
+sums. Both in an order that depends on the shapes alone, without atomics: runs are bitwise equal.
 """
 # mypy: allow-untyped-defs
 
