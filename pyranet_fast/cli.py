@@ -59,7 +59,7 @@ def run(main: Callable[..., int | None], *arguments: Any) -> int:
         logger.error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; Python would complain again when it flushes at exit.
+        # The reader of our output (head, less) has exited; Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -127,7 +127,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """The one line that tells a user what to mend, or None where the exception is a defect of the program."""
+    """Return one line for the user, or None if the exception is a defect of the program."""
     if isinstance(error, UserError):
         return one_line(_own_message(error))
     if isinstance(error, ImportError) and (sentence := missing_package(error)) is not None:
@@ -138,7 +138,7 @@ def sentence_of(error: BaseException) -> str | None:
         return sentence
     if (sentence := _memory_sentence(error)) is not None:
         return sentence
-    # torch.save hides a full disk behind a RuntimeError of its own, with the OSError as its context.
+    # torch.save hides a full disk behind a RuntimeError, with the OSError as its context.
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__

@@ -55,7 +55,7 @@ class Limits:
     Attributes:
         megabytes: of an uploaded file.
         seconds: of work on a video; the page shows as far as it came.
-        video_seconds: of a video that are looked at.
+        video_seconds: maximum length of a video; the rest is ignored.
     """
 
     megabytes: int = 50
@@ -345,7 +345,7 @@ def build_page(studio: Studio) -> Any:
         with gr.Tab("Video"), gr.Row():
             with gr.Column():
                 clip = gr.Video(
-                    label=f"Video (up to {limits.megabytes} MB; {limits.video_seconds:g} s are looked at)",
+                    label=f"Video (up to {limits.megabytes} MB; the first {limits.video_seconds:g} s)",
                     elem_id="clip",
                 )
                 whom = gr.Radio([ONE, EVERYBODY], value=ONE, label="Look for")

@@ -61,7 +61,7 @@ EXTRAS = {
     "openvino": ("OpenVINO", "export"),
     "pycocotools": ("pycocotools", "coco"),
 }
-"""By module: the package's name and the extra that brings it. torch and NumPy alone are always there."""
+"""Package and extra that provide a module. torch and NumPy are always installed."""
 
 
 def missing_package(error: ImportError) -> str | None:

@@ -183,7 +183,7 @@ class CachedSource(DerivedSource):
         self._blocks: list[Image] = []
         self._used = _BLOCK
         self._regions: list[ImageRegion | None] = []
-        # People who are there several times are decoded once.
+        # People who occur several times are decoded once.
         firsts: dict[tuple[int, int], int] = {}
         places = [_origin(source, index) for index in range(len(source))]
         same_as = [firsts.setdefault(place, index) for index, place in enumerate(places)]

@@ -173,7 +173,7 @@ class COCOSource(AnnotatedSource):
         raise UserError(f"{self.path}: none of {self._total} annotations can be used: {self._reasons.reasons()}")
 
     def _without_wrong_sizes(self, people: list[_Labels]) -> list[_Labels]:
-        """Those whose picture has the size that the file says, so far as its header tells without decoding it."""
+        """Return the people whose image has the size given in the file, judged by its header."""
         names = sorted(self._sizes)
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             found = dict(zip(names, pool.map(lambda name: image_size(self._image_folder / name), names), strict=True))
@@ -370,7 +370,7 @@ def _find_images(path: Path, root: Path, names: Sequence[str]) -> tuple[Path, li
         names: of the people's images as the file has them.
 
     Raises:
-        UserError: not one of the images is there.
+        UserError: all images are missing.
     """
     folders = list(dict.fromkeys([root, root / "images", path.parent]))
     distinct = list(dict.fromkeys(names))
@@ -557,7 +557,7 @@ def skeleton_from_category(category: Mapping[str, Any], where: str) -> tuple[Ske
 
 
 def _bones(value: Any, joints: int, where: str) -> tuple[list[tuple[int, int]], tuple[str, ...]]:
-    """Bones, and notes on those that are left out: only pictures use them, so that none of them refuses a file."""
+    """Bones, and notes on those that are left out: only drawings use them, so an invalid bone rejects no file."""
     bones: dict[frozenset[int], tuple[int, int]] = {}
     wrong = []
     for pair in value if isinstance(value, list) else [] if value is None else [value]:

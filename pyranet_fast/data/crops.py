@@ -100,7 +100,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         """Wrap ``source``; ``augmentation=None`` gives the plain crop.
 
         Epochs before ``early_epochs`` use ``early_size`` in place of ``input_size``. ``absence_weight`` is that of
-        joints which are known not to be in the crop. A ``DataWarning`` tells where the crops show more than the
+        joints which are known not to be in the crop. A ``DataWarning`` reports crops that show more than the
         images of ``source`` cover.
 
         Raises:
@@ -154,7 +154,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         person, image = self.source.person(index), self.source.image(index)
         size, nobody = self.size(epoch), change.empty
         absent = np.zeros(len(person.labeled), dtype=bool)
-        # Apart from the draws of `Augmentation`, of which there are as many for every sample.
+        # Separate from the draws of `Augmentation`, whose number is the same for every sample.
         rng = np.random.default_rng((self.seed, epoch, index, 1)) if nobody or change.cut or change.cover else None
         hidden = change.cover
         if nobody and rng is not None and self._people is not None:

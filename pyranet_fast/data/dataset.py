@@ -218,7 +218,7 @@ class DerivedSource(PeopleSource):
         return source.digest(local)
 
     def available(self) -> list[int]:
-        """Return the indices of the people whose image is there."""
+        """Return the indices of the people whose image exists."""
         there = {id(source): frozenset(source.available()) for source in self.sources}
         places = map(self.locate, range(len(self)))
         return [index for index, (source, local) in enumerate(places) if local in there[id(source)]]

@@ -287,7 +287,7 @@ def _decode_png(data: bytes) -> Image:
             exif = body
     pixels = _decoded(b"".join(kept), cv2.IMREAD_UNCHANGED)
     if pixels.ndim == 2 and len(transparent) == 2 and header[9:10] == b"\0":
-        # A shade of gray that means that nothing is there, which OpenCV does not look at.
+        # A shade of gray that means transparent, which OpenCV ignores.
         depth = header[8]
         shade = int.from_bytes(transparent, "big") * (255 // (2**depth - 1) if depth < 8 else 1)
         alpha = np.where(pixels == shade, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)

@@ -19,7 +19,7 @@ _NAME = re.compile(r"im0*(\d+)\.(jpe?g|png)", re.IGNORECASE)
 
 # The crop's side in units of an LSP image's longer side.
 _MARGIN = 1.05
-# Limbs whose length tells how large a person is, with the 85th percentile of their lengths in LSP 1-1000,
+# Limbs whose length estimates the size of a person, with the 85th percentile of their lengths in LSP 1-1000,
 # in pixels (right and left shank and thigh, right and left side of the torso).
 _LIMBS = ((0, 1), (1, 2), (3, 4), (4, 5), (8, 2), (9, 3))
 _LIMB_PIXELS = np.array([40.0, 38.0, 38.0, 40.0, 48.5, 48.5])

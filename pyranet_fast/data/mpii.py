@@ -119,7 +119,7 @@ class MPIISource(AnnotatedSource):
         return people.select(np.array(in_val) == (split == "val"))
 
     def _validation_names(self) -> set[str] | None:
-        """Names of the validation images, where a file beside the .mat tells them."""
+        """Return the names of the validation images from a file beside the .mat, if there is one."""
         valid, annotations = self.folder / _HDF5["val"], self._find_file(_JSON)
         if valid.is_file():
             return set(read_hdf5(valid).names)

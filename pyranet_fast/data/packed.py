@@ -311,7 +311,7 @@ def _reopen(path: Path, split: str, crc: int) -> PackedSource:
 # The 11,000 training people of LSP and LSP-extended then take 60 MB with their labels.
 QUALITY, LIMIT = 75, 5500
 HELD_OUT_QUALITY = 95
-# Half of the widest crop that `evaluate --scales 6` looks at.
+# Half of the widest crop of `evaluate --scales 6`.
 HELD_OUT_REACH = 0.65
 
 _WORST_QUALITY = 5  # no limit forces a lower one

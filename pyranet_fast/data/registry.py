@@ -24,7 +24,7 @@ PACKED = "packed:"
 # Parts of a mixture, each with how often an epoch visits its people: mpii*3+lsp*2+lspet.
 _PARTS = re.compile(r"(?:mpii|lsp|lspet)(?:\*\d+)?(?:\+(?:mpii|lsp|lspet)(?:\*\d+)?)*")
 
-# The demo's people are synthetic: as many as wished, made from a seed. Its network is small and trains for minutes, so
+# The demo's people are synthetic: any number, from a seed. Its network is small and trains for minutes, so
 # they mostly stand or walk and face the camera.
 _DEMO_VARIETY = 0.1
 _DEMO_COUNT = {"train": 4096, "val": 512, "test": 512}

@@ -71,7 +71,7 @@ def _hdf5(path: Path, matlab: bool) -> tuple[dict[str, Array], dict[str, Any]]:
         attrs = {name: _plain(value) for name, value in file.attrs.items()}
         for name, item in file.items():
             if not isinstance(item, h5py.Dataset):
-                # A structure of MATLAB's, or a group: named, so that messages can tell that it is there.
+                # A structure of MATLAB's, or a group: named, so that messages can mention it.
                 arrays[name] = np.empty(0, dtype=object)
                 continue
             value = np.asarray(checked(item, path)[()])
@@ -382,7 +382,7 @@ def _mpii_truth(arrays: dict[str, Array], path: Path) -> tuple[Float64Array, Boo
             raise UserError(f"{path}: {name} must have shape ({expected}, N) with one N for all, got {array.shape}")
     points = points.transpose(2, 0, 1)
     corners = boxes.transpose(2, 0, 1)
-    # A joint that is not a number cannot be scored, whatever the flag says.
+    # A NaN joint cannot be scored, regardless of its flag.
     labeled = np.asarray((absent.T == 0) & np.isfinite(points).all(axis=-1))
     return points, labeled, _HEAD_SHARE * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
 

@@ -16,7 +16,7 @@ from ..metrics import Float64Array
 
 @dataclass(frozen=True)
 class Calibration:
-    """Joints sorted by their scores into bins of as many each.
+    """Sort joints by their scores into bins of equal counts.
 
     Attributes:
         scores: (B,) mean score of each bin, ascending.

@@ -1,4 +1,4 @@
-"""Which part of an image the network looks at, and the search for people where no box was given."""
+"""The region of an image that the network sees, and the search for people without boxes."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def search_regions(first: Pose, shape: Sequence[int], search: Look, look: Look) 
 
 
 def _refined(poses: list[Pose], look: Look) -> list[Pose]:
-    """Each pose, or that of the box of its own joints where that is more confident, and again."""
+    """Refine each pose in the box of its own joints as long as that is more confident."""
     best = list(poses)
     improved = set(range(len(best)))
     for _ in range(CLOSER_LOOKS):
@@ -165,7 +165,7 @@ def find_people(shape: Sequence[int], search: Look, look: Look, most: int | None
         shape: of the image, (height, width, …).
         search: poses of windows.
         look: poses of the boxes that it led to.
-        most: as many people at most; None: all.
+        most: maximum number of people; None: all.
     """
     seen: list[Pose] = []
     hints = np.empty((0, 2))

@@ -232,7 +232,7 @@ def decode(maps: Tensor, inverse: Tensor | npt.ArrayLike) -> tuple[npt.NDArray[n
 # What the crop's side is multiplied by in six-scale testing.
 SIX_SCALES = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
 _BLOCK = 16  # lines of a block along each axis, and the first of the next
-_AT_ONCE = 1024  # blocks looked at together: what bounds the memory
+_AT_ONCE = 1024  # blocks processed together: bounds the memory
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Journal:
         Pictures that could not be read are tried again.
 
         Raises:
-            UserError: another run is writing into the folder, or what is there was made with other settings.
+            UserError: another run is writing into the folder, or its contents were made with other settings.
         """
         self._take_lock()
         if resume:
@@ -73,7 +73,7 @@ class Journal:
         """Read what is done and begin to write; for every process, after `prepare`.
 
         Raises:
-            UserError: what is there was made with other settings.
+            UserError: its contents were made with other settings.
         """
         self._done = {line.key: line.index for line in self._lines([self.folder / LINES])}
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o666)
@@ -93,7 +93,7 @@ class Journal:
         return len(self._done)
 
     def write(self, index: int, key: Key, entry: Mapping[str, Any]) -> None:
-        """Append one picture's result. The line is there whole or not at all when the process is killed."""
+        """Append one picture's result. A killed process leaves the entire line or nothing of it."""
         assert self._file is not None
         head = {"index": index, "key": list(key), "run": self._run}
         line = json.dumps(head | dict(entry), allow_nan=False).encode() + b"\n"

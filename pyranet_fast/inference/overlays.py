@@ -26,7 +26,7 @@ from .result import Pose, Prediction
 logger = logging.getLogger("pyranet_fast")
 
 SUFFIX = "_pose.png"
-SHEET_PICTURES = 120  # as many pictures are on a contact sheet at most
+SHEET_PICTURES = 120  # maximum on a contact sheet
 
 
 class Drawer:
@@ -249,7 +249,7 @@ def _stem(image: str) -> str:
 
 
 def overlay_mark(image: str, output: Path) -> str:
-    """What tells the overlay of one image from those of others: a hash of the image's place as seen from ``output``."""
+    """Return an identifier for an image: a hash of its path relative to ``output``."""
     try:
         place = os.path.relpath(Path(image).resolve(), output.resolve())
     except (OSError, ValueError, RuntimeError):  # another drive, a null character, a loop of links

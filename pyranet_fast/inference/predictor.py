@@ -199,7 +199,7 @@ class Predictor:
 
         Args:
             image: as for a single call.
-            most: as many people at most, the most confident; None: all.
+            most: maximum number of people, the most confident ones; None: all.
             batch_size: crops a step.
 
         Returns:
@@ -228,7 +228,7 @@ class Predictor:
         Args:
             images: any number of images, each as for a single call; several people of one image are the same
                 image with several boxes.
-            boxes: as many boxes, None among them where there is none; None alone: no boxes at all.
+            boxes: one box or None per image; None alone: no boxes.
             batch_size: crops a step. No more images than this are in memory if ``images`` gives paths.
 
         Returns:
@@ -279,9 +279,9 @@ class Predictor:
                 URL, an array, or an iterable of these; see `sources.pictures`.
             boxes: the box (x, y, width, height) of the one person in every picture, or a function that gives the boxes
                 of all people from a picture's name and its (H, W, 3) pixels (`boxes.read_boxes` makes one of a file);
-                None looks for as many people as ``people`` says.
-            people: 1 is one person in each picture; more are at most as many, and None everybody, as `everyone` finds
-                them. Where there are boxes, they say who is there.
+                None searches for ``people``.
+            people: 1: one person per image; a larger number: at most that many, found by `everyone`; None: all
+                people. Ignored for images with boxes.
             recursive: look into the folders below a folder, too.
             batch_size: pictures, and crops, that go through the network together.
             threads: that decode.
@@ -325,7 +325,7 @@ class Predictor:
 
         Args:
             source: a video file, or ``"camera:0"``.
-            people: as many at most; None: all.
+            people: maximum number; None: all.
             smooth: smooth joints over time, see `tracking.OneEuro`.
 
         Raises:
@@ -410,7 +410,7 @@ class Predictor:
         return look
 
     def _predict_regions(self, images: list[Image], regions: list[CropRegion], flip: bool | None = None) -> list[Pose]:
-        """A pose for each of as many images and regions; ``flip`` instead of the predictor's own."""
+        """Predict a pose for each pair of image and region; ``flip`` overrides that of the predictor."""
         if not images:
             return []
         matrices = [region.matrix(self.input_size) for region in regions]

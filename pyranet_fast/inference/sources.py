@@ -203,7 +203,7 @@ def _listed(path: str, recursive: bool, exclude: Path | None) -> Iterator[Pictur
 
 
 def _in_tar(name: str, file: BinaryIO) -> Iterator[Picture]:
-    """The images of a shard in its own order, read as a stream; what else is there (labels, captions) is left out."""
+    """Yield the images of a shard in its order, read as a stream; other members (labels, captions) are ignored."""
     none = True
     with tarfile.open(fileobj=file, mode="r|*") as shard:
         for member in shard:
@@ -311,10 +311,10 @@ def read_ahead(
     """Read pictures in threads, at most ``ahead`` of them before they are asked for.
 
     Args:
-        numbered: pictures and their numbers. It is iterated in a thread of its own.
+        numbered: pictures and their numbers. Iterated in a separate thread.
         threads: that decode.
         ahead: pictures in memory in addition to those already yielded.
-        live: hand out what is there, rather than wait for ``ahead`` of them.
+        live: yield what is available instead of waiting for ``ahead`` images.
         newest: of pictures that come faster than they are taken, drop the older ones.
 
     Yields:

@@ -23,14 +23,14 @@ from .video import VideoWriter, frame_rate
 
 @dataclass
 class TrackSummary:
-    """What was done of a video.
+    """Summary of a tracked video.
 
     Attributes:
-        frames: as many.
-        people: ids that were given.
-        seconds: of work.
-        rate: frames a second of the video itself.
-        stopped: whether Ctrl-C ended it.
+        frames: number of frames.
+        people: number of ids.
+        seconds: processing time.
+        rate: frames per second of the video itself.
+        stopped: whether Ctrl-C stopped it.
     """
 
     frames: int = 0
@@ -68,7 +68,7 @@ def track_video(
         predictor: of people.
         source: a video file, or ``"camera:N"``.
         output: folder.
-        people: as many at most; None: all.
+        people: maximum number; None: all.
         smooth: see `Predictor.track`.
         audio: copy the sound of a video file.
         video: write the MP4.

@@ -122,7 +122,7 @@ class Tracker:
 
     Args:
         predictor: of people.
-        people: as many at most; None: all.
+        people: maximum number; None: all.
         smooth: smooth joints over time by `OneEuro`.
         search_interval: frames.
 

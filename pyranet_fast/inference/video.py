@@ -62,7 +62,7 @@ def read_frames(path: str | Path) -> Iterator[Frame]:
 
 
 def frame_rate(path: str | Path) -> tuple[float, int]:
-    """Frames a second (25 where the file tells none) and the number of frames (0 where it tells none) of a video."""
+    """Return frames per second (25 if unknown) and number of frames (0 if unknown) of a video."""
     capture = cv2.VideoCapture(str(path))
     try:
         rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -144,7 +144,7 @@ class VideoWriter:
     Args:
         path: FILE.mp4; replaced where it exists.
         rate: frames a second about which the encoder plans; each frame has its own time.
-        audio: a video file whose first audio stream is copied, not encoded anew, as far as the frames go; a file
+        audio: a video file whose first audio stream is copied, not re-encoded, as far as the frames go; a file
             without sound gives none. None: no sound.
 
     Attributes:

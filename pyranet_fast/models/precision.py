@@ -110,8 +110,8 @@ def _best_times(
 ) -> dict[str, float]:
     """The shortest time of each, taken in turns after a first one that does not count.
 
-    Ends after a number of repeats, when the budget is spent, or when the same one was faster by far in ``clear`` turns in
-    a row: more would only make a short command longer.
+    Ends after a number of repeats, when the budget is spent, or when the same one was faster by far in ``clear``
+    turns in a row: more would only make a short command longer.
     """
     started = time.perf_counter()
     for attempt in attempts.values():

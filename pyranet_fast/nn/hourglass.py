@@ -29,8 +29,8 @@ class UnitFactory(Protocol):
 def max_pool(x: Tensor, center: Tensor | None = None) -> Tensor:
     """(N, C, H, W) to (N, C, H / 2, W / 2), H and W even: the hourglass's and the stem's pooling.
 
-    On CUDA by fractional pooling, which at half the size has the same windows whatever the offset, and keeps a byte a
-    pixel where PyTorch writes int64 indices. ``center`` is (1, 1, 1, 2), offsets that are there already.
+    On CUDA by fractional pooling, which at half the size has the same windows for any offset, and keeps a byte a
+    pixel where PyTorch writes int64 indices. ``center`` is (1, 1, 1, 2), precomputed offsets.
     """
     if not x.is_cuda or not policy.fuses() or dispatch.operators(x) is None:
         return F.max_pool2d(x, 2)

@@ -91,7 +91,7 @@ class Check:
     allowed: float | None = None
 
     def has_kernels(self, backend: str, device_type: str) -> bool:
-        """Whether a backend has kernels of its own for it, of the device."""
+        """Whether a backend has its own kernels for it, on the device."""
         key = {"cpu": "CPU", "cuda": "CUDA"}[device_type]
         namespace = dispatch.NAMESPACES[backend]
         return all(dispatch.has_kernel(f"{namespace}::{name}", key) for name in self.runs)

@@ -26,7 +26,7 @@ from .checks import transformed
 
 Backward = Callable[..., Sequence[Any]]
 BatchRule = Callable[..., tuple[Any, Any]]
-_libraries: list[torch.library.Library] = []  # what they register is gone when they are collected
+_libraries: list[torch.library.Library] = []  # garbage collection would remove their registrations
 
 
 def describe(

@@ -79,7 +79,7 @@ def process_group(device: str, batch_size: int | None) -> Iterator[torch.device]
         if not _connection_lost(error):
             raise
         raise UserError("another process of this run has ended, and this one with it; see its message") from error
-    # After an error the connections are left to the end of the process: others may be gone that would be waited for.
+    # After an error, leave the connections to process exit: closing them could wait for processes that no longer exist.
     dist.barrier()
     dist.destroy_process_group()
 

@@ -35,7 +35,7 @@ def update_averages_(
 class _Updating(torch.autograd.Function):
     """relu(batch_norm(x)), moving averages and counter moved in the same call.
 
-    A function of its own since what compilers and transforms see must not write in place: it stands for the operators
+    A separate function since what compilers and transforms see must not write in place: it stands for the operators
     `batch_norm_relu` and `batch_norm_update_` in eager training, one call, and on CUDA two kernels, in place of three.
     """
 
@@ -81,7 +81,7 @@ def batch_norm_relu_update_(
 class _Shared(torch.autograd.Function):
     """x, relu(batch_norm_j(x)) for every j, and the batch's mean and variance.
 
-    A function of its own since no operator may return its input, and x has to pass: the gradient of the skip joins in
+    A separate function since no operator may return its input, and x has to pass: the gradient of the skip joins in
     as grad_x is written, which with the shared passes is 3-5 % of the step (bench/NOTES.md, training).
     """
 

@@ -170,7 +170,7 @@ def _search(
     second = heatmaps if mirrored is None else mirrored
     channels = channel_group(heatmaps)
     # A program reads its maps alone: it gets threads enough to do so in a few steps. Of two stacks a thread has half as
-    # many elements: with as many its registers would not do.
+    # many elements: with that many it runs out of registers.
     each = 16 if mirrored is None else 8
     tile = Tile.of(h, w, channels, elements=min(512 * each, max(2048, power_of_two(h * w * channels) // 2)))
     groups = tile.groups(k)

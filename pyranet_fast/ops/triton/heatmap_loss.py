@@ -16,7 +16,7 @@ from ..checks import memory_format
 from .heatmap_tiles import Tile, channel_group, gaussian, offset_dtype
 from .tiles import launch
 
-_PROGRAMS = 1024  # as many fill a GPU: maps are divided among programs until there are that many
+_PROGRAMS = 1024  # enough to fill a GPU: maps are divided until there are that many programs
 _SUMS = 1024  # that the last program adds at a time
 
 
