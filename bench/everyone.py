@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -75,8 +76,15 @@ class Common:
         self.sigmas = oks_sigmas([network.joints[at] for at in self.network])
 
 
-def scenes(people: PeopleSource, common: Common, count: int) -> list[Scene]:
-    """The first pictures of a data set, each with all its people who have at least five of the shared joints."""
+def scenes(people: PeopleSource, common: Common, count: int, side: int | None = None) -> list[Scene]:
+    """The first images of a data set, each with all its people who have at least five of the shared joints.
+
+    Args:
+        people: of the data set.
+        common: joints to keep.
+        count: maximum number of images.
+        side: resize images to this longer side, pixels; None: as they are.
+    """
     groups: dict[Any, list[int]] = {}
     for index in range(len(people)):
         groups.setdefault(people.record(index).image_id, []).append(index)
@@ -92,6 +100,10 @@ def scenes(people: PeopleSource, common: Common, count: int) -> list[Scene]:
         pad = 0.1 * (high - low).max(axis=1, initial=0.0, keepdims=True)
         boxes = np.concatenate([low - pad, high - low + 2 * pad], axis=1)
         image = people.image(indices[0])
+        if side is not None:
+            times = side / max(image.shape[:2])
+            image = np.asarray(cv2.resize(image, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR), np.uint8)
+            low, high, joints, boxes = low * times, high * times, joints * times, boxes * times
         tall = (high - low)[:, 1] >= HIGH * len(image)
         made.append(Scene(image, joints, labeled, boxes, tall & (_covered(boxes) <= OVERLAP)))
     return made
@@ -249,20 +261,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", help="folder that contains mpii/, …; not for demo and packed:FILE")
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="(default: %(default)s)")
     parser.add_argument("--count", type=int, default=1000, help="maximum number of images (default: %(default)s)")
+    parser.add_argument("--side", type=int, help="resize images to this longer side in pixels (default: as they are)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument(
         "--output", default="everyone", help="folder for table.md, figures.json, failures.jpg (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
-        parser.error(f"--count is {arguments.count}; expected a whole number above 0")
+        parser.error(f"--count must be at least 1, got {arguments.count}")
+    if arguments.side is not None and arguments.side < 1:
+        parser.error(f"--side must be at least 1, got {arguments.side}")
     torch.set_num_threads(arguments.threads)
     folder = output_folder(arguments.output)
     people = open_dataset(arguments.dataset, arguments.root, arguments.split)
     searcher: Any = "auto" if arguments.searcher is None else Predictor(arguments.searcher, "cpu", precision="auto")
     predictor = Predictor(arguments.checkpoint, "cpu", precision="auto", searcher=searcher)
     common = Common(predictor.skeleton, people.skeleton)
-    made = scenes(people, common, arguments.count)
+    made = scenes(people, common, arguments.count, arguments.side)
     rows = []
     for way in ("everyone", "one person", "true boxes"):
         poses, seconds, processor = measure(predictor, made, way)
