@@ -40,7 +40,7 @@ from pyranet_fast.visualization import contact_sheet, draw_poses
 Array = npt.NDArray[Any]
 FOUND = 0.5  # the least similarity of a found person
 HIGH, OVERLAP = 1 / 6, 0.2  # of the picture's height; of a box that others' boxes cover, for people who are "alone"
-ALIASES = {"neck": "upper neck"}  # LSP's name and MPII's for about the same joint
+ALIASES = {"neck": "upper neck", "upper neck": "neck"}  # LSP's name and MPII's for about the same joint
 
 
 @dataclass

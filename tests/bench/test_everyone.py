@@ -32,7 +32,7 @@ def test_joints_that_networks_and_data_sets_share():
     pairs = {
         (MPII.joints[ours], LSP.joints[theirs]) for ours, theirs in zip(common.network, common.people, strict=True)
     }
-    assert ("left wrist", "left wrist") in pairs and ("upper neck", "neck") in pairs and len(pairs) == 13
+    assert ("left wrist", "left wrist") in pairs and ("upper neck", "neck") in pairs and len(pairs) == 14
     with pytest.raises(UserError, match="share 0 joints"):
         everyone.Common(MPII, type(MPII)("hand", ("thumb", "palm"), (), ()))
 
