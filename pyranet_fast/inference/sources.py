@@ -267,7 +267,8 @@ def _film_at_url(url: str) -> Iterator[Picture]:
             for frame in read_frames(copy):
                 yield Picture(f"{url}#{frame.number:06d}", lambda image=frame.image: image)  # type: ignore[misc]
         except UserError as error:
-            raise UserError(str(error).replace(copy, url)) from error
+            # Not the message of the copy: it names a path that the user never saw.
+            raise UserError(f"video {url} cannot be read; expected a video that FFmpeg decodes") from error
 
 
 def _has_suffix(path: str, suffixes: tuple[str, ...]) -> bool:

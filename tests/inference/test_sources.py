@@ -178,8 +178,9 @@ def test_videos(tmp_path, monkeypatch, reader):
 
 def test_a_video_behind_a_url(tmp_path, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    temporary = tmp_path / "temporary" / ("long" * 40)  # messages are cut after 160 characters
+    temporary.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     memory = fsspec.filesystem("memory")
     memory.pipe("/films/walk.avi", film(tmp_path / "walk.avi").read_bytes())
     memory.pipe("/films/broken.avi", b"no video")
@@ -189,7 +190,7 @@ def test_a_video_behind_a_url(tmp_path, monkeypatch):
     message = error_of(next(pictures("memory://films/broken.avi")))
     assert "memory://films/broken.avi" in message and "temporary" not in message
     assert "gone.avi" in error_of(next(pictures("memory://films/gone.avi")))
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_a_turned_video_is_upright(tmp_path):
