@@ -170,14 +170,15 @@ def test_an_interruption_waits_for_the_end_of_an_import(
         after.append(True)
         return 0
 
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}  # pytest-xdist ignores SIGINT
+    before = {one: signal.signal(one, handler) for one, handler in usual.items()}
     try:
         assert cli.run(command) == cli.INTERRUPTED
         assert sys.modules.pop(name).whole and not after
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def test_the_limit_in_pixels_is_of_the_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
